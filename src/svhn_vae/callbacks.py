@@ -1,0 +1,111 @@
+"""Lightning callbacks: what a person sees of a run while it trains. They change nothing of it."""
+
+import time
+
+import lightning as L  # noqa: N812  its usual name
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from svhn_vae import pictures
+from svhn_vae.lit import LitVAE
+
+HOUR = 3600.0
+
+
+class Progress(ProgressBar):
+    """One bar for the whole run: epochs, validation bits per dimension, images/s, time left.
+
+    After a few steps it also says whether the run would take more than an hour, and what would shorten it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console(stderr=True)
+        self._bar: RichProgress | None = None
+        self._warned = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start, self._first_step, self._score = time.monotonic(), trainer.global_step, ""
+        self.num_images = 0
+        self._bar = RichProgress(
+            TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"),
+            TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(),
+            console=self.console, disable=not self.console.is_terminal, transient=True, refresh_per_second=4,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=trainer.estimated_stepping_batches, epoch="0", speed="")
+        self._bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        self.num_images += len(batch.y)
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        speed = f"{self.images_per_second:,.0f} images/s"
+        self._bar.update(self._task, completed=trainer.global_step, epoch=epoch, speed=speed, description=self._score)
+        if not self._warned and self.seconds > 5 and trainer.global_step - self._first_step >= 3:
+            self._warned = True
+            self._warn_if_long(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        bits = trainer.callback_metrics.get("val/bits_per_dim")
+        self._score = "" if bits is None else f"val {bits:.3f} bits/dim"
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    @property
+    def seconds(self) -> float:
+        """Since training started, validation included."""
+        return time.monotonic() - self._start
+
+    @property
+    def images_per_second(self) -> float:
+        return self.num_images / max(self.seconds, 1e-9)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _warn_if_long(self, trainer: L.Trainer) -> None:
+        per_step = self.seconds / (trainer.global_step - self._first_step)
+        left = per_step * (trainer.estimated_stepping_batches - trainer.global_step)
+        if left > HOUR:
+            self.console.print(
+                f"This run may take {duration(left)} on this {trainer.strategy.root_device.type}: {trainer.max_epochs} "
+                f"epochs at {self.images_per_second:,.0f} images/s, unless early stopping ends it. What shortens it: "
+                "a GPU, trainer=demo, network_scale=0.25, data.limit=0.1, trainer.max_epochs=50.",
+                markup=False,
+                highlight=False,
+            )
+
+
+class Pictures(Callback):
+    """Samples, reconstructions and histograms of sigma in TensorBoard, every few epochs."""
+
+    def __init__(self, *, every_n_epochs: int) -> None:
+        self.every_n_epochs = every_n_epochs
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
+        if trainer.current_epoch % self.every_n_epochs or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        vae, board, step = pl_module.vae, trainer.logger.experiment, trainer.global_step
+        images = trainer.datamodule.dataset.val.images[:20]
+        board.add_image("samples", pictures.samples(vae, 5, 10), step, dataformats="HWC")
+        board.add_image("reconstructions", pictures.reconstructions(vae, images), step, dataformats="HWC")
+        with torch.random.fork_rng():
+            likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood
+        board.add_histogram("sigma/log10", 0.5 * likelihood.variance.log10().flatten()[:100_000], step)
+
+
+def duration(seconds: float) -> str:
+    """For instance 41 s, 12 min, 3.2 h, 5.1 days."""
+    for limit, unit, name in ((120, 1, "s"), (2 * HOUR, 60, "min"), (48 * HOUR, HOUR, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}" if name == "h" else f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,122 @@
+"""From uint8 images to batches of features: dequantise, represent, shuffle.
+
+Data that fit in memory need no worker processes. A projection (PCA) is made once for all images and a batch is a slice
+of it; an elementwise representation (pixels) is made per batch from the uint8 images, a quarter of the size. All of it
+happens on the representation's device.
+
+Shapes: N images (N, C, H, W) uint8; x in [0, 1); a batch is Features of B images.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from svhn_vae.representation import NUM_LEVELS, Features, Representation
+from svhn_vae.seeds import Stream, derive_seed
+
+CHUNK = 1000  # images dequantised and projected at a time: bounds memory
+
+
+def dequantise(images: Tensor, seed: int) -> Tensor:
+    """uint8 (N, C, H, W) -> x = (image + u) / 256, u uniform in [0, 1) and drawn on the images' device.
+
+    Makes a density of x a lower bound on the probability of the image (Theis et al. 2016).
+    """
+    noise = torch.rand(images.shape, generator=torch.Generator(images.device).manual_seed(seed), device=images.device)
+    # The largest float32 below 1: (255 + u) / 256 may round up to it, and densities live on [0, 1).
+    return ((images + noise) / NUM_LEVELS).clamp_(max=1 - 2**-24)
+
+
+def dequantised_chunks(images: Tensor, stream: Stream, *place: int) -> Iterator[Tensor]:
+    """The images in order, CHUNK at a time; noise is drawn where they are: on the CPU, alike on any machine."""
+    for index, chunk in enumerate(images.split(CHUNK)):
+        yield dequantise(chunk, derive_seed(stream, *place, index))
+
+
+class EvaluationBatches:
+    """All images in order, with the same noise at every pass, for every representation and on every device."""
+
+    def __init__(self, images: Tensor, representation: Representation) -> None:
+        self.images, self.representation = images, representation
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // CHUNK)
+
+    def __iter__(self) -> Iterator[Features]:
+        return iter(self._kept) if self.representation.is_projection else self._made()
+
+    @cached_property
+    def _kept(self) -> list[Features]:
+        return list(self._made())
+
+    def _made(self) -> Iterator[Features]:
+        device = self.representation.mean.device
+        for x in dequantised_chunks(self.images, Stream.EVALUATION_NOISE):
+            yield self.representation(x.to(device))
+
+
+class TrainingBatches:
+    """One epoch at each pass: a permutation from (seed, epoch), in batches of one size; the rest is left out.
+
+    The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw).
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        representation: Representation,
+        *,
+        batch_size: int,
+        epochs_per_noise: int,
+        shuffle: bool,
+        seed: int,
+        epoch: Callable[[], int],
+    ) -> None:
+        if not 1 <= batch_size <= len(images):
+            raise ValueError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
+        if epochs_per_noise < 1:
+            raise ValueError(f"epochs_per_noise must be at least 1, got {epochs_per_noise}")
+        self.images, self.representation = images, representation
+        self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
+        self.seed, self.epoch = seed, epoch
+        self._draw: int | None = None
+        self._kept: Features | None = None
+
+    def __len__(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def __iter__(self) -> Iterator[Features]:
+        epoch = self.epoch()
+        batches = self._order(epoch).split(self.batch_size)[: len(self)]
+        make = self._slices if self.representation.is_projection else self._from_pixels
+        return make(epoch, batches)
+
+    def _order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, epoch))
+        return torch.randperm(len(self.images), generator=generator) if self.shuffle else torch.arange(len(self.images))
+
+    def _slices(self, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Features]:
+        draw = epoch // self.epochs_per_noise
+        if draw != self._draw:
+            self._draw, self._kept = draw, self._project(draw)
+        device = self._kept.y.device
+        for indices in (batch.to(device) for batch in batches):
+            yield Features(*(array[indices] for array in self._kept))
+
+    def _project(self, draw: int) -> Features:
+        device = self.representation.mean.device
+        noisy = dequantised_chunks(self.images, Stream.TRAINING_NOISE, self.seed, draw)
+        chunks = [self.representation(x.to(device)) for x in noisy]
+        return Features(*(torch.cat(arrays) for arrays in zip(*chunks, strict=True)))
+
+    def _from_pixels(self, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Features]:
+        images = self._pixels_on_device
+        for index, indices in enumerate(batches):
+            seed = derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
+            yield self.representation(dequantise(images[indices.to(images.device)], seed))
+
+    @cached_property
+    def _pixels_on_device(self) -> Tensor:
+        return self.images.to(self.representation.mean.device)

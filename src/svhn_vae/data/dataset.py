@@ -1,0 +1,167 @@
+"""Which images a run trains on, validates on and tests on. One class per file in conf/data/.
+
+Shapes: images (N, 3, 32, 32) uint8, labels (N,) uint8.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+
+from svhn_vae.data.digits import draw_digits
+from svhn_vae.data.download import locate
+from svhn_vae.data.mat import DataError, LabelledImages, read_mat
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three disjoint parts of a data set."""
+
+    name: str
+    is_synthetic: bool
+    train: LabelledImages
+    val: LabelledImages
+    test: LabelledImages
+
+    @cached_property
+    def train_digest(self) -> str:
+        """Names the training images: what is fitted on them is kept under it."""
+        return digest(self.train)
+
+    @cached_property
+    def digest(self) -> str:
+        """Names all three parts, in their order."""
+        return digest(self.train, self.val, self.test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """Where images come from, and how they are divided; hashable, so that the jobs of a sweep load them once.
+
+    splits: what to train on; the validation images are the contiguous tail of the first of them, because the official
+        files are in picture order and neighbours show the same picture.
+    limit: how much of the remaining training images to use, from the start of each split: a fraction below or equal
+        to 1.0, a count, or None for all.
+    held_out: the fraction of the first split that validates. Where `test` is itself among the splits, its tail of this
+        fraction stays apart as the test images; else all of it does.
+    """
+
+    splits: Sequence[str]
+    limit: float | int | None
+    held_out: float
+
+    is_synthetic = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "splits", tuple(self.splits))
+        if not self.splits or len(set(self.splits)) < len(self.splits):
+            raise DataError(f"data.splits must name one split or more, each once, got {list(self.splits)}")
+        if not 0 < self.held_out < 1:
+            raise DataError(f"data.held_out must be a fraction above 0 and below 1, got {self.held_out}")
+        if self.limit is not None and (self.limit <= 0 or (isinstance(self.limit, float) and self.limit > 1)):
+            raise DataError(f"data.limit must be a fraction (0.2), a count (5000) or null for all, got {self.limit}")
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The data's name in tables."""
+
+    @abstractmethod
+    def read(self, split: str) -> LabelledImages:
+        """All images of one split; DataError if there are none to be had."""
+
+    def load(self) -> Dataset:
+        """Reads and divides the splits; the same source gives the same images in the same order."""
+        parts = [self.read(split) for split in self.splits]
+        if "test" in self.splits:
+            index = self.splits.index("test")
+            parts[index], test = cut_tail(parts[index], self.held_out)
+        else:
+            test = self.read("test")
+        parts[0], val = cut_tail(parts[0], self.held_out)
+        return Dataset(self.name, self.is_synthetic, self._limited(parts), val, test)
+
+    def _limited(self, parts: Sequence[LabelledImages]) -> LabelledImages:
+        total = sum(len(part.labels) for part in parts)
+        count = total if self.limit is None else self.limit
+        if isinstance(count, int) and count > total:
+            raise DataError(f"data.limit={count} is more than the {total} training images of {list(self.splits)}")
+        fraction = count if isinstance(count, float) else count / total
+        return concatenate([head(part, round(fraction * len(part.labels))) for part in parts])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVHN(Source):
+    """Street View House Numbers, format 2 (Netzer et al. 2011): see `download.locate` for root and verify."""
+
+    root: str | None
+    verify: str
+    url: str
+
+    @property
+    def name(self) -> str:
+        return f"svhn {'+'.join(self.splits)}"
+
+    def read(self, split: str) -> LabelledImages:
+        return read_mat(Path(locate(split, root=self.root, verify=self.verify, url=self.url)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic(Source):
+    """Digits drawn on the spot: a stand-in that needs no download, marked `synthetic` wherever it is used."""
+
+    num_train: int
+    num_test: int
+    drawing_seed: int
+
+    is_synthetic = True
+
+    @property
+    def name(self) -> str:
+        return "synthetic"
+
+    def read(self, split: str) -> LabelledImages:
+        sizes = {"train": self.num_train, "test": self.num_test}
+        if split not in sizes:
+            raise DataError(f"data=synthetic has the splits train and test, got {split}")
+        # Two drawings that share no image: seeds 2 s and 2 s + 1.
+        images, labels = draw_digits(sizes[split], 2 * self.drawing_seed + (split == "test"))
+        return LabelledImages(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+@lru_cache(maxsize=1)
+def load_once(source: Source) -> Dataset:
+    """`source.load()`, shared by the jobs that one process runs after another."""
+    return source.load()
+
+
+def cut_tail(whole: LabelledImages, fraction: float) -> tuple[LabelledImages, LabelledImages]:
+    """All but the last `fraction` of the images, and those; at least one image on either side."""
+    count = len(whole.labels)
+    if count < 2:
+        raise DataError(f"expected at least 2 images to divide into two parts, got {count}: use a larger split")
+    tail = min(max(round(fraction * count), 1), count - 1)
+    return head(whole, count - tail), LabelledImages(*(array[count - tail :] for array in whole))
+
+
+def head(whole: LabelledImages, count: int) -> LabelledImages:
+    return LabelledImages(*(array[:count] for array in whole))
+
+
+def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:
+    """One after the other; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else LabelledImages(*(torch.cat(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def digest(*parts: LabelledImages) -> str:
+    """16 hexadecimal digits that name the images and labels, and where one part ends and the next begins."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(len(part.labels).to_bytes(8, "little"))
+        for array in part:
+            sha.update(array.contiguous().numpy())
+    return sha.hexdigest()[:16]

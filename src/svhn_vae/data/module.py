@@ -1,0 +1,70 @@
+"""The Lightning DataModule: loads the images once, fits the representation on them, gives batches of features."""
+
+from pathlib import Path
+
+import lightning as L  # noqa: N812  its usual name
+
+from svhn_vae.data.batches import EvaluationBatches, TrainingBatches
+from svhn_vae.data.dataset import Dataset, Source, load_once
+from svhn_vae.data.moments import moments_once
+from svhn_vae.representation import Representation
+
+
+class DataModule(L.LightningDataModule):
+    """Batches of a source's images in the coordinates of a representation, which `setup` fits in place."""
+
+    def __init__(
+        self,
+        source: Source,
+        representation: Representation,
+        *,
+        batch_size: int,
+        epochs_per_noise: int,
+        shuffle: bool,
+        seed: int,
+        cache: Path,
+    ) -> None:
+        super().__init__()
+        self.source, self.representation, self.cache = source, representation, cache
+        self.batch_size, self.epochs_per_noise = batch_size, epochs_per_noise
+        self.shuffle, self.seed = shuffle, seed
+        self.dataset: Dataset | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.dataset is not None:
+            return
+        self.dataset = load_once(self.source)
+        self._check_size()
+        train = self.dataset.train.images
+        self.moments = moments_once(train, self.dataset.train_digest, self.cache)
+        self.representation.fit(self.moments)
+        self._val = EvaluationBatches(self.dataset.val.images, self.representation)
+        self._test = EvaluationBatches(self.dataset.test.images, self.representation)
+
+    def train_dataloader(self) -> TrainingBatches:
+        return TrainingBatches(
+            self.dataset.train.images,
+            self.representation,
+            batch_size=self.batch_size,
+            epochs_per_noise=self.epochs_per_noise,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            epoch=lambda: self.trainer.current_epoch,
+        )
+
+    def val_dataloader(self) -> EvaluationBatches:
+        return self._val
+
+    def test_dataloader(self) -> EvaluationBatches:
+        return self._test
+
+    def _check_size(self) -> None:
+        """A basis needs at least as many images as components: the others would be arbitrary directions."""
+        if not self.representation.is_projection:
+            return
+        num_images, num_components = len(self.dataset.train.labels), self.representation.event_shape.numel()
+        if num_images < num_components:
+            raise ValueError(
+                f"pca.n_components={num_components} needs at least as many training images, got {num_images}: "
+                f"lower it, or raise data.limit"
+            )

@@ -1,0 +1,65 @@
+"""The pixels' moments, fitted once per set of training images and kept on disk for every later run.
+
+The whole spectrum is kept, so that every number of components, whitened or not, is a slice of it.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from svhn_vae.data.batches import dequantised_chunks
+from svhn_vae.representation import Moments, fit_moments
+from svhn_vae.seeds import Stream
+
+MAX_IMAGES = 100_000  # the post's number; float64 covariance of that many holds 2.5 GB
+
+
+def moments_once(images: Tensor, digest: str, cache: Path) -> Moments:
+    """The moments of images (N, 3, 32, 32) uint8 named by `digest`; from `cache`, or fitted and put there.
+
+    At most MAX_IMAGES evenly spaced images are fitted on. The dequantisation noise is the same in every run.
+    """
+    path = cache / f"moments-{digest}.safetensors"
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    moments = _fit(images)
+    _write(moments, path)
+    return moments
+
+
+def _fit(images: Tensor) -> Moments:
+    step = -(-len(images) // MAX_IMAGES)
+    images = images[::step]
+    x = np.empty((len(images), images[0].numel()))
+    start = 0
+    for chunk in dequantised_chunks(images, Stream.BASIS_NOISE):
+        x[start : start + len(chunk)] = chunk.flatten(1).numpy()
+        start += len(chunk)
+    return fit_moments(x)
+
+
+def _read(path: Path) -> Moments | None:
+    """None if there is no such file, or a damaged one."""
+    try:
+        return Moments(**load_file(path))
+    except FileNotFoundError:
+        return None
+    except (safetensors.SafetensorError, TypeError, OSError) as error:
+        print(f"{path} is damaged ({error}): fitted anew", flush=True)
+        return None
+
+
+def _write(moments: Moments, path: Path) -> None:
+    """All of the file or none of it, also when several processes write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        save_file(moments._asdict(), beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

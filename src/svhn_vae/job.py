@@ -1,0 +1,141 @@
+"""One run from start to end: fit, test the best checkpoint, draw, write the result. Nothing here knows Hydra."""
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L  # noqa: N812  its usual name
+import torch
+from torch.utils.tensorboard.summary import hparams
+
+from svhn_vae import pictures
+from svhn_vae.callbacks import Progress
+from svhn_vae.data.dataset import Dataset
+from svhn_vae.data.module import DataModule
+from svhn_vae.elbo import ElboTerms, bits_of_parts
+from svhn_vae.evaluation.baselines import baselines
+from svhn_vae.lit import NUM_DIMS, LitVAE
+from svhn_vae.runs import Config, RunFolder, identity, write_json
+from svhn_vae.storage import load_best, save_representation
+
+LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
+HPARAMS_METRICS = ("val/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
+
+
+class Job(NamedTuple):
+    """Everything of a run, built."""
+
+    folder: RunFolder
+    config: Config  # resolved, plain
+    choices: dict[str, str]  # group -> file
+    data: DataModule  # set up
+    module: LitVAE
+    trainer: L.Trainer
+
+
+def run(job: Job) -> Config:
+    """Trains (from the last checkpoint if there is one), tests, draws; returns what it wrote to result.json.
+
+    Raises lit.Diverged if a loss is not finite. The test images are touched here and nowhere else, once.
+    """
+    folder, trainer = job.folder, job.trainer
+    save_representation(job.module.vae, folder)
+    announce_hyperparameters(job)
+    resume = str(folder.last_checkpoint) if folder.last_checkpoint.is_file() else None
+    start = time.monotonic()
+    trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
+    seconds = time.monotonic() - start
+    cost = cost_of(job, seconds)
+    load_best(job.module.vae, folder)
+    [val] = trainer.validate(job.module, datamodule=job.data, verbose=False)
+    [test] = trainer.test(job.module, datamodule=job.data, verbose=False)
+    draw(job)
+    result = result_of(job, val | test, cost)
+    write_json(folder.path / "result.json", result)
+    return result
+
+
+def announce_hyperparameters(job: Job) -> None:
+    """Writes the HPARAMS tab's entry with the tags of the real metrics, which get their values when they are logged.
+
+    Lightning's own way logs a placeholder value, which then stands in the curves.
+    """
+    values = {key: value for key, value in identity(job.config).items() if isinstance(value, bool | int | float | str)}
+    for summary in hparams({**values, **job.choices}, dict.fromkeys(HPARAMS_METRICS, 0.0)):
+        job.trainer.logger.experiment.file_writer.add_summary(summary)
+
+
+def draw(job: Job) -> None:
+    """The pictures of a run: training images, samples, reconstructions of validation images."""
+    vae, dataset, figures = job.module.vae.eval(), job.data.dataset, job.folder.figures
+    x = dataset.train.images[:: max(1, len(dataset.train.images) // 100)][:100] / 255
+    pictures.write_png(pictures.grid(x, 10), figures / "data.png")
+    pictures.write_png(pictures.samples(vae), figures / "samples.png")
+    rebuilt = pictures.reconstructions(vae, dataset.val.images[:50])
+    pictures.write_png(rebuilt, figures / "reconstructions.png")
+
+
+def result_of(job: Job, metrics: dict[str, float], cost: Config) -> Config:
+    dataset, representation = job.data.dataset, job.module.vae.representation
+    terms = ElboTerms(*(metrics[f"test/{name}"] for name in ElboTerms._fields))
+    num_modelled = representation.event_shape.numel()
+    num_components = num_modelled if representation.is_projection else None
+    return {
+        "name": job.folder.path.name,
+        "seed": job.config["seed"],
+        "choices": job.choices,
+        "data": data_facts(dataset),
+        "metrics": metrics,
+        "parts": bits_of_parts(terms, NUM_DIMS, num_modelled),
+        "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
+        "cost": cost,
+        "commit": commit(),
+        "versions": versions(),
+        "config": job.config,
+    }
+
+
+def data_facts(dataset: Dataset) -> Config:
+    return {
+        "name": dataset.name,
+        "synthetic": dataset.is_synthetic,
+        "digest": dataset.digest,
+        "num_train": len(dataset.train.labels),
+        "num_val": len(dataset.val.labels),
+        "num_test": len(dataset.test.labels),
+    }
+
+
+def cost_of(job: Job, seconds: float) -> Config:
+    """What training took, from `fit` to its end, validation and checkpoints included."""
+    trainer = job.trainer
+    progress = next(callback for callback in trainer.callbacks if isinstance(callback, Progress))
+    device = trainer.strategy.root_device
+    on_gpu = device.type == "cuda"
+    return {
+        "seconds": seconds,
+        "images_per_second": progress.num_images / seconds,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "num_parameters": sum(p.numel() for p in job.module.parameters() if p.requires_grad),
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} CPU threads",
+        "peak_device_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+
+
+def commit() -> str | None:
+    """The framework's commit, with + if files were changed since; None outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + "+" * bool(changed.strip())

@@ -1,0 +1,70 @@
+"""The table of a study: the baselines without a network and the runs together, the best first."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from svhn_vae.report.collect import Run, labels, read_runs
+
+METRIC = "test/bits_per_dim"
+PARTS = ("modelled", "kl", "residual")
+
+
+def print_study(study: Path, console: Console) -> None:
+    """Prints the study's table, what did not finish, and where its files are."""
+    runs = read_runs(study)
+    for title, group in by_data([run for run in runs if run.status == "done"]).items():
+        console.print(study_table(f"{study.name}: {title}", group))
+    for run in runs:
+        if run.status != "done":
+            console.print(f"{run.status}: {run.name}: {run.reason}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        "bits/dim of the test images, lower is better = modelled + KL + residual; (-): a model without a network\n"
+        f"pictures:    {study}/*/figures/*.png\n"
+        f"TensorBoard: tensorboard --logdir {study}",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def by_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by their data: figures on different images do not compare, so each data set has a table of its own."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        data = run.result["data"]
+        title = (
+            f"{data['name']} data {data['digest']}, {data['num_train']:,} images to train, {data['num_test']:,} to test"
+        )
+        groups.setdefault(title, []).append(run)
+    return groups
+
+
+def study_table(title: str, runs: Sequence[Run]) -> Table:
+    """One row per baseline and run, in the order of their bits per dimension."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("model", min_width=24, overflow="fold")
+    for name in ("bits/dim", *PARTS, "active", "images/s", "seconds"):
+        table.add_column("KL" if name == "kl" else name, justify="right", no_wrap=True)
+    baselines = {name: bits for run in runs for name, bits in run.result["baselines"].items()}
+    rows = [(bits, [f"(-) {name}", f"{bits:.3f}"]) for name, bits in baselines.items()]
+    rows += [
+        (run.result["metrics"][METRIC], run_row(run, label)) for run, label in zip(runs, labels(runs), strict=True)
+    ]
+    for _, row in sorted(rows, key=lambda row: row[0]):
+        table.add_row(*row)
+    return table
+
+
+def run_row(run: Run, label: str) -> list[str]:
+    metrics, cost = run.result["metrics"], run.result["cost"]
+    parts = [f"{run.result['parts'][part]:.3f}" for part in PARTS]
+    active = f"{metrics['test/active_units']:.0f}"
+    return [
+        label,
+        f"{metrics[METRIC]:.3f}",
+        *parts,
+        active,
+        f"{cost['images_per_second']:,.0f}",
+        f"{cost['seconds']:.0f}",
+    ]

@@ -1,0 +1,28 @@
+"""What a run folder keeps of a model: the representation once, and checkpoints of the rest. Nothing is unpickled."""
+
+import os
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from svhn_vae.runs import RunFolder
+from svhn_vae.vae import VAE
+
+
+def save_representation(vae: VAE, folder: RunFolder) -> None:
+    """It never changes once fitted, so the checkpoints do without it."""
+    beside = folder.representation.with_suffix(".partial")
+    save_file({name: buffer.contiguous() for name, buffer in vae.representation.named_buffers()}, beside)
+    os.replace(beside, folder.representation)
+
+
+def load_representation(vae: VAE, folder: RunFolder) -> None:
+    state = load_file(folder.representation)
+    for name, buffer in vae.representation.named_buffers():
+        buffer.copy_(state[name])
+
+
+def load_best(vae: VAE, folder: RunFolder) -> None:
+    """The best checkpoint's networks and head."""
+    state = torch.load(folder.best_checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+    vae.load_state_dict({name.removeprefix("vae."): value for name, value in state.items()})

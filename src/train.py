@@ -1,0 +1,90 @@
+"""Trains, tests and compares VAEs: python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true"""
+
+import logging
+import math
+import traceback
+import warnings
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from svhn_vae import job
+from svhn_vae.build import build_job, choices, register_resolvers
+from svhn_vae.data.mat import DataError
+from svhn_vae.lit import Diverged
+from svhn_vae.runs import RunFolder
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(cfg: DictConfig) -> float:
+    """One run of a sweep. Returns its val/bits_per_dim, NaN if it diverged or failed: a sweep goes on."""
+    quiet()
+    hydra_cfg = HydraConfig.get()
+    folder = RunFolder(Path(hydra_cfg.runtime.output_dir))
+    print(f"\n{folder.path.name}", flush=True)
+    try:
+        return train(cfg, folder)
+    except Diverged as error:
+        folder.end("diverged", str(error), error.step)
+        print(f"  diverged: {error}", flush=True)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
+        folder.end("interrupted", "the same command continues it")
+        raise
+    except Exception as error:
+        log = folder.path / "error.log"
+        log.write_text(traceback.format_exc())
+        reason = one_line(error)
+        folder.end("failed", reason)
+        print(f"  failed: {reason} (traceback: {log})", flush=True)
+    return math.nan
+
+
+def train(cfg: DictConfig, folder: RunFolder) -> float:
+    """Runs the job, or says why it need not run."""
+    built = build_job(cfg, choices(HydraConfig.get()), folder)
+    status, dataset = folder.facts.get("status"), built.data.dataset
+    if status in ("done", "diverged") and not cfg.rerun:
+        return finished(folder, status, dataset.digest)
+    if cfg.rerun and status:
+        print(f"  the earlier run is now {folder.set_aside()}", flush=True)
+    folder.begin(dataset.digest)
+    result = job.run(built)
+    folder.end("done")
+    print(
+        f"  test {result['metrics']['test/bits_per_dim']:.3f} bits/dim, {result['cost']['seconds']:.0f} s", flush=True
+    )
+    return result["metrics"]["val/bits_per_dim"]
+
+
+def finished(folder: RunFolder, status: str, digest: str) -> float:
+    """A finished run is not run again; on other data it would be another run."""
+    if (before := folder.facts.get("data")) != digest:
+        raise ValueError(
+            f"this configuration is {status} already on other images (data {before}, now {digest}): "
+            "use another study=NAME, or rerun=true"
+        )
+    print(f"  {status} already; rerun=true to start over", flush=True)
+    return folder.result["metrics"]["val/bits_per_dim"] if status == "done" else math.nan
+
+
+def one_line(error: BaseException) -> str:
+    """The first cause's message; Hydra wraps what a constructor raises."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    message = " ".join(str(error).split())
+    return message if isinstance(error, ValueError | OSError | DataError) else f"{type(error).__name__}: {message}"
+
+
+def quiet() -> None:
+    """Leaves out what libraries say about choices that are made here on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+
+
+if __name__ == "__main__":
+    main()
