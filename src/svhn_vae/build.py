@@ -176,6 +176,12 @@ def described(path: Path) -> str:
     return comments[0] if comments else ""
 
 
+def wide_console() -> Console:
+    """As wide as the terminal, and wide enough for the table where there is none (a file, CI)."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
 class StudyTable(HydraCallback):
     """At the end of a run or a sweep: the table of its study; exit code 1 if one of its runs failed."""
 
@@ -186,7 +192,7 @@ class StudyTable(HydraCallback):
 
     def on_run_end(self, config: DictConfig, **kwargs: object) -> None:
         study = Path("outputs") / config.study
-        print_study(study, Console())
+        print_study(study, wide_console())
         failed = [run for run in read_runs(study) if run.status == "failed" and run.ended >= self._start]
         if failed:
             raise SystemExit(1)

@@ -29,7 +29,7 @@ class Progress(ProgressBar):
         self._warned = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start, self._first_step, self._score = time.monotonic(), trainer.global_step, ""
+        self._start, self._first_step, self._score = None, trainer.global_step, ""
         self.num_images = 0
         self._bar = RichProgress(
             TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"),
@@ -41,12 +41,16 @@ class Progress(ProgressBar):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         self.num_images += len(batch.y)
+        if self._start is None:  # the first step pays for the projection, lazy initialisation and compilation
+            self._start, self._first_step = time.monotonic(), trainer.global_step
+            return
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-        speed = f"{self.images_per_second:,.0f} images/s"
+        per_step = self._seconds / (trainer.global_step - self._first_step)
+        speed = f"{len(batch.y) / per_step:,.0f} images/s"
         self._bar.update(self._task, completed=trainer.global_step, epoch=epoch, speed=speed, description=self._score)
-        if not self._warned and self.seconds > 5 and trainer.global_step - self._first_step >= 3:
+        if not self._warned and self._seconds > 5 and trainer.global_step - self._first_step >= 3:
             self._warned = True
-            self._warn_if_long(trainer)
+            self._warn_if_long(trainer, len(batch.y))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         bits = trainer.callback_metrics.get("val/bits_per_dim")
@@ -59,29 +63,24 @@ class Progress(ProgressBar):
         self._stop()
 
     @property
-    def seconds(self) -> float:
-        """Since training started, validation included."""
+    def _seconds(self) -> float:
+        """Since the first step ended, validation included."""
         return time.monotonic() - self._start
-
-    @property
-    def images_per_second(self) -> float:
-        return self.num_images / max(self.seconds, 1e-9)
 
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
 
-    def _warn_if_long(self, trainer: L.Trainer) -> None:
-        per_step = self.seconds / (trainer.global_step - self._first_step)
+    def _warn_if_long(self, trainer: L.Trainer, batch_size: int) -> None:
+        per_step = self._seconds / (trainer.global_step - self._first_step)
         left = per_step * (trainer.estimated_stepping_batches - trainer.global_step)
         if left > HOUR:
             self.console.print(
-                f"This run may take {duration(left)} on this {trainer.strategy.root_device.type}: {trainer.max_epochs} "
-                f"epochs at {self.images_per_second:,.0f} images/s, unless early stopping ends it. What shortens it: "
-                "a GPU, trainer=demo, network_scale=0.25, data.limit=0.1, trainer.max_epochs=50.",
-                markup=False,
-                highlight=False,
-            )
+                f"  This run may take {duration(left)} on this {trainer.strategy.root_device.type}, unless early "
+                f"stopping ends it: {trainer.max_epochs} epochs at {batch_size / per_step:,.0f} images/s.\n"
+                "  Shorter: a GPU, trainer=demo, network_scale=0.25, data.limit=0.1 or trainer.max_epochs=50.",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
 
 
 class Pictures(Callback):
@@ -100,7 +99,8 @@ class Pictures(Callback):
         board.add_image("reconstructions", pictures.reconstructions(vae, images), step, dataformats="HWC")
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood
-        board.add_histogram("sigma/log10", 0.5 * likelihood.variance.log10().flatten()[:100_000], step)
+        log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()
+        board.add_histogram("sigma/log10", log_sigma[:100_000], step)
 
 
 def duration(seconds: float) -> str:

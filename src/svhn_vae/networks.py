@@ -168,9 +168,18 @@ def dense_blocks(widths: Sequence[int], dropout: float) -> list[nn.Module]:
     ]
 
 
-def zero_linear(in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer, possibly without any output, that starts at zero."""
-    layer = nn.Linear(in_features, out_features, device="meta").to_empty(device="cpu")  # no random numbers drawn
-    for parameter in layer.parameters():
-        parameter.data.zero_()
+def zero_linear(in_features: int, out_features: int) -> nn.Module:
+    """A linear layer that starts at zero, or one of no outputs."""
+    if not out_features:
+        return NoOutput()
+    layer = nn.Linear(in_features, out_features)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
     return layer
+
+
+class NoOutput(nn.Module):
+    """h (B, ...) -> (B, 0); torch's Linear warns about having nothing to initialise."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.new_empty(len(h), 0)

@@ -48,16 +48,17 @@ def fit_moments(x: np.ndarray) -> Moments:
     """
     num_images, num_pixels = x.shape
     pca = SklearnPCA(min(num_images, num_pixels), svd_solver="covariance_eigh").fit(x)
-    components, eigenvalues = pca.components_, pca.explained_variance_
+    components, eigenvalues = pca.components_, np.zeros(num_pixels)
+    rank = min(num_images - 1, num_pixels)  # beyond it an eigenvalue is 0, or rounding of it
+    eigenvalues[:rank] = pca.explained_variance_[:rank]
     if num_images < num_pixels:
-        # Fewer images than pixels: any orthonormal completion serves, its variance is 0 in the sample.
+        # Any orthonormal completion serves: its variance is 0 in the sample.
         completed, _ = np.linalg.qr(components.T, mode="complete")
         components = np.concatenate([components, completed.T[num_images:]])
-        eigenvalues = np.pad(eigenvalues, (0, num_pixels - num_images))
     return Moments(
         torch.from_numpy(pca.mean_),
         torch.from_numpy(np.ascontiguousarray(components, dtype=np.float32)),
-        torch.from_numpy(np.ascontiguousarray(eigenvalues, dtype=np.float64)),
+        torch.from_numpy(eigenvalues),
     )
 
 

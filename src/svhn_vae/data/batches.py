@@ -25,8 +25,8 @@ def dequantise(images: Tensor, seed: int) -> Tensor:
     Makes a density of x a lower bound on the probability of the image (Theis et al. 2016).
     """
     noise = torch.rand(images.shape, generator=torch.Generator(images.device).manual_seed(seed), device=images.device)
-    # The largest float32 below 1: (255 + u) / 256 may round up to it, and densities live on [0, 1).
-    return ((images + noise) / NUM_LEVELS).clamp_(max=1 - 2**-24)
+    # 255 + u has 16 binary places in float32: a noise closer to 1 would round up into the next level.
+    return (images + noise.clamp_(max=1 - 2**-16)) / NUM_LEVELS
 
 
 def dequantised_chunks(images: Tensor, stream: Stream, *place: int) -> Iterator[Tensor]:

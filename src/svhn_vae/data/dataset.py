@@ -4,10 +4,11 @@ Shapes: images (N, 3, 32, 32) uint8, labels (N,) uint8.
 """
 
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Where images come from, and how they are divided; hashable, so that the jobs of a sweep load them once.
+    """Where images come from, and how they are divided.
 
     splits: what to train on; the validation images are the contiguous tail of the first of them, because the official
         files are in picture order and neighbours show the same picture.
@@ -57,12 +58,14 @@ class Source(ABC):
     is_synthetic = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.splits, str) or not self.splits or len(set(self.splits)) < len(self.splits):
+            raise DataError(
+                f"data.splits must be a list of splits, each once, such as [train,extra], got {self.splits}"
+            )
         object.__setattr__(self, "splits", tuple(self.splits))
-        if not self.splits or len(set(self.splits)) < len(self.splits):
-            raise DataError(f"data.splits must name one split or more, each once, got {list(self.splits)}")
         if not 0 < self.held_out < 1:
             raise DataError(f"data.held_out must be a fraction above 0 and below 1, got {self.held_out}")
-        if self.limit is not None and (self.limit <= 0 or (isinstance(self.limit, float) and self.limit > 1)):
+        if self.limit is not None and not (is_count(self.limit) or is_fraction(self.limit)):
             raise DataError(f"data.limit must be a fraction (0.2), a count (5000) or null for all, got {self.limit}")
 
     @property
@@ -86,12 +89,21 @@ class Source(ABC):
         return Dataset(self.name, self.is_synthetic, self._limited(parts), val, test)
 
     def _limited(self, parts: Sequence[LabelledImages]) -> LabelledImages:
-        total = sum(len(part.labels) for part in parts)
-        count = total if self.limit is None else self.limit
-        if isinstance(count, int) and count > total:
-            raise DataError(f"data.limit={count} is more than the {total} training images of {list(self.splits)}")
-        fraction = count if isinstance(count, float) else count / total
-        return concatenate([head(part, round(fraction * len(part.labels))) for part in parts])
+        """`limit` images from the starts of the parts, in proportion to their sizes."""
+        ends = list(itertools.accumulate(len(part.labels) for part in parts))
+        count = self._count(ends[-1])
+        shares = itertools.pairwise([0, *(round(count * end / ends[-1]) for end in ends)])
+        return concatenate([head(part, last - first) for part, (first, last) in zip(parts, shares, strict=True)])
+
+    def _count(self, total: int) -> int:
+        """How many of `total` training images the limit leaves."""
+        count = round(self.limit * total) if isinstance(self.limit, float) else self.limit or total
+        if not 1 <= count <= total:
+            raise DataError(
+                f"data.limit={self.limit} leaves {count} training images, expected 1..{total}, those of "
+                f"{list(self.splits)} less the held out: choose another fraction or count"
+            )
+        return count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +145,24 @@ class Synthetic(Source):
         return LabelledImages(torch.from_numpy(images), torch.from_numpy(labels))
 
 
-@lru_cache(maxsize=1)
+_loaded: dict[str, Dataset] = {}
+
+
 def load_once(source: Source) -> Dataset:
-    """`source.load()`, shared by the jobs that one process runs after another."""
-    return source.load()
+    """`source.load()`, shared by the jobs that one process runs after another; the last one is kept."""
+    name = repr(source)  # equality would take limit=1 and limit=1.0 for the same
+    if name not in _loaded:
+        _loaded.clear()
+        _loaded[name] = source.load()
+    return _loaded[name]
+
+
+def is_count(limit: object) -> bool:
+    return isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
+
+
+def is_fraction(limit: object) -> bool:
+    return isinstance(limit, float) and 0 < limit <= 1
 
 
 def cut_tail(whole: LabelledImages, fraction: float) -> tuple[LabelledImages, LabelledImages]:

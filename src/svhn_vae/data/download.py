@@ -3,11 +3,13 @@
 import contextlib
 import hashlib
 import logging
+import os
 import sys
 from functools import lru_cache
 from pathlib import Path
 
 import pooch
+import requests
 from tqdm import tqdm
 
 from svhn_vae.data.mat import OFFICIAL_BYTES, DataError, contents
@@ -33,9 +35,9 @@ def locate(split: str, *, root: str | None, verify: str, url: str = OFFICIAL_URL
         raise DataError(f"the splits are {', '.join(MD5)}; got {split!r}: choose one of them")
     if verify not in ("official", "none"):
         raise DataError(f"data.verify is official or none, got {verify!r}: choose one of them")
-    folder = Path(root).expanduser() if root else Path(pooch.os_cache("svhn-vae"))
+    folder = Path(os.path.expanduser(root)) if root else Path(pooch.os_cache("svhn-vae"))
     path = folder / f"{split}_32x32.mat"
-    if root and not folder.is_dir():
+    if root and not os.path.isdir(folder):  # unlike Path.is_dir, raises nothing
         raise DataError(f"data.root={root}: expected a folder, there is none: make it, or correct the path")
     if verify == "none":
         return _own_file(path)
@@ -45,7 +47,7 @@ def locate(split: str, *, root: str | None, verify: str, url: str = OFFICIAL_URL
 
 
 def _own_file(path: Path) -> Path:
-    if not path.is_file():
+    if not os.path.isfile(path):
         found = contents(path.parent)
         advice = "put it there, or set data.root, or data.verify=official to download"
         raise DataError(
@@ -86,14 +88,10 @@ def _download(path: Path, md5: str, source: str) -> None:
 
     So nobody sees a part of a file under path, two processes at once included.
     """
-    size = f"{OFFICIAL_BYTES[path.name] / 1e6:,.0f} MB"
-    print(f"downloading {source} ({size}) to {path.parent}", file=sys.stderr)
+    print(f"downloading {source} ({OFFICIAL_BYTES[path.name] / 1e6:,.0f} MB) to {path.parent}", file=sys.stderr)
     pooch.get_logger().setLevel(logging.WARNING)  # would say the same again
-    seconds_between = 0.2 if sys.stderr.isatty() else 30  # few lines in a log file
     try:
-        with tqdm(unit="B", unit_scale=True, ncols=79, mininterval=seconds_between) as bar:
-            http = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=TIMEOUT_S)
-            pooch.retrieve(source, f"md5:{md5}", fname=path.name, path=path.parent, downloader=http)
+        pooch.retrieve(source, f"md5:{md5}", fname=path.name, path=path.parent, downloader=_fetch)
     except (OSError, ValueError) as error:  # the network's and the disk's; a wrong md5
         raise DataError(
             f"could not download {source} to {path.parent}: {_reason(error)}: try again, or download it by hand into a "
@@ -101,6 +99,17 @@ def _download(path: Path, md5: str, source: str) -> None:
         ) from error
     with contextlib.suppress(OSError):
         path.chmod(0o644)  # temporary files are private; a shared data folder is not
+
+
+def _fetch(source: str, target: str, _: object) -> None:
+    """pooch's own downloader leaks the connection after an HTTP error, and needs a flush per KiB."""
+    seconds_between = 0.2 if sys.stderr.isatty() else 30  # few lines in a log file
+    with requests.get(source, stream=True, timeout=TIMEOUT_S) as response, open(target, "wb") as file:
+        response.raise_for_status()
+        total = int(response.headers.get("content-length", 0)) or None
+        with tqdm(total=total, unit="B", unit_scale=True, ncols=79, mininterval=seconds_between) as bar:
+            for chunk in response.iter_content(2**16):
+                bar.update(file.write(chunk))
 
 
 def _reason(error: BaseException) -> str:

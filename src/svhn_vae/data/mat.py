@@ -1,15 +1,12 @@
 """SVHN's format 2: a .mat file per split, X (32, 32, 3, N) uint8 and y (N, 1) with labels 1..10; 10 is the digit 0.
 
 Shapes: images (N, 3, 32, 32), that is image, channel, row, column; labels (N,). Both are uint8.
-
-Files are untrusted, and scipy.io (1.17) crashes the interpreter on some damaged ones: it looks a value type up beyond
-the end of a C array (scipy PR 25349). So the little of MATLAB's format that is needed is read here, and whatever is
-wrong is one DataError. It also halves the memory: images go block by block from the file to where they belong.
-Source: MathWorks, "MAT-File Format", chapter 1, level 5. Tests compare with scipy.
+Files are untrusted: only two numeric arrays are read, by scipy, and whatever is wrong with a file is one DataError.
 """
 
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,20 +14,20 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import scipy.io
 import torch
 from torch import Tensor
 
 OFFICIAL_BYTES = {"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384, "extra_32x32.mat": 1_329_278_602}
-IMAGES_PER_BLOCK = 4096
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 BYTE_ORDERS = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}  # bytes 124..127: version 1.0
 V73_MARKS = (b"\x00\x02IM", b"\x02\x00MI")
-UINT8, MATRIX, COMPRESSED = 2, 14, 15  # types of elements
-NUMPY_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-NUMERIC_CLASSES = ["double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
-CLASSES = ["unknown", "cell", "struct", "object", "char", "sparse", *NUMERIC_CLASSES, "function", "opaque"]
-OPAQUE = CLASSES.index("opaque")
+MATRIX, COMPRESSED = 14, 15  # types of elements
+NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}  # types of values: 1 and 2 are int8 and uint8, 5 and 6 are int32 and uint32
+COMPLEX_FLAG, NUMERIC, LAST_CLASS = 0x0800, range(6, 16), 17
+HEADER_BYTES = 1024  # more than the shape and the name of an array need
+NUMERIC_CLASSES = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
 
 class DataError(Exception):
@@ -53,7 +50,7 @@ def read_mat(path: Path) -> LabelledImages:
 def read_mats(paths: Sequence[Path]) -> LabelledImages:
     """The images and labels of several files, one after the other.
 
-    All files are checked before the first is loaded. Peak memory: the result and one block.
+    All files are checked before the first is loaded. Peak memory: the result and the largest single file.
     """
     counts = [_count_images(path) for path in paths]
     try:
@@ -77,37 +74,21 @@ def contents(folder: Path) -> str:
 def _count_images(path: Path) -> int:
     """N, from the headers alone."""
     with _errors_of(path), path.open("rb") as file:
-        return _check_arrays(list(_arrays(file)))
+        _check_container(file)
+        file.seek(0)
+        return _check_variables(scipy.io.whosmat(file))
 
 
 def _fill(path: Path, images: Tensor, labels: Tensor) -> None:
     """Write the file's arrays into images (N, 3, 32, 32) and labels (N,)."""
     with _errors_of(path), path.open("rb") as file:
-        for array in _arrays(file):
-            if array.name == "X":
-                _fill_images(array, images)
-            if array.name == "y":
-                labels.numpy()[:] = _to_digits(_read_vector(array, len(labels)))
-
-
-def _fill_images(array: "_Array", images: Tensor) -> None:
-    found, due = struct.unpack(f"{array.order}II", _read(array.stream, 8)), (UINT8, images.numel())
-    _require(found == due, f"damaged: X has (type, bytes) {found}, not {due}: get it again")
-    for block in images.split(IMAGES_PER_BLOCK):
-        pixels = np.frombuffer(_read(array.stream, block.numel()), np.uint8).reshape(-1, 3, 32, 32)
-        np.copyto(block.numpy(), pixels.swapaxes(2, 3))  # MATLAB stores (image, channel, column, row)
-    _check_end(array.stream)
-
-
-def _read_vector(array: "_Array", num_values: int) -> np.ndarray:
-    """(num_values,) of whatever type MATLAB found wide enough."""
-    kind, content = _read_element(array.stream, array.order, limit=8 * num_values)
-    _require(kind in NUMPY_TYPES, f"damaged: y is of type {kind}: get it again")
-    dtype = np.dtype(array.order + NUMPY_TYPES[kind])
-    due = num_values * dtype.itemsize
-    _require(len(content) == due, f"damaged: y has {len(content):,} bytes, not {due:,}: get it again")
-    _check_end(array.stream)
-    return np.frombuffer(content, dtype)
+        arrays = scipy.io.loadmat(file, variable_names=("X", "y"))
+        X, y = arrays["X"], arrays["y"].ravel()
+        found = (X.dtype, X.size, y.size)
+        _require(found == (np.uint8, images.numel(), len(labels)), f"damaged: X and y are not as announced, {found}")
+        labels.numpy()[:] = _to_digits(y)
+        # MATLAB stores column by column: X.T is a view (N, 3, column, row), and copyto needs no intermediate array.
+        np.copyto(images.numpy(), X.reshape(32, 32, 3, -1, order="F").T.swapaxes(2, 3))
 
 
 def _to_digits(y: np.ndarray) -> np.ndarray:
@@ -115,69 +96,35 @@ def _to_digits(y: np.ndarray) -> np.ndarray:
     wrong = ~np.isin(y, np.arange(1, 11))
     if wrong.any():
         first = int(wrong.argmax())
-        got = f"{y[first]} at image {first} ({wrong.sum():,} of {len(y):,} are wrong)"
+        got = f"{y[first]:g} at image {first} ({wrong.sum():,} of {len(y):,} are wrong)"
         raise DataError(f"labels must be whole numbers 1..10, where 10 is the digit 0; got {got}: save y anew")
     return (y % 10).astype(np.uint8)
 
 
-def _check_arrays(arrays: list["_Array"]) -> int:
-    """Names, shapes and classes are those of format 2 -> N."""
-    names = [array.name for array in arrays]
+def _check_variables(variables: list[tuple[str, tuple[int, ...], str]]) -> int:
+    """Names, shapes and classes, as scipy.io.whosmat lists them -> N."""
+    names = [name for name, _, _ in variables]
     _require("digitStruct" not in names, "expected format 2, got format 1 (digitStruct): use the *_32x32.mat files")
     found = (names.count("X"), names.count("y"))
     _require(found == (1, 1), f"expected one array X and one array y, got {names}: save both, or get the file again")
-    X, y = arrays[names.index("X")], arrays[names.index("y")]
+    _, shape, kind = variables[names.index("X")]
     layout = "X must be (32, 32, 3, N), that is row, column, channel, image"
-    _require(X.shape[:3] == (32, 32, 3) and len(X.shape) <= 4, f"{layout}; got {X.shape}: permute or resize it")
-    _require(X.kind == "uint8", f"X must be uint8 in 0..255, got {X.kind}: convert it before saving")
-    N = 1 if len(X.shape) == 3 else X.shape[3]  # MATLAB drops the last dimension of a single image
-    _require(N >= 1, f"expected at least one image, got X {X.shape}: save it anew or get it again")
-    is_vector = y.kind in NUMERIC_CLASSES and len(y.shape) == 2 and min(y.shape) == 1
-    _require(is_vector, f"y must be (N, 1) numbers in 1..10, got {y.shape} {y.kind}: save it as a column")
-    _require(max(y.shape) == N, f"expected one label per image, got {N} images and {max(y.shape)} labels: save both")
+    _require(shape[:3] == (32, 32, 3) and len(shape) <= 4, f"{layout}; got {shape}: permute or resize it")
+    _require(kind == "uint8", f"X must be uint8 in 0..255, got {kind}: convert it before saving")
+    N = 1 if len(shape) == 3 else shape[3]  # MATLAB drops the last dimension of a single image
+    _require(N >= 1, f"expected at least one image, got X {shape}: save it anew or get it again")
+    _, shape, kind = variables[names.index("y")]
+    is_vector = kind in NUMERIC_CLASSES and len(shape) == 2 and min(shape) == 1
+    _require(is_vector, f"y must be (N, 1) numbers in 1..10, got {shape} {kind}: save it as a column")
+    _require(max(shape) == N, f"expected one label per image, got {N} images and {max(shape)} labels: save both anew")
     return N
 
 
-class _Stored:
-    """The bytes of an element, read as from a file."""
+def _check_container(file: BinaryIO) -> None:
+    """The file is MATLAB v5 to v7, its arrays end exactly where it ends, and their tags are sound.
 
-    def __init__(self, file: BinaryIO, num_bytes: int):
-        self._file, self._left = file, num_bytes
-
-    def read(self, num_bytes: int) -> bytes:
-        data = self._file.read(min(num_bytes, self._left))
-        self._left -= len(data)
-        return data
-
-
-class _Inflated:
-    """The bytes of a zlib-compressed element, read as from a file. No more is unpacked than asked for."""
-
-    def __init__(self, stored: _Stored):
-        self._stored, self._zlib = stored, zlib.decompressobj()
-
-    def read(self, num_bytes: int) -> bytes:
-        parts = []
-        while num_bytes:
-            packed = self._zlib.unconsumed_tail or self._stored.read(2**16)
-            part = self._zlib.decompress(packed, num_bytes)
-            if not (packed or part):
-                break
-            parts.append(part)
-            num_bytes -= len(part)
-        return b"".join(parts)
-
-
-class _Array(NamedTuple):
-    name: str
-    shape: tuple[int, ...]
-    kind: str  # MATLAB's class
-    order: str  # of bytes, as in struct
-    stream: _Stored | _Inflated  # at the tag of the values
-
-
-def _arrays(file: BinaryIO) -> Iterator[_Array]:
-    """The arrays of a v5 to v7 file, each valid until the next. DataError unless the last ends where the file does."""
+    scipy stops once it has its arrays: it misses a lost end of the last one, and garbage after it.
+    """
     order = _byte_order(file.read(128), file.read(392)[384:])
     size, end = os.fstat(file.fileno()).st_size, 128
     while end + 8 <= size:
@@ -186,61 +133,40 @@ def _arrays(file: BinaryIO) -> Iterator[_Array]:
         _require(kind in (MATRIX, COMPRESSED), f"damaged: at byte {end:,} no array begins: get it again")
         end += 8 + num_bytes
         _require(end <= size, f"interrupted: it needs at least {end:,} bytes: get it again")
-        stream = _Stored(file, num_bytes)
+        content = file.read(min(num_bytes, HEADER_BYTES))
         if kind == COMPRESSED:
-            stream = _Inflated(stream)
-            _read(stream, 8)  # tag of the matrix inside
-        yield _read_header(stream, order)
+            content = zlib.decompressobj().decompress(content, HEADER_BYTES)[8:]  # without the matrix's own tag
+        _check_tags(content, order)
     _require(end == size, f"interrupted or damaged: its last {size - end} bytes are no array: get it again")
 
 
-def _read_header(stream: _Stored | _Inflated, order: str) -> _Array:
-    flags, _ = struct.unpack(f"{order}II", _read_element(stream, order, limit=8)[1])
-    index = flags & 0xFF
-    if index == OPAQUE:  # alone in having no shape
-        return _Array("", (), "opaque", order, stream)
-    kind = "logical" if flags & 0x200 else CLASSES[index] if index < OPAQUE else "unknown"
-    kind = f"complex {kind}" if flags & 0x800 else kind
-    _, shape = _read_element(stream, order, limit=256)
-    _, name = _read_element(stream, order, limit=256)
-    return _Array(name.decode("latin1"), struct.unpack(f"{order}{len(shape) // 4}i", shape), kind, order, stream)
+def _check_tags(content: bytes, order: str) -> None:
+    """An array's class exists, its flags, shape, name and values have types that they can have; it is not complex.
 
-
-def _read_element(stream: _Stored | _Inflated, order: str, limit: int) -> tuple[int, bytes]:
-    """Type and content; up to 4 bytes fit into the tag itself, whose first half then holds size and type."""
-    kind, num_bytes = struct.unpack(f"{order}II", tag := _read(stream, 8))
-    if kind >> 16:
-        return kind & 0xFFFF, tag[4 : 4 + (kind >> 16)]
-    _require(num_bytes <= limit, f"damaged: {num_bytes:,} bytes where at most {limit:,} are due: get it again")
-    content = _read(stream, num_bytes)
-    stream.read(-num_bytes % 8)  # elements begin at multiples of 8
-    return kind, content
-
-
-def _read(stream: _Stored | _Inflated, num_bytes: int) -> bytes:
-    data = stream.read(num_bytes)
-    _require(len(data) == num_bytes, "damaged: an array ends too early: get it again")
-    return data
-
-
-def _check_end(stream: _Stored | _Inflated) -> None:
-    """Nothing is left; reading on is also what makes zlib compare its checksum."""
-    _require(not stream.read(1), "damaged: an array ends too late: get it again")
+    scipy (1.17) looks both up without a check of their range, and crashes the interpreter (scipy PR 25829).
+    """
+    [flags] = struct.unpack_from(f"{order}I", content, 8)
+    _require(1 <= flags & 0xFF <= LAST_CLASS, f"damaged: there is no class {flags & 0xFF}: get it again")
+    _require(not flags & COMPLEX_FLAG, "expected real numbers, got complex ones: save them anew")
+    start = 0
+    for name, types in {"flags": {6}, "shape": {5}, "name": {1}, "values": NUMBERS}.items():
+        kind, num_bytes = struct.unpack_from(f"{order}II", content, start)
+        is_small = kind >> 16  # up to 4 bytes fit into the tag itself, whose first half then holds size and type
+        kind = kind & 0xFFFF if is_small else kind
+        start += 8 if is_small else 8 + num_bytes + -num_bytes % 8
+        is_free = name == "values" and flags & 0xFF not in NUMERIC
+        _require(is_free or kind in types, f"damaged: its {name} have type {kind}: get it again")
 
 
 def _byte_order(header: bytes, signature: bytes) -> str:
-    """ "<" or ">" from a v5 file's 128 bytes; DataError if it is none. In v7.3, HDF5's signature is at byte 512."""
+    """Of a v5 file, by its first 128 bytes, else DataError. The 8 bytes from 512 are HDF5's signature in v7.3."""
     _require(header, "the file is empty: get it again")
     is_hdf5 = header[124:] in V73_MARKS or HDF5_SIGNATURE in (header[:8], signature)
     _require(not is_hdf5, "expected MATLAB v5 to v7, got v7.3 (HDF5): save it as v7 (save -v7)")
     if header[124:] not in BYTE_ORDERS:
-        _require(
-            not header.startswith(b"MATLAB 5.0"), "interrupted: its header of 128 bytes is not whole: get it again"
-        )
+        _require(not header.startswith(b"MATLAB 5.0"), "interrupted or damaged in its first 128 bytes: get it again")
         got = "v4 or no .mat file" if 0 in header[:4] else "no .mat file"  # a zero there is the only mark of v4
-        raise DataError(
-            f"expected MATLAB v5 to v7, got {got}, it begins with {header[:16]!r}: save -v7 or get it again"
-        )
+        raise DataError(f"expected MATLAB v5 to v7, got {got} (begins {header[:16]!r}): save -v7 or get it again")
     return BYTE_ORDERS[header[124:]]
 
 
@@ -253,17 +179,18 @@ def _require(holds: object, message: str) -> None:
 def _errors_of(path: Path) -> Iterator[None]:
     """What goes wrong with the file becomes a DataError that begins with its path and says its size."""
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):  # scipy's, about what then fails
+            yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path}: no such file; {contents(path.parent)}: set data.root to the right one") from error
     except IsADirectoryError as error:
         raise DataError(f"{path}: expected a file, got a folder: move it away or set data.root") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}): check permissions and disk") from error
-    except (struct.error, zlib.error) as error:
-        raise DataError(f"{path}: damaged ({error}): get it again ({_size(path)})") from error
     except DataError as error:
         raise DataError(f"{path}: {error} ({_size(path)})") from error
+    except Exception as error:  # scipy, zlib and struct raise a dozen kinds on damaged files
+        raise DataError(f"{path}: damaged ({error!r}): get it again ({_size(path)})") from error
 
 
 def _size(path: Path) -> str:

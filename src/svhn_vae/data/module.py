@@ -49,7 +49,8 @@ class DataModule(L.LightningDataModule):
             epochs_per_noise=self.epochs_per_noise,
             shuffle=self.shuffle,
             seed=self.seed,
-            epoch=lambda: self.trainer.current_epoch,
+            # Not current_epoch: in a continued run it is still the last run's when the first batch is asked for.
+            epoch=lambda: self.trainer.fit_loop.epoch_progress.current.processed,
         )
 
     def val_dataloader(self) -> EvaluationBatches:

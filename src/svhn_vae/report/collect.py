@@ -1,5 +1,6 @@
 """The runs of a study, from their folders. Needs neither torch nor lightning."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,23 +33,36 @@ def _read(folder: RunFolder) -> Run:
     return Run(folder.path.name, status, facts.get("reason", ""), facts.get("ended", 0), finished)
 
 
+PRESETS = ("trainer", "experiment")  # their choices set values of other groups
+
+
 def labels(runs: Sequence[Run]) -> list[str]:
-    """What tells each finished run from the others, for instance `variance=logvar pca.whiten=true`."""
+    """What tells each finished run from the others, for instance `variance=logvar pca.whiten=true`.
+
+    A choice is named where the runs differ in it; a value only where runs of the same choices differ in it, because
+    otherwise it follows from the choice.
+    """
     if len(runs) == 1:
         return [runs[0].name]
-    settings = [_settings(run) for run in runs]
-    keys = dict.fromkeys(key for setting in settings for key in setting)
-    differing = [key for key in keys if len({repr(setting.get(key)) for setting in settings}) > 1]
-    # Where a group's choices differ, their other settings follow from it.
-    shown = [key for key in differing if "." not in key or key.split(".")[0] not in differing]
-    return [" ".join(f"{key}={_text(setting[key])}" for key in shown if key in setting) for setting in settings]
+    choices = [run.result["choices"] for run in runs]
+    values = [{**choice, **_values(run)} for choice, run in zip(choices, runs, strict=True)]
+    keys = dict.fromkeys(key for run in values for key in run)
+    telling = [[key for key in keys if key in run and _tells(key, run, values)] for run in values]
+    return [" ".join(f"{key}={_text(run[key])}" for key in shown) for run, shown in zip(values, telling, strict=True)]
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    """Choices by group, then every value that decides the result."""
-    values = identity(run.result["config"])
-    return {**run.result["choices"], **{key: value for key, value in values.items() if "_target_" not in key}}
+def _values(run: Run) -> dict[str, Any]:
+    """By dotted key, every value that decides the result."""
+    return {key: value for key, value in identity(run.result["config"]).items() if "_target_" not in key}
+
+
+def _tells(key: str, run: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
+    """Whether a run differs in `key` from another one that made the choices which the value may follow from."""
+    group, _, setting = key.partition(".")
+    governing = {group if setting else None, *PRESETS} - {key, None} if key != "seed" else ()  # follows from nothing
+    alike = [other for other in others if all(run.get(name) == other.get(name) for name in governing)]
+    return any(other.get(key) != run[key] for other in alike)
 
 
 def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -1,5 +1,6 @@
 """The table of a study: the baselines without a network and the runs together, the best first."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def study_table(title: str, runs: Sequence[Run]) -> Table:
     rows += [
         (run.result["metrics"][METRIC], run_row(run, label)) for run, label in zip(runs, labels(runs), strict=True)
     ]
-    for _, row in sorted(rows, key=lambda row: row[0]):
+    for _, row in sorted(rows, key=lambda row: (math.isnan(row[0]), row[0])):
         table.add_row(*row)
     return table
 

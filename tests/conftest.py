@@ -1,0 +1,38 @@
+"""What every test shares: the choices of each config group, composed configurations, a cache folder of its own."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from svhn_vae.build import CONF, register_resolvers
+
+REPO = Path(__file__).parents[1]
+# The user's cache is left alone. Set before anything reads it, and inherited by the commands that tests run.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="svhn-vae-tests-")
+
+
+def options(group: str) -> list[str]:
+    """The choices of a config group: every YAML file in its folder, so that a new one is tested unasked."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration that `python src/train.py *overrides` runs, Hydra's own part included."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("train", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,156 @@
+"""Rules about the source itself: imports point one way, nothing is unpickled, functions and files stay short."""
+
+import ast
+import fnmatch
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src"
+PACKAGE = SRC / "svhn_vae"
+SCRIPTS = sorted(SRC.glob("*.py"))
+FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+EVERY_FILE = {path.relative_to(SRC).as_posix(): path for path in [*SCRIPTS, *FILES.values()]}
+
+ALL_BUT_BUILD = " ".join(module for module in FILES if module != "build")
+# Which modules of the project each module may import. A new module is placed here before anything else.
+ALLOWED = {
+    "__init__": "",
+    "elbo": "",
+    "networks": "",
+    "variance": "",
+    "seeds": "",
+    "residual": "",
+    "runs": "",
+    "representation": "residual",
+    "data.__init__": "",
+    "data.digits": "",
+    "data.mat": "",
+    "data.download": "data.mat",
+    "data.batches": "representation seeds",
+    "data.dataset": "data.digits data.download data.mat",
+    "data.moments": "data.batches representation seeds",
+    "data.module": "data.* representation",
+    "evaluation.__init__": "",
+    "evaluation.baselines": "data.batches data.dataset elbo representation runs seeds",
+    "vae": "elbo networks representation variance",
+    "lit": "elbo representation seeds vae",
+    "pictures": "data.batches seeds vae",
+    "callbacks": "pictures lit",
+    "storage": "runs vae",
+    "report.__init__": "",
+    "report.collect": "report.* runs",
+    "report.table": "report.* runs",
+    "job": ALL_BUT_BUILD,
+    "build": "*",
+}
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "base", "manager", "misc"}
+MAX_FUNCTION_LINES = 40
+MAX_FILE_LINES = 300
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, at its top or inside a function; of `from a import b`, a.b."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def libraries(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def project_imports(path: Path) -> set[str]:
+    """The modules of the package among them."""
+    found = set()
+    for name in imports(path):
+        package, _, inside = name.partition(".")
+        if package == "svhn_vae":
+            found.add(next((module for module in (inside, inside.rpartition(".")[0]) if module in FILES), "__init__"))
+    return found
+
+
+def calls(path: Path) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree(path)) if isinstance(node, ast.Call))
+
+
+def says(call: ast.Call, keyword: str, value: object) -> bool:
+    return any(k.arg == keyword and isinstance(k.value, ast.Constant) and k.value.value is value for k in call.keywords)
+
+
+every_module = pytest.mark.parametrize("module", FILES)
+every_file = pytest.mark.parametrize("path", EVERY_FILE.values(), ids=EVERY_FILE)
+
+
+def test_every_module_is_placed():
+    assert sorted(ALLOWED) == sorted(FILES)
+
+
+@every_module
+def test_imports_point_one_way(module):
+    patterns = ALLOWED[module].split()
+    found = project_imports(FILES[module])
+    assert {name for name in found if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)} == set()
+
+
+def test_no_imports_in_a_circle():
+    graph = {module: project_imports(path) - {module} for module, path in FILES.items()}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(FILES)
+
+
+def test_the_reader_of_imports_reads_them():
+    """The rules above would hold of files in which nothing is found."""
+    assert {"job", "data.module", "runs", "report.table"} <= project_imports(FILES["build"])
+    assert {"pictures", "lit"} <= project_imports(FILES["callbacks"])  # `from svhn_vae import pictures`
+    assert {"hydra", "omegaconf", "torch"} <= libraries(FILES["build"])
+
+
+@every_module
+def test_only_build_and_the_scripts_know_hydra(module):
+    known = {"hydra", "omegaconf"} & libraries(FILES[module])
+    assert module == "build" or not known
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name == "runs" or name.startswith("report.")])
+def test_reports_are_light(module):
+    assert {"torch", "lightning", "hydra", "omegaconf"}.isdisjoint(libraries(FILES[module]))
+
+
+@every_file
+def test_nothing_is_unpickled(path):
+    assert UNPICKLERS.isdisjoint(libraries(path))
+    assert "torch.load" not in set(imports(path))  # it is called by its full name, where the next lines see it
+    for call in calls(path):
+        where = f"{path}:{call.lineno}: {ast.unparse(call)}"
+        name = ast.unparse(call.func)
+        reads_a_checkpoint = any(keyword.arg == "ckpt_path" for keyword in call.keywords)
+        if name == "torch.load" or name.endswith("load_from_checkpoint") or reads_a_checkpoint:
+            assert says(call, "weights_only", True), where
+        assert not any(keyword.arg == "allow_pickle" for keyword in call.keywords), where
+
+
+@every_file
+def test_names_say_something(path):
+    assert NAMES_THAT_SAY_NOTHING.isdisjoint(path.relative_to(SRC).with_suffix("").parts)
+
+
+@every_file
+def test_functions_are_short(path):
+    functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
+
+
+@every_file
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES

@@ -1,0 +1,304 @@
+"""How images are divided: nothing is in two parts, neighbours stay together, and the digest names what was loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from svhn_vae.data.dataset import SVHN, Dataset, Source, Synthetic, _loaded, cut_tail, digest, load_once
+from svhn_vae.data.mat import DataError, LabelledImages
+
+REAL = Path(__file__).parents[2] / "shared" / "svhn"
+SPLITS = {"train": range(40), "test": range(100, 120), "extra": range(200, 230)}  # the content of their images
+DIVISIONS = [
+    ["train"], ["train", "extra"], ["extra", "train"], ["extra"],
+    ["test"], ["train", "test"], ["test", "train"], ["train", "test", "extra"],
+]  # fmt: skip
+
+
+def numbered(numbers) -> LabelledImages:
+    """Images that are filled with their number, and its last digit for a label."""
+    numbers = torch.tensor(list(numbers), dtype=torch.uint8)
+    return LabelledImages(numbers[:, None, None, None].expand(-1, 3, 2, 2).clone(), numbers % 10)
+
+
+def numbers_of(part: LabelledImages) -> list[int]:
+    assert torch.equal(part.images[:, 0, 0, 0] % 10, part.labels)
+    return part.images[:, 0, 0, 0].tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbered(Source):
+    """A source in memory."""
+
+    name = "numbered"
+
+    def read(self, split: str) -> LabelledImages:
+        return numbered(SPLITS[split])
+
+
+def source(splits=("train",), limit=None, held_out=0.25) -> Numbered:
+    return Numbered(splits=splits, limit=limit, held_out=held_out)
+
+
+@pytest.fixture
+def empty_cache():
+    _loaded.clear()
+    yield
+    _loaded.clear()
+
+
+# --- the laws -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=DIVISIONS, ids="+".join)
+def splits(request):
+    return request.param
+
+
+@pytest.mark.parametrize("held_out", [0.01, 0.1, 0.25, 0.5, 0.9])
+def test_no_image_is_in_two_parts_and_none_is_lost(splits, held_out):
+    dataset = source(splits, held_out=held_out).load()
+    parts = [numbers_of(part) for part in (dataset.train, dataset.val, dataset.test)]
+    assert all(parts)
+    due = [number for split in {*splits, "test"} for number in SPLITS[split]]
+    assert sorted(number for part in parts for number in part) == sorted(due)
+
+
+def test_validation_is_the_tail_of_the_first_split(splits):
+    val = numbers_of(source(splits).load().val)
+    first = SPLITS[splits[0]][:15] if splits[0] == "test" else SPLITS[splits[0]]  # 15: the last 5 test
+    assert val == list(first[-round(0.25 * len(first)) :])
+
+
+def test_training_images_are_the_others_in_their_order(splits):
+    dataset = source(splits).load()
+    held = {*numbers_of(dataset.val), *numbers_of(dataset.test)}
+    assert numbers_of(dataset.train) == [n for split in splits for n in SPLITS[split] if n not in held]
+
+
+def test_test_images_are_all_of_the_test_split_or_its_tail(splits):
+    test = numbers_of(source(splits).load().test)
+    assert test == list(SPLITS["test"][-5:] if "test" in splits else SPLITS["test"])
+
+
+@pytest.mark.parametrize(("held_out", "num_val"), [(0.1, 4), (0.5, 20), (1e-6, 1), (0.999999, 39)])
+def test_held_out_is_a_fraction_and_leaves_images_on_both_sides(held_out, num_val):
+    dataset = source(held_out=held_out).load()
+    assert (len(dataset.val.labels), len(dataset.train.labels)) == (num_val, 40 - num_val)
+
+
+@pytest.mark.parametrize("held_out", [0, 1, -0.1, 1.5, 750])
+def test_wrong_held_out(held_out):
+    with pytest.raises(DataError, match=rf"data\.held_out must be a fraction above 0 and below 1, got {held_out}"):
+        source(held_out=held_out)
+
+
+def test_one_image_cannot_be_divided():
+    with pytest.raises(DataError, match=r"at least 2 images .* got 1"):
+        cut_tail(numbered([7]), 0.5)
+
+
+@pytest.mark.parametrize("wrong", [[], ["train", "train"], "train"], ids=["none", "twice", "no list"])
+def test_wrong_splits(wrong):
+    with pytest.raises(DataError, match=r"data\.splits"):
+        source(wrong)
+
+
+# --- limit ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (None, [*range(30), *range(200, 230)]),
+        (1.0, [*range(30), *range(200, 230)]),
+        (0.5, [*range(15), *range(200, 215)]),
+        (0.1, [*range(3), *range(200, 203)]),
+        (40, [*range(20), *range(200, 220)]),
+        (60, [*range(30), *range(200, 230)]),
+    ],
+)
+def test_limit_takes_the_start_of_each_split(limit, expected):
+    assert numbers_of(source(["train", "extra"], limit).load().train) == expected
+
+
+@pytest.mark.parametrize("division", [["train"], ["train", "extra"], ["train", "test", "extra"]], ids="+".join)
+def test_count_is_the_number_of_training_images(division):
+    total = len(source(division).load().train.labels)
+    counts = range(1, total + 1)
+    assert [len(source(division, count).load().train.labels) for count in counts] == list(counts)
+
+
+def test_limit_leaves_validation_and_test_alone(splits):
+    whole, limited = source(splits).load(), source(splits, 0.2).load()
+    assert digest(limited.val, limited.test) == digest(whole.val, whole.test)
+    assert limited.train_digest != whole.train_digest
+
+
+def test_limit_above_the_number_of_images():
+    with pytest.raises(
+        DataError, match=r"data\.limit=31 leaves 31 training images, expected 1\.\.30, those of \['train'\]"
+    ):
+        source(limit=31).load()
+
+
+@pytest.mark.parametrize("limit", [0, 0.0, -1, -0.5, 1.5, "20%"])
+def test_wrong_limit(limit):
+    with pytest.raises(DataError, match=rf"data\.limit must be .*, got {limit}"):
+        source(limit=limit)
+
+
+def test_fraction_that_leaves_no_image():
+    with pytest.raises(DataError, match=r"data\.limit"):
+        source(limit=0.001).load()
+
+
+# --- what names a data set ------------------------------------------------------------------------------------------
+
+
+def changed(part: LabelledImages, field: str) -> LabelledImages:
+    """A copy with the last pixel, or the last label, one higher."""
+    array = getattr(part, field).clone()
+    array.view(-1)[-1] += 1
+    return part._replace(**{field: array})
+
+
+def dataset_of(**parts: LabelledImages) -> Dataset:
+    whole = {"train": numbered(range(6)), "val": numbered(range(6, 8)), "test": numbered(range(8, 10))} | parts
+    return Dataset("numbered", False, **whole)
+
+
+@pytest.mark.parametrize("field", ["images", "labels"])
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_digest_changes_with_a_pixel_and_a_label(part, field):
+    before = dataset_of()
+    after = dataset_of(**{part: changed(getattr(before, part), field)})
+    assert after.digest != before.digest
+    assert (after.train_digest != before.train_digest) == (part == "train")
+
+
+def test_digest_changes_with_the_division():
+    other = dataset_of(train=numbered(range(5)), val=numbered(range(5, 8)))
+    assert other.digest != dataset_of().digest
+    black = numbered([0] * 10)  # the same bytes however they are divided
+    few = numbered([0] * 4)
+    assert digest(black, few) != digest(few, black)
+
+
+def test_digest_changes_with_the_order():
+    assert digest(numbered([1, 2])) != digest(numbered([2, 1]))
+
+
+def test_digest_is_of_the_content_alone():
+    assert dataset_of().digest == dataset_of().digest
+    strided = LabelledImages(*(array.repeat_interleave(2, 0)[::2] for array in numbered(range(6))))
+    assert digest(strided) == digest(numbered(range(6)))
+    assert len(digest(strided)) == 16
+    int(digest(strided), 16)
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_equal_sources_are_loaded_once(monkeypatch):
+    reads = []
+    read = Numbered.read
+    monkeypatch.setattr(Numbered, "read", lambda self, split: (reads.append(split), read(self, split))[1])
+    first = load_once(source(["train"]))
+    assert load_once(source(("train",))) is first
+    assert reads == ["train", "test"]
+    assert load_once(source(limit=0.5)) is not first
+    assert len(reads) == 4
+
+
+# --- the two sources ------------------------------------------------------------------------------------------------
+
+
+def synthetic(**settings) -> Synthetic:
+    sizes = {"num_train": 150, "num_test": 30, "drawing_seed": 0}
+    return Synthetic(**{"splits": ["train"], "limit": None, "held_out": 0.1, **sizes, **settings})
+
+
+def test_synthetic_data():
+    dataset = synthetic().load()
+    parts = (dataset.train, dataset.val, dataset.test)
+    assert dataset.is_synthetic
+    assert "synthetic" in dataset.name
+    assert [part.images.shape for part in parts] == [(n, 3, 32, 32) for n in (135, 15, 30)]
+    contents = [image.numpy().tobytes() for part in parts for image in part.images]
+    assert len(set(contents)) == len(contents) == 180
+    assert synthetic().load().digest == dataset.digest
+
+
+def test_drawing_seeds_share_no_image():
+    drawn = [synthetic(num_train=5, num_test=5, drawing_seed=seed).load() for seed in range(4)]
+    images = torch.cat([part.images for dataset in drawn for part in (dataset.train, dataset.val, dataset.test)])
+    assert len(images.flatten(1).unique(dim=0)) == 40
+
+
+def test_synthetic_data_has_no_extra_split():
+    with pytest.raises(DataError, match=r"data=synthetic has the splits train and test, got extra"):
+        synthetic(splits=["train", "extra"]).load()
+
+
+def svhn(root: Path, splits=("train",), limit=None) -> SVHN:
+    nowhere = "http://127.0.0.1:9/nothing-is-downloaded"
+    return SVHN(splits=splits, limit=limit, held_out=0.1, root=str(root), verify="none", url=nowhere)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A folder of format-2 files: image i of a split is filled with its number, but for one brighter corner."""
+    for split, numbers in SPLITS.items():
+        X = np.broadcast_to(np.array(numbers, dtype=np.uint8), (32, 32, 3, len(numbers))).copy()
+        X[0, 31, 2] += 1  # top right, blue
+        y = np.array([[number % 10 or 10] for number in numbers])
+        scipy.io.savemat(tmp_path / f"{split}_32x32.mat", {"X": X, "y": y})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("splits", "counts"),
+    [(["train"], (36, 4, 20)), (["train", "extra"], (66, 4, 20)), (["train", "test", "extra"], (84, 4, 2))],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
+def test_svhn_files(written, splits, counts):
+    dataset = svhn(written, splits).load()
+    parts = (dataset.train, dataset.val, dataset.test)
+    assert tuple(len(numbers_of(part)) for part in parts) == counts
+    assert numbers_of(dataset.val) == [36, 37, 38, 39]
+    corner = dataset.val.images[:, 2, 0, 31]
+    assert corner.tolist() == [37, 38, 39, 40]
+    assert not dataset.is_synthetic
+    assert dataset.name == f"svhn {'+'.join(splits)}"
+
+
+def test_unknown_split(written):
+    with pytest.raises(DataError, match=r"splits are train, test, extra; got 'validation'"):
+        svhn(written, ["validation"]).load()
+
+
+def test_missing_file_of_a_split(written):
+    (written / "test_32x32.mat").unlink()
+    with pytest.raises(DataError, match=r"test_32x32\.mat"):
+        svhn(written).load()
+
+
+@pytest.mark.skipif(not (REAL / "extra_32x32.mat").is_file(), reason="real images not at hand")
+@pytest.mark.parametrize(
+    ("splits", "counts"),
+    [
+        (["train"], (6749, 750, 1499)),
+        (["train", "extra"], (6749 + 1083, 750, 1499)),
+        (["train", "test", "extra"], (6749 + 1349 + 1083, 750, 150)),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
+def test_real_images(splits, counts):
+    dataset = svhn(REAL, splits).load()
+    parts = (dataset.train, dataset.val, dataset.test)
+    assert tuple(len(part.images) for part in parts) == tuple(len(part.labels) for part in parts) == counts
+    validation = scipy.io.loadmat(REAL / "train_32x32.mat")["X"][..., 6749:].transpose(3, 2, 0, 1)
+    np.testing.assert_array_equal(dataset.val.images, validation)

@@ -1,0 +1,229 @@
+"""The real command, as a user types it, on small synthetic data."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from conftest import REPO
+from svhn_vae.build import load_run
+
+DATA = ("data=synthetic", "data.num_train=1200", "data.num_test=200")
+TINY = (*DATA, "trainer=demo", "network_scale=0.03125", "trainer.max_epochs=2")
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """`python src/train.py *arguments`, in an empty working folder."""
+    command = [sys.executable, str(REPO / "src" / "train.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def runs(folder: Path, study: str = "default") -> dict[str, dict]:
+    """Run name -> its status.json."""
+    found = sorted((folder / "outputs" / study).glob("*/status.json"))
+    return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+
+def result(folder: Path, study: str = "default") -> dict:
+    [path] = (folder / "outputs" / study).glob("*/result.json")
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """The 2 x 2 sweep of the front page, tiny."""
+    folder = tmp_path_factory.mktemp("sweep")
+    return folder, train(folder, "-m", "variance=relu_eps,logvar", "pca.whiten=false,true", *TINY)
+
+
+def test_sweep_runs_all_cells_and_prints_one_table(sweep):
+    folder, done = sweep
+    assert done.returncode == 0, done.stderr
+    assert [status["status"] for status in runs(folder).values()] == ["done"] * 4
+    for row in ("variance=relu_eps pca.whiten=true", "variance=logvar pca.whiten=false", "(-) PPCA, K = 500"):
+        assert row in done.stdout
+    assert done.stdout.count("synthetic data") == 1
+
+
+def test_sweep_is_quiet(sweep):
+    """Neither warnings nor the libraries' own talk."""
+    _, done = sweep
+    assert done.stderr == ""
+    assert "warn" not in done.stdout.lower()
+
+
+def test_table_has_the_best_row_first(sweep):
+    _, done = sweep
+    bits = [float(line.split("│")[2]) for line in done.stdout.splitlines() if line.startswith("│ ") and "." in line]
+    assert len(bits) >= 8
+    assert bits == sorted(bits)
+
+
+def test_every_run_leaves_what_the_readme_promises(sweep):
+    folder, _ = sweep
+    for run in (folder / "outputs" / "default").glob("dense-*"):
+        for name in ("status.json", "result.json", "representation.safetensors", ".hydra/config.yaml"):
+            assert (run / name).is_file()
+        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+        assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+        for picture, size in (("samples", (980, 980)), ("reconstructions", (980, 980)), ("data", (980, 980))):
+            with Image.open(run / "figures" / f"{picture}.png") as image:
+                assert image.size == size
+        assert not list(run.rglob("*.partial"))
+
+
+def test_result_is_complete(sweep):
+    folder, _ = sweep
+    run = next((folder / "outputs" / "default").glob("dense-relu_eps-pca500-raw-*"))
+    content = json.loads((run / "result.json").read_text())
+    metrics = content["metrics"]
+    assert content["data"]["synthetic"] is True
+    assert sum(content["parts"].values()) == pytest.approx(metrics["test/bits_per_dim"], abs=1e-4)
+    assert metrics["test/elbo"] == pytest.approx(
+        metrics["test/log_likelihood"] + metrics["test/residual"] + metrics["test/log_det"] - metrics["test/kl"],
+        abs=0.1,
+    )
+    assert {"test/sigma/dead_fraction", "test/active_units", "val/bits_per_dim"} <= set(metrics)
+    assert content["baselines"]["uniform"] == 8
+    assert content["cost"]["steps"] == 2 * (1080 // 100)
+
+
+def test_tensorboard_holds_scalars_pictures_histograms_and_hyperparameters(sweep):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = sweep
+    run = next((folder / "outputs" / "default").glob("dense-*"))
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    tags = events.Tags()
+    assert {"train/bits_per_dim", "val/bits_per_dim", "test/bits_per_dim", "val/kl"} <= set(tags["scalars"])
+    assert {"samples", "reconstructions"} <= set(tags["images"])
+    assert "sigma/log10" in tags["histograms"]
+    assert "hp_metric" not in tags["scalars"]
+    assert "_hparams_/experiment" in events.summary_metadata
+
+
+def test_finished_runs_are_not_run_again(sweep):
+    folder, _ = sweep
+    before = runs(folder)
+    again = train(folder, "-m", "variance=relu_eps,logvar", "pca.whiten=true,false", *TINY)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done already") == 4
+    assert runs(folder) == before
+
+
+def test_a_run_loads_from_a_folder_moved_elsewhere(sweep, tmp_path):
+    folder, _ = sweep
+    run = next((folder / "outputs" / "default").glob("dense-logvar-pca500-white-*"))
+    moved = shutil.copytree(run, tmp_path / "moved")
+    vae = load_run(moved)
+    assert not vae.training
+    images = vae.decode_mean(torch.randn(3, vae.networks.latent_dim))
+    assert images.shape == (3, 3, 32, 32)
+    assert images.isfinite().all()
+
+
+def test_loading_what_is_no_run_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a finished run: there is no"):
+        load_run(tmp_path)
+
+
+def test_a_different_data_set_under_the_same_configuration_is_refused(sweep, tmp_path):
+    folder = shutil.copytree(sweep[0], tmp_path / "copy")
+    run = next((folder / "outputs" / "default").glob("dense-relu_eps-pca500-raw-*"))
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "data": "another"}))
+    refused = train(folder, *TINY)
+    assert refused.returncode == 1
+    assert "on other images" in refused.stdout
+
+
+def test_rerun_keeps_the_earlier_run(sweep, tmp_path):
+    folder = shutil.copytree(sweep[0], tmp_path / "copy")
+    done = train(folder, *TINY, "rerun=true")
+    assert done.returncode == 0, done.stderr
+    assert len(list((folder / "outputs" / "default").glob("dense-relu_eps-pca500-raw-*.previous1"))) == 1
+    assert len(runs(folder)) == 5
+
+
+def test_convolutions_run_with_nothing_else_named(tmp_path):
+    done = train(
+        tmp_path, "model=conv", "variance=shared", *TINY, "network_scale=0.125", "trainer.limit_train_batches=2"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result(tmp_path)["choices"]["pca"] == "none"
+
+
+def test_divergence_is_a_result_and_the_sweep_goes_on(tmp_path):
+    done = train(tmp_path, "-m", "variance=logvar", "optimizer.lr=1e4,1e-3", *TINY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    statuses = {status["status"]: status for status in runs(tmp_path).values()}
+    assert set(statuses) == {"diverged", "done"}
+    assert isinstance(statuses["diverged"]["step"], int)
+    assert "not finite at step" in done.stdout
+    for checkpoint in (tmp_path / "outputs").rglob("*.ckpt"):
+        weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_failing_run_is_one_line_and_the_sweep_goes_on(tmp_path):
+    done = train(tmp_path, "-m", "pca.n_components=2000,20", *TINY)
+    assert done.returncode == 1
+    assert "needs at least as many training images, got 1080" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert sorted(status["status"] for status in runs(tmp_path).values()) == ["done", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=conv", "pca.whiten=true"], "pca.whiten=true needs a PCA"),
+        (["pca.n_components=5000"], "pca.n_components must be in 1..3072"),
+        (["batch_size=5000"], "batch_size must be in 1..1080"),
+        (["data=svhn", "data.root=/nowhere"], "data.root=/nowhere"),
+        (["trainer.accelerator=gpu"], "gpu"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, message):
+    tiny = [word for word in TINY if not word.startswith("data") or "data=svhn" not in arguments]
+    done = train(tmp_path, *tiny, *arguments)
+    assert done.returncode == 1
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("  failed: ")]
+    assert message in line
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_interrupted_run_continues_to_the_same_end(tmp_path):
+    """Killed outright after some epochs, and continued by the same command: every figure as if left alone."""
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    alone.mkdir(), killed.mkdir()
+    arguments = [*TINY, "trainer.max_epochs=12"]
+    assert train(alone, *arguments).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, str(REPO / "src" / "train.py"), *arguments], cwd=killed,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(killed.rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    [status] = runs(killed).values()
+    assert status["status"] == "running"
+    assert train(killed, *arguments).returncode == 0
+    assert result(killed)["metrics"] == result(alone)["metrics"]
+
+
+def test_help_lists_the_groups_and_choices(tmp_path):
+    done = train(tmp_path, "--help")
+    assert done.returncode == 0
+    for word in ("relu_eps", "synthetic", "conv", "study=NAME", "-m variance=relu_eps,logvar pca.whiten=false,true"):
+        assert word in done.stdout
+    assert not os.listdir(tmp_path)

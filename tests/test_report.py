@@ -1,0 +1,320 @@
+"""The report on fake run folders: every run is in it, under a label that tells it from the others, the best first."""
+
+import copy
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from svhn_vae.report.collect import Run, labels, read_runs
+from svhn_vae.report.table import by_data, print_study
+
+SVHN = {"name": "svhn train", "synthetic": False, "digest": "0123456789abcdef"}
+SVHN |= {"num_train": 6749, "num_val": 750, "num_test": 1499}
+SYNTHETIC = {**SVHN, "name": "synthetic", "synthetic": True, "digest": "fedcba9876543210"}
+CONFIG = {
+    "study": "s",
+    "seed": 0,
+    "data": {"_target_": "svhn_vae.data.dataset.SVHN", "root": "/a", "limit": None},
+    "pca": {"_target_": "svhn_vae.representation.PCA", "n_components": 500, "whiten": False},
+    "variance": {"_target_": "svhn_vae.variance.ReluEps", "epsilon": 0.01},
+    "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
+    "trainer": {"_target_": "lightning.Trainer", "max_epochs": 2000, "accelerator": "cpu"},
+}
+CHOICES = {"data": "svhn", "pca": "default", "model": "dense", "variance": "relu_eps", "optimizer": "adam"}
+LOGVAR = {"_target_": "svhn_vae.variance.LogVar"}
+
+
+def result_of(name: str, *, bits=3.0, choices=(), data=SVHN, baselines=(), **settings) -> dict:
+    """A result.json as svhn_vae.job.result_of makes it; `settings` replace whole entries of the configuration."""
+    config = copy.deepcopy(CONFIG) | settings
+    metrics = {"bits_per_dim": bits, "elbo": -1.0, "log_likelihood": 1.0, "residual": 2.0, "log_det": 3.0, "kl": 4.0}
+    return {
+        "name": name,
+        "seed": config["seed"],
+        "choices": {**CHOICES, **dict(choices)},
+        "data": data,
+        "metrics": {f"test/{key}": value for key, value in metrics.items()} | {"test/active_units": 17.0},
+        "parts": {"modelled": 1.125, "kl": 0.25, "residual": 1.625},
+        "baselines": dict(baselines) or {"uniform": 8.0, "PPCA, K = 500": 3.567},
+        "cost": {"seconds": 61.7, "images_per_second": 7207.4, "epochs": 30, "steps": 210, "num_parameters": 10,
+                 "device": "2 CPU threads", "peak_device_bytes": None},
+        "commit": "abc1234",
+        "versions": {"python": "3.11.7"},
+        "config": config,
+    }  # fmt: skip
+
+
+def setting(group: str, **values) -> dict:
+    return {group: {**CONFIG[group], **values}}
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "variances"
+    path.mkdir()
+    return path
+
+
+def write_status(study: Path, name: str, status: str, reason: str = "") -> Path:
+    folder = study / name
+    folder.mkdir()
+    facts = {"started": 1000.0, "data": "d", "status": status, "reason": reason, "step": None, "ended": 1060.0}
+    (folder / "status.json").write_text(json.dumps(facts))
+    return folder
+
+
+def write_done(study: Path, name: str, **settings) -> Path:
+    folder = write_status(study, name, "done")
+    (folder / "result.json").write_text(json.dumps(result_of(name, **settings)))
+    return folder
+
+
+def runs_of(*settings: dict) -> list[Run]:
+    return [Run(f"run{i}", "done", "", 0, result_of(f"run{i}", **given)) for i, given in enumerate(settings)]
+
+
+def printed(study: Path) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    print_study(study, console)
+    return console.file.getvalue()
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of each row of the tables printed; a folded name is put together again."""
+    table: list[list[str]] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("│┃").split("│")]
+        if line.startswith("│") and cells[1]:
+            table.append(cells)
+        elif line.startswith("│"):
+            table[-1][0] += " " + cells[0]
+    return table
+
+
+# --- collect --------------------------------------------------------------------------------------------------------
+
+
+def test_every_status_is_read(study):
+    write_done(study, "a-done", bits=2.5)
+    for name, status in {"b": "running", "c": "interrupted", "d": "diverged", "e": "failed"}.items():
+        write_status(study, name, status, reason=f"because {status}")
+    runs = read_runs(study)
+    assert [run.name for run in runs] == ["a-done", "b", "c", "d", "e"]
+    assert [run.status for run in runs] == ["done", "running", "interrupted", "diverged", "failed"]
+    assert [run.reason for run in runs[1:]] == [f"because {run.status}" for run in runs[1:]]
+    assert {run.ended for run in runs} == {1060.0}
+    assert runs[0].result["metrics"]["test/bits_per_dim"] == 2.5
+    assert all(run.result == {} for run in runs[1:])
+
+
+def test_a_run_that_has_just_begun(study):
+    folder = study / "new"
+    folder.mkdir()
+    (folder / "status.json").write_text('{"status": "running", "started": 1.0, "data": "d"}')
+    assert read_runs(study) == [Run("new", "running", "", 0, {})]
+
+
+def test_an_old_result_of_a_run_that_runs_again_is_not_its_result(study):
+    folder = write_done(study, "again")
+    (folder / "status.json").write_text('{"status": "running", "started": 1.0, "data": "d"}')
+    assert read_runs(study)[0].result == {}
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"name": "a", "metrics": {"test/bits'])
+def test_damaged_result_is_not_dropped_silently(study, content):
+    path = write_done(study, "hurt") / "result.json"
+    path.unlink() if content is None else path.write_text(content)
+    [run] = read_runs(study)
+    assert (run.name, run.status, run.result) == ("hurt", "failed", {})
+    assert "result.json" in run.reason
+    assert "rerun=true" in run.reason
+    assert "failed: hurt: its result.json is missing or damaged" in printed(study)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "do'])
+def test_damaged_status_is_not_dropped_silently(study, content):
+    (write_done(study, "hurt") / "status.json").write_text(content)
+    [run] = read_runs(study)
+    assert (run.name, run.result) == ("hurt", {})
+    assert run.status != "done"
+    assert "hurt" in printed(study)
+
+
+def test_what_is_no_run_or_was_set_aside_is_left_out(study):
+    write_done(study, "run")
+    write_done(study, "run.previous1")
+    (study / "figures").mkdir()
+    (study / "notes.txt").write_text("")
+    assert [run.name for run in read_runs(study)] == ["run"]
+    assert read_runs(study / "missing") == []
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_run_has_its_name():
+    assert labels(runs_of({})) == ["run0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([{"seed": 0}, {"seed": 1}], ["seed=0", "seed=1"]),
+        ([setting("pca", whiten=True), setting("pca", whiten=False)], ["pca.whiten=true", "pca.whiten=false"]),
+        ([setting("pca", n_components=100), {}], ["pca.n_components=100", "pca.n_components=500"]),
+        ([setting("optimizer", betas=[0.5, 0.9]), {}], ["optimizer.betas=[0.5, 0.9]", "optimizer.betas=[0.9, 0.999]"]),
+        (
+            [{"choices": {"variance": "logvar"}, "variance": LOGVAR}, {}],
+            ["variance=logvar", "variance=relu_eps"],
+        ),
+        (
+            [{"seed": 1, **setting("optimizer", lr=1e-3)}, {}, {"seed": 1}],
+            ["seed=1 optimizer.lr=0.001", "seed=0 optimizer.lr=0.0001", "seed=1 optimizer.lr=0.0001"],
+        ),
+        ([{"choices": {"experiment": "small"}, "seed": 1}, {}], ["experiment=small seed=1", "seed=0"]),
+    ],
+    ids=["seed", "boolean", "number", "list", "choice", "two settings", "one without the choice"],
+)
+def test_label_is_what_differs(settings, expected):
+    assert [" ".join(sorted(label.split(" "))) for label in labels(runs_of(*settings))] == [
+        " ".join(sorted(label.split(" "))) for label in expected
+    ]
+
+
+def test_label_has_nothing_that_does_not_change_a_result():
+    moved = {"seed": 1, "study": "other", **setting("data", root="/b"), **setting("trainer", accelerator="gpu")}
+    assert labels(runs_of(moved, {})) == ["seed=1", "seed=0"]
+
+
+def test_labels_tell_every_run_from_every_other():
+    """A group's choice differs, and so does a setting between two runs of the same choice."""
+    runs = runs_of(
+        setting("variance", epsilon=0.01),
+        setting("variance", epsilon=0.001),
+        {"choices": {"variance": "logvar"}, "variance": LOGVAR},
+    )
+    found = labels(runs)
+    assert len(set(found)) == 3, found
+    assert "epsilon" not in found[2]
+
+
+def test_labels_tell_presets_from_each_other_when_changed():
+    demo = {"choices": {"trainer": "demo"}, **setting("trainer", max_epochs=30)}
+    longer = {"choices": {"trainer": "demo"}, **setting("trainer", max_epochs=60)}
+    found = labels(runs_of({"choices": {"trainer": "default"}}, demo, longer))
+    assert len(set(found)) == 3, found
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_on_different_images_are_apart():
+    less = {**SVHN, "digest": "aaaaaaaaaaaaaaaa", "num_train": 1000}
+    runs = runs_of({"data": SVHN}, {"data": SYNTHETIC}, {"data": SVHN}, {"data": less})
+    groups = by_data(runs)
+    assert [[run.name for run in group] for group in groups.values()] == [["run0", "run2"], ["run1"], ["run3"]]
+    assert [data["digest"] in title for data, title in zip((SVHN, SYNTHETIC, less), groups, strict=True)] == [True] * 3
+    assert "6,749 images to train, 1,499 to test" in next(iter(groups))
+
+
+def test_each_data_set_has_its_table(study):
+    write_done(study, "a", data=SVHN, bits=3.1)
+    write_done(study, "b", data=SYNTHETIC, bits=2.1, baselines={"uniform": 8.0, "independent Gaussian": 7.5})
+    text = printed(study)
+    assert text.count(" model ") - text.count("a model ") == 2
+    assert text.index("variances: svhn train data 0123456789abcdef") < text.index("variances: synthetic data fedcba98")
+    assert [row[:2] for row in rows(text)] == [
+        ["a", "3.100"], ["(-) PPCA, K = 500", "3.567"], ["(-) uniform", "8.000"],
+        ["b", "2.100"], ["(-) independent Gaussian", "7.500"], ["(-) uniform", "8.000"],
+    ]  # fmt: skip
+
+
+def test_synthetic_data_is_marked(study):
+    write_done(study, "a", data=SVHN)
+    assert "synthetic" not in printed(study).replace(str(study), "")
+    write_done(study, "b", data=SYNTHETIC)
+    assert "synthetic" in printed(study).replace(str(study), "")
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_in_the_order_of_their_bits(study):
+    write_done(study, "a", seed=0, bits=3.6)
+    write_done(study, "b", seed=1, bits=10.2)
+    write_done(study, "c", seed=2, bits=2.98765)
+    found = [row[:2] for row in rows(printed(study))]
+    assert found == [
+        ["seed=2", "2.988"], ["(-) PPCA, K = 500", "3.567"], ["seed=0", "3.600"], ["(-) uniform", "8.000"],
+        ["seed=1", "10.200"],
+    ]  # fmt: skip
+
+
+def test_a_row_holds_parts_and_cost(study):
+    write_done(study, "a", bits=3.0)
+    assert ["a", "3.000", "1.125", "0.250", "1.625", "17", "7,207", "62"] in rows(printed(study))
+
+
+def test_every_baseline_has_one_row(study):
+    write_done(study, "a", seed=0, baselines={"uniform": 8.0, "PPCA, K = 500": 3.567})
+    write_done(study, "b", seed=1, baselines={"uniform": 8.0, "PPCA, K = 100": 4.5})
+    names = [row[0] for row in rows(printed(study)) if row[0].startswith("(-)")]
+    assert names == ["(-) PPCA, K = 500", "(-) PPCA, K = 100", "(-) uniform"]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_run_without_a_number_stands_last(study, place):
+    """Nothing is less than NaN: where it stood, the rows around it would be in no order."""
+    bits = [2.5, 3.0, 3.9]
+    bits.insert(place, float("nan"))
+    for seed, value in enumerate(bits):
+        write_done(study, f"run{seed}", seed=seed, bits=value)
+    assert [row[1] for row in rows(printed(study))] == ["2.500", "3.000", "3.567", "3.900", "8.000", "nan"]
+
+
+def test_a_long_label_is_folded_and_no_figure_is_cut(study):
+    name = "dense-per_dimension-pca1000-white-spectrum-seed0-0123abcd"
+    write_done(study, name, bits=2.75)
+    text = printed(study)
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines() if "│" in line) <= 120
+    assert [row[0].replace(" ", "") for row in rows(text) if row[1] == "2.750"] == [name]
+
+
+def test_what_did_not_finish_is_listed_with_its_reason(study):
+    write_done(study, "a", bits=3.0)
+    reason = "the loss was not finite at step 41; it was 812.3 nats the step before [and this is no markup]"
+    write_status(study, "logvar-seed0", "diverged", reason)
+    write_status(study, "conv-seed0", "failed", "conv needs image-shaped features (C, H, W), got (500,)")
+    lines = printed(study).splitlines()
+    assert f"diverged: logvar-seed0: {reason}" in lines
+    assert "failed: conv-seed0: conv needs image-shaped features (C, H, W), got (500,)" in lines
+    assert not any("logvar-seed0" in row[0] for row in rows("\n".join(lines)))
+
+
+def test_a_study_in_which_nothing_finished(study):
+    write_status(study, "b", "failed", "no images")
+    text = printed(study)
+    assert "failed: b: no images" in text
+    assert rows(text) == []
+
+
+def test_where_the_files_are(study):
+    write_done(study, "a")
+    text = printed(study)
+    assert f"{study}/*/figures/*.png" in text
+    assert f"tensorboard --logdir {study}" in text
+
+
+def test_report_needs_neither_torch_nor_lightning():
+    code = (
+        "import sys, svhn_vae.runs, svhn_vae.report.collect, svhn_vae.report.table;"
+        "print({'torch', 'lightning', 'hydra', 'omegaconf', 'sklearn', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
