@@ -54,9 +54,8 @@ def train(cfg: DictConfig, folder: RunFolder) -> float:
     folder.begin(dataset.digest)
     result = job.run(built)
     folder.end("done")
-    print(
-        f"  test {result['metrics']['test/bits_per_dim']:.3f} bits/dim, {result['cost']['seconds']:.0f} s", flush=True
-    )
+    bits, seconds = result["metrics"]["test/bits_per_dim"], result["cost"]["seconds"]
+    print(f"  test {bits:.3f} bits/dim on {dataset.name} data, trained in {seconds:.0f} s", flush=True)
     return result["metrics"]["val/bits_per_dim"]
 
 

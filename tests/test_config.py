@@ -84,6 +84,5 @@ def test_the_run_folder_is_named_by_the_configuration():
     assert folder.startswith("outputs/try/dense-logvar-pca500-white-spectrum-seed3-")
     assert composed("seed=3", "pca.whiten=true", "variance=logvar", "study=try").hydra.run.dir == folder
     assert composed("seed=4", "pca.whiten=true", "variance=logvar", "study=try").hydra.run.dir != folder
-    assert run_name({"pca": {}, "seed": 0}, {"model": "conv", "variance": "shared", "pca": "none"}).startswith(
-        "conv-sh"
-    )
+    pixels = {"model": "conv", "variance": "shared", "pca": "none", "data": "synthetic"}
+    assert run_name({"pca": {}, "seed": 0}, pixels).startswith("conv-shared-synthetic-pixels-seed0-")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from conftest import REPO
-from svhn_vae.build import load_run
+from svhn_vae import load_run
 
 DATA = ("data=synthetic", "data.num_train=1200", "data.num_test=200")
 TINY = (*DATA, "trainer=demo", "network_scale=0.03125", "trainer.max_epochs=2")
@@ -50,7 +50,7 @@ def test_sweep_runs_all_cells_and_prints_one_table(sweep):
     assert [status["status"] for status in runs(folder).values()] == ["done"] * 4
     for row in ("variance=relu_eps pca.whiten=true", "variance=logvar pca.whiten=false", "(-) PPCA, K = 500"):
         assert row in done.stdout
-    assert done.stdout.count("synthetic data") == 1
+    assert done.stdout.count("default: synthetic data") == 1
 
 
 def test_sweep_is_quiet(sweep):
@@ -74,7 +74,7 @@ def test_every_run_leaves_what_the_readme_promises(sweep):
             assert (run / name).is_file()
         assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
         assert list((run / "tensorboard").glob("events.out.tfevents.*"))
-        for picture, size in (("samples", (980, 980)), ("reconstructions", (980, 980)), ("data", (980, 980))):
+        for picture, size in (("samples", (980, 1000)), ("reconstructions", (980, 1000)), ("data", (980, 1000))):
             with Image.open(run / "figures" / f"{picture}.png") as image:
                 assert image.size == size
         assert not list(run.rglob("*.partial"))
@@ -82,7 +82,7 @@ def test_every_run_leaves_what_the_readme_promises(sweep):
 
 def test_result_is_complete(sweep):
     folder, _ = sweep
-    run = next((folder / "outputs" / "default").glob("dense-relu_eps-pca500-raw-*"))
+    run = next((folder / "outputs" / "default").glob("dense-relu_eps-synthetic-pca500-raw-*"))
     content = json.loads((run / "result.json").read_text())
     metrics = content["metrics"]
     assert content["data"]["synthetic"] is True
@@ -121,7 +121,7 @@ def test_finished_runs_are_not_run_again(sweep):
 
 def test_a_run_loads_from_a_folder_moved_elsewhere(sweep, tmp_path):
     folder, _ = sweep
-    run = next((folder / "outputs" / "default").glob("dense-logvar-pca500-white-*"))
+    run = next((folder / "outputs" / "default").glob("dense-logvar-synthetic-pca500-white-*"))
     moved = shutil.copytree(run, tmp_path / "moved")
     vae = load_run(moved)
     assert not vae.training
@@ -137,7 +137,7 @@ def test_loading_what_is_no_run_says_so(tmp_path):
 
 def test_a_different_data_set_under_the_same_configuration_is_refused(sweep, tmp_path):
     folder = shutil.copytree(sweep[0], tmp_path / "copy")
-    run = next((folder / "outputs" / "default").glob("dense-relu_eps-pca500-raw-*"))
+    run = next((folder / "outputs" / "default").glob("dense-relu_eps-synthetic-pca500-raw-*"))
     status = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps({**status, "data": "another"}))
     refused = train(folder, *TINY)
@@ -149,7 +149,7 @@ def test_rerun_keeps_the_earlier_run(sweep, tmp_path):
     folder = shutil.copytree(sweep[0], tmp_path / "copy")
     done = train(folder, *TINY, "rerun=true")
     assert done.returncode == 0, done.stderr
-    assert len(list((folder / "outputs" / "default").glob("dense-relu_eps-pca500-raw-*.previous1"))) == 1
+    assert len(list((folder / "outputs" / "default").glob("dense-relu_eps-synthetic-pca500-raw-*.previous1"))) == 1
     assert len(runs(folder)) == 5
 
 

@@ -11,14 +11,13 @@ from hydra.experimental.callback import Callback as HydraCallback
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from svhn_vae import runs
 from svhn_vae.data.module import DataModule
 from svhn_vae.job import Job
 from svhn_vae.lit import NUM_DIMS, LitVAE
 from svhn_vae.report.collect import read_runs
-from svhn_vae.report.table import print_study
+from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs import RunFolder
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.storage import load_best, load_representation
@@ -174,12 +173,6 @@ def described(path: Path) -> str:
     """The first comment of a YAML file that says something to a person."""
     comments = re.findall(r"^# (?!@package)(.*)$", path.read_text(), re.MULTILINE)
     return comments[0] if comments else ""
-
-
-def wide_console() -> Console:
-    """As wide as the terminal, and wide enough for the table where there is none (a file, CI)."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
 
 
 class StudyTable(HydraCallback):

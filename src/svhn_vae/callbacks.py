@@ -94,9 +94,14 @@ class Pictures(Callback):
         if trainer.current_epoch % self.every_n_epochs or not isinstance(trainer.logger, TensorBoardLogger):
             return
         vae, board, step = pl_module.vae, trainer.logger.experiment, trainer.global_step
-        images = trainer.datamodule.dataset.val.images[:20]
-        board.add_image("samples", pictures.samples(vae, 5, 10), step, dataformats="HWC")
-        board.add_image("reconstructions", pictures.reconstructions(vae, images), step, dataformats="HWC")
+        dataset = trainer.datamodule.dataset
+        shown = {
+            "samples": pictures.samples(vae, 5, 10),
+            "reconstructions": pictures.reconstructions(vae, dataset.val.images[:30], 10),
+        }
+        for name, picture in shown.items():
+            caption = f"{name}, {dataset.name} data, epoch {trainer.current_epoch}"
+            board.add_image(name, pictures.captioned(picture, caption), step, dataformats="HWC")
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood
         log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()

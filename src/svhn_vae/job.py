@@ -69,13 +69,20 @@ def announce_hyperparameters(job: Job) -> None:
 
 
 def draw(job: Job) -> None:
-    """The pictures of a run: training images, samples, reconstructions of validation images."""
-    vae, dataset, figures = job.module.vae.eval(), job.data.dataset, job.folder.figures
-    x = dataset.train.images[:: max(1, len(dataset.train.images) // 100)][:100] / 255
-    pictures.write_png(pictures.grid(x, 10), figures / "data.png")
-    pictures.write_png(pictures.samples(vae), figures / "samples.png")
-    rebuilt = pictures.reconstructions(vae, dataset.val.images[:50])
-    pictures.write_png(rebuilt, figures / "reconstructions.png")
+    """The pictures of a run: training images, samples of the prior, reconstructions of validation images."""
+    vae, dataset = job.module.vae.eval(), job.data.dataset
+    train = dataset.train.images
+    shown = {
+        "data": (pictures.grid(train[:: max(1, len(train) // 100)][:100] / 255, 10), "training images"),
+        "samples": (pictures.samples(vae, 10, 10), "samples of the prior"),
+        "reconstructions": (
+            pictures.reconstructions(vae, dataset.val.images[:50], 10),
+            "validation images, below each row its reconstructions",
+        ),
+    }
+    for name, (picture, what) in shown.items():
+        caption = f"{what}, {dataset.name} data, {job.folder.path.name}"
+        pictures.write_png(pictures.captioned(picture, caption), job.folder.figures / f"{name}.png")
 
 
 def result_of(job: Job, metrics: dict[str, float], cost: Config) -> Config:

@@ -45,6 +45,7 @@ def run_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     """A readable name and the hash of the identity, for instance dense-logvar-pca500-white-spectrum-seed0-1a2b3c4d."""
     pca = config["pca"]
     words = [choices["model"], choices["variance"]]
+    words += ["synthetic"] if choices["data"] == "synthetic" else []
     if choices["pca"] == "none":
         words += ["pixels"]
     else:

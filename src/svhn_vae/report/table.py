@@ -13,6 +13,12 @@ METRIC = "test/bits_per_dim"
 PARTS = ("modelled", "kl", "residual")
 
 
+def wide_console() -> Console:
+    """As wide as the terminal, and wide enough for the table where there is none (a file, CI)."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
 def print_study(study: Path, console: Console) -> None:
     """Prints the study's table, what did not finish, and where its files are."""
     runs = read_runs(study)

@@ -1,0 +1,53 @@
+"""Scores models without a network on a data set: python src/baselines.py data.root=FOLDER data.verify=none
+
+Fitted on the training images, as every run's table has them, and on training and validation images together:
+a baseline has nothing to select, and figures elsewhere are often for whole files.
+"""
+
+import argparse
+import sys
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.table import Table
+
+from svhn_vae.build import CONF, cache_folder, register_resolvers
+from svhn_vae.data.dataset import concatenate, digest, load_once
+from svhn_vae.data.mat import DataError
+from svhn_vae.data.moments import moments_once
+from svhn_vae.evaluation.baselines import score
+from svhn_vae.report.table import wide_console
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="as for train.py: data=synthetic, pca.n_components=1000, ...")
+    register_resolvers()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            cfg = compose("train", parser.parse_args().overrides)
+        wide_console().print(baseline_table(cfg))
+    except (HydraException, DataError) as error:
+        sys.exit(f"failed: {' '.join(str(error).split())}")
+
+
+def baseline_table(cfg: DictConfig) -> Table:
+    dataset = load_once(instantiate(cfg.data, _convert_="all"))
+    table = Table(
+        title=f"{dataset.name} data, bits/dim of {len(dataset.test.labels):,} test images", title_justify="left"
+    )
+    table.add_column("model without a network")
+    columns = []
+    for images in (dataset.train, concatenate([dataset.train, dataset.val])):
+        moments = moments_once(images.images, digest(images), cache_folder(cfg))
+        columns.append(score(dataset.test.images, moments, cfg.pca.n_components))
+        table.add_column(f"fitted on {len(images.labels):,}", justify="right")
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(f"{column[name]:.3f}" if name in column else "-" for column in columns))
+    return table
+
+
+if __name__ == "__main__":
+    main()
