@@ -32,24 +32,25 @@ def main(cfg: DictConfig) -> float:
         folder.end("diverged", str(error), error.step)
         print(f"  diverged: {error}", flush=True)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
-        folder.end("interrupted", "the same command continues it")
+        if not folder.is_finished:
+            folder.end("interrupted", "the same command continues it")
         raise
     except Exception as error:
-        log = folder.path / "error.log"
-        log.write_text(traceback.format_exc())
         reason = one_line(error)
-        folder.end("failed", reason)
-        print(f"  failed: {reason} (traceback: {log})", flush=True)
+        folder.error_log.write_text(traceback.format_exc())
+        if not folder.is_finished:
+            folder.end("failed", reason)
+        print(f"  failed: {reason} (traceback: {folder.error_log})", flush=True)
     return math.nan
 
 
 def train(cfg: DictConfig, folder: RunFolder) -> float:
     """Runs the job, or says why it need not run."""
     built = build_job(cfg, choices(HydraConfig.get()), folder)
-    status, dataset = folder.facts.get("status"), built.data.dataset
-    if status in ("done", "diverged") and not cfg.rerun:
-        return finished(folder, status, dataset.digest)
-    if cfg.rerun and status:
+    dataset = built.data.dataset
+    if folder.is_finished and not cfg.rerun:
+        return finished(folder, dataset.digest)
+    if cfg.rerun and folder.facts:
         print(f"  the earlier run is now {folder.set_aside()}", flush=True)
     folder.begin(dataset.digest)
     result = job.run(built)
@@ -59,9 +60,10 @@ def train(cfg: DictConfig, folder: RunFolder) -> float:
     return result["metrics"]["val/bits_per_dim"]
 
 
-def finished(folder: RunFolder, status: str, digest: str) -> float:
+def finished(folder: RunFolder, digest: str) -> float:
     """A finished run is not run again; on other data it would be another run."""
-    if (before := folder.facts.get("data")) != digest:
+    status, before = folder.facts["status"], folder.facts.get("data")
+    if before != digest:
         raise ValueError(
             f"this configuration is {status} already on other images (data {before}, now {digest}): "
             "use another study=NAME, or rerun=true"

@@ -143,6 +143,15 @@ def test_a_different_data_set_under_the_same_configuration_is_refused(sweep, tmp
     refused = train(folder, *TINY)
     assert refused.returncode == 1
     assert "on other images" in refused.stdout
+    assert runs(folder)[run.name]["status"] == "done"
+
+
+def test_a_finished_run_stays_finished_whatever_goes_wrong_later(sweep, tmp_path):
+    folder = shutil.copytree(sweep[0], tmp_path / "copy")
+    failed = train(folder, *TINY, "trainer.accelerator=gpu")  # no part of the configuration's identity
+    assert failed.returncode == 1
+    assert "failed: " in failed.stdout
+    assert {status["status"] for status in runs(folder).values()} == {"done"}
 
 
 def test_rerun_keeps_the_earlier_run(sweep, tmp_path):

@@ -11,7 +11,7 @@ import scipy.io
 import torch
 
 from svhn_vae.data import mat
-from svhn_vae.data.mat import DataError, read_mat, read_mats
+from svhn_vae.data.mat import DataError, read_mat
 
 REAL = Path(__file__).parents[2] / "shared" / "svhn"
 NUM = 5
@@ -122,11 +122,6 @@ def test_pixel_is_where_it_was(written):
         assert image[i, c, h, w] == X[h, w, c, i]
 
 
-def test_files_are_joined_in_order(written):
-    paths = [written(mat_bytes(), "a.mat"), written(mat_bytes(False, X=X[..., ::-1], y=Y[::-1]), "b.mat")]
-    assert_oracle(read_mats(paths), np.concatenate([X, X[..., ::-1]], axis=3), np.concatenate([Y, Y[::-1]]))
-
-
 BAD = {
     "empty": (b"", "empty"),
     "text": (b"not here, moved to another server\n" * 9, "no .mat file"),
@@ -214,12 +209,6 @@ def test_interrupt_is_not_hidden(written, monkeypatch):
     monkeypatch.setattr(mat.scipy.io, "loadmat", read)
     with pytest.raises(KeyboardInterrupt):
         read_mat(written(mat_bytes()))
-
-
-def test_all_files_are_checked_before_one_is_read(written, monkeypatch):
-    monkeypatch.setattr(mat, "_fill", lambda *_: pytest.fail("read a file although the next one is bad"))
-    with pytest.raises(DataError, match=r"b\.mat: interrupted"):
-        read_mats([written(mat_bytes(), "a.mat"), written(mat_bytes()[:-1], "b.mat")])
 
 
 @pytest.mark.parametrize("compressed", [False, True])

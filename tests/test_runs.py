@@ -128,10 +128,8 @@ def test_name_ends_in_the_hash_of_the_identity():
     """Folders on disks have such names: under another rule, finished runs would run again."""
     config = {"seed": 3, "study": "default", "pca": {"n_components": None}}
     sha = hashlib.sha256(b'{"pca.n_components": null, "seed": 3}').hexdigest()
-    assert (
-        run_name(config, {"model": "conv", "variance": "x", "pca": "none", "data": "svhn"})
-        == f"conv-x-pixels-seed3-{sha[:8]}"
-    )
+    choices = {"model": "conv", "variance": "x", "pca": "none", "data": "svhn"}
+    assert run_name(config, choices) == f"conv-x-pixels-seed3-{sha[:8]}"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def run(job: Job) -> Config:
     start = time.monotonic()
     trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
     seconds = time.monotonic() - start
-    cost = cost_of(job, seconds)
+    cost = cost_of(job, seconds) | {"continued": resume is not None}
     load_best(job.module.vae, folder)
     [val] = trainer.validate(job.module, datamodule=job.data, verbose=False)
     [test] = trainer.test(job.module, datamodule=job.data, verbose=False)
@@ -63,9 +63,16 @@ def announce_hyperparameters(job: Job) -> None:
 
     Lightning's own way logs a placeholder value, which then stands in the curves.
     """
-    values = {key: value for key, value in identity(job.config).items() if isinstance(value, bool | int | float | str)}
-    for summary in hparams({**values, **job.choices}, dict.fromkeys(HPARAMS_METRICS, 0.0)):
+    settings = {**identity(job.config), **job.choices}
+    values = {key: value for key, value in settings.items() if is_hyperparameter(key, value)}
+    for summary in hparams(values, dict.fromkeys(HPARAMS_METRICS, 0.0)):
         job.trainer.logger.experiment.file_writer.add_summary(summary)
+
+
+def is_hyperparameter(key: str, value: object) -> bool:
+    """A number, a switch or a name that one would sweep."""
+    inner = key.startswith("callbacks") or key.rpartition(".")[2].startswith("_")
+    return isinstance(value, bool | int | float | str) and not inner
 
 
 def draw(job: Job) -> None:
@@ -117,7 +124,7 @@ def data_facts(dataset: Dataset) -> Config:
 
 
 def cost_of(job: Job, seconds: float) -> Config:
-    """What training took, from `fit` to its end, validation and checkpoints included."""
+    """What `fit` took, validation and checkpoints included; of a continued run, its last part."""
     trainer = job.trainer
     progress = next(callback for callback in trainer.callbacks if isinstance(callback, Progress))
     device = trainer.strategy.root_device

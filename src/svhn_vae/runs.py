@@ -86,11 +86,17 @@ class RunFolder:
         self.representation = path / "representation.safetensors"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.best_checkpoint = self.checkpoints / "best.ckpt"
+        self.error_log = path / "error.log"
 
     @property
     def facts(self) -> Config:
         """status (running, interrupted, done, diverged, failed), reason, step, started, ended; {} before it begins."""
         return read_json(self.path / "status.json")
+
+    @property
+    def is_finished(self) -> bool:
+        """It has its result, and nothing that happens later may take it away."""
+        return self.facts.get("status") in ("done", "diverged")
 
     @property
     def result(self) -> Config:

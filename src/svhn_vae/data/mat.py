@@ -8,7 +8,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -43,23 +43,17 @@ class LabelledImages(NamedTuple):
 
 
 def read_mat(path: Path) -> LabelledImages:
-    """The images and labels of one file; DataError if it is not a whole file of format 2."""
-    return read_mats([path])
+    """The images and labels of one file; DataError if it is not a whole file of format 2.
 
-
-def read_mats(paths: Sequence[Path]) -> LabelledImages:
-    """The images and labels of several files, one after the other.
-
-    All files are checked before the first is loaded. Peak memory: the result and the largest single file.
+    Peak memory: twice the images, once as scipy reads them and once in our order.
     """
-    counts = [_count_images(path) for path in paths]
+    count = _count_images(path)
     try:
-        images = torch.empty(sum(counts), 3, 32, 32, dtype=torch.uint8)
+        images = torch.empty(count, 3, 32, 32, dtype=torch.uint8)
     except RuntimeError as error:  # torch's out of memory
-        raise DataError(f"{paths[0]}: no memory for {sum(counts):,} images of 3,072 bytes: load fewer files") from error
-    labels = torch.empty(sum(counts), dtype=torch.uint8)
-    for path, *parts in zip(paths, images.split(counts), labels.split(counts), strict=True):
-        _fill(path, *parts)
+        raise DataError(f"{path}: no memory for {count:,} images of 3,072 bytes: a larger machine is needed") from error
+    labels = torch.empty(count, dtype=torch.uint8)
+    _fill(path, images, labels)
     return LabelledImages(images, labels)
 
 

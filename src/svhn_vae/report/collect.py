@@ -14,7 +14,6 @@ class Run(NamedTuple):
     name: str
     status: str
     reason: str  # why it diverged or failed
-    ended: float  # seconds since 1970, 0 while it runs
     result: dict[str, Any]  # {} unless done
 
 
@@ -30,7 +29,7 @@ def _read(folder: RunFolder) -> Run:
     if status == "done" and not result:
         status, facts = "failed", {"reason": "its result.json is missing or damaged: rerun=true makes it anew"}
     finished = result if status == "done" else {}
-    return Run(folder.path.name, status, facts.get("reason", ""), facts.get("ended", 0), finished)
+    return Run(folder.path.name, status, facts.get("reason", ""), finished)
 
 
 PRESETS = ("trainer", "experiment")  # their choices set values of other groups
