@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from svhn_vae import job
 from svhn_vae.build import build_job, choices, register_resolvers
+from svhn_vae.commandline import check
 from svhn_vae.data.mat import DataError
 from svhn_vae.lit import Diverged
 from svhn_vae.runs import RunFolder
@@ -23,8 +24,7 @@ register_resolvers()
 def main(cfg: DictConfig) -> float:
     """One run of a sweep. Returns its val/bits_per_dim, NaN if it diverged or failed: a sweep goes on."""
     quiet()
-    hydra_cfg = HydraConfig.get()
-    folder = RunFolder(Path(hydra_cfg.runtime.output_dir))
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     print(f"\n{folder.path.name}", flush=True)
     try:
         return train(cfg, folder)
@@ -46,10 +46,17 @@ def main(cfg: DictConfig) -> float:
 
 def train(cfg: DictConfig, folder: RunFolder) -> float:
     """Runs the job, or says why it need not run."""
-    built = build_job(cfg, choices(HydraConfig.get()), folder)
-    dataset = built.data.dataset
+    hydra_cfg = HydraConfig.get()
+    check(cfg, list(hydra_cfg.overrides.task), choices(hydra_cfg))
+    built = build_job(cfg, choices(hydra_cfg), folder)
+    dataset, before = built.data.dataset, folder.facts.get("data")
+    if before not in (None, dataset.digest) and not cfg.rerun:
+        raise ValueError(
+            f"this configuration has run already on other images (data {before}, now {dataset.digest}): "
+            "use another study=NAME, or rerun=true"
+        )
     if folder.is_finished and not cfg.rerun:
-        return finished(folder, dataset.digest)
+        return finished(folder)
     if cfg.rerun and folder.facts:
         print(f"  the earlier run is now {folder.set_aside()}", flush=True)
     folder.begin(dataset.digest)
@@ -60,14 +67,9 @@ def train(cfg: DictConfig, folder: RunFolder) -> float:
     return result["metrics"]["val/bits_per_dim"]
 
 
-def finished(folder: RunFolder, digest: str) -> float:
-    """A finished run is not run again; on other data it would be another run."""
-    status, before = folder.facts["status"], folder.facts.get("data")
-    if before != digest:
-        raise ValueError(
-            f"this configuration is {status} already on other images (data {before}, now {digest}): "
-            "use another study=NAME, or rerun=true"
-        )
+def finished(folder: RunFolder) -> float:
+    """A finished run is not run again."""
+    status = folder.facts["status"]
     print(f"  {status} already; rerun=true to start over", flush=True)
     return folder.result["metrics"]["val/bits_per_dim"] if status == "done" else math.nan
 

@@ -5,7 +5,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 
 from conftest import CONF, composed, options
-from svhn_vae.build import build_module, build_trainer, build_vae, help_text
+from svhn_vae.build import build_module, build_trainer, build_vae
+from svhn_vae.commandline import help_text
 from svhn_vae.runs import RunFolder, run_name
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())

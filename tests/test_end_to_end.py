@@ -198,6 +198,7 @@ def test_a_failing_run_is_one_line_and_the_sweep_goes_on(tmp_path):
         (["batch_size=5000"], "batch_size must be in 1..1080"),
         (["data=svhn", "data.root=/nowhere"], "data.root=/nowhere"),
         (["trainer.accelerator=gpu"], "gpu"),
+        (["pca.whiten=maybe"], "pca.whiten must be true or false, got maybe"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, message):
@@ -209,25 +210,48 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_an_interrupted_run_continues_to_the_same_end(tmp_path):
-    """Killed outright after some epochs, and continued by the same command: every figure as if left alone."""
+def train_and_kill(folder: Path, wanted: str, *arguments: str) -> None:
+    """The same, killed outright when a file matching `wanted` is there."""
+    command = [sys.executable, str(REPO / "src" / "train.py"), *arguments]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(folder.rglob(wanted)) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+
+
+EARLY_END = ["callbacks.early_stopping.min_delta=1000", "callbacks.early_stopping.patience=2"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "arguments"),
+    [
+        ("last.ckpt", []),
+        ("last.ckpt", ["trainer.check_val_every_n_epoch=2", "monitor=train/bits_per_dim"]),
+        ("data.png", EARLY_END),  # killed after its training
+    ],
+)
+def test_an_interrupted_run_continues_to_the_same_end(wanted, arguments, tmp_path):
+    """Killed outright and continued by the same command: every figure as if left alone."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     alone.mkdir(), killed.mkdir()
-    arguments = [*TINY, "trainer.max_epochs=12"]
+    arguments = [*TINY, "trainer.max_epochs=12", *arguments]
     assert train(alone, *arguments).returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, str(REPO / "src" / "train.py"), *arguments], cwd=killed,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(killed.rglob("last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    train_and_kill(killed, wanted, *arguments)
     [status] = runs(killed).values()
     assert status["status"] == "running"
-    assert train(killed, *arguments).returncode == 0
+    done = train(killed, *arguments)
+    assert done.returncode == 0, done.stdout
     assert result(killed)["metrics"] == result(alone)["metrics"]
+
+
+def test_an_interrupted_run_is_not_continued_on_other_images(tmp_path):
+    train_and_kill(tmp_path, "last.ckpt", *TINY, "trainer.max_epochs=12")
+    [path] = tmp_path.rglob("status.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": "another"}))
+    refused = train(tmp_path, *TINY, "trainer.max_epochs=12")
+    assert refused.returncode == 1
+    assert "on other images" in refused.stdout
 
 
 def test_help_lists_the_groups_and_choices(tmp_path):

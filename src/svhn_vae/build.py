@@ -1,22 +1,19 @@
 """From a configuration to objects. Hydra makes the leaves, the wiring is Python; no DictConfig leaves this file."""
 
-import re
-import time
 from pathlib import Path
 
 import lightning as L  # noqa: N812  its usual name
 import pooch
 import torch
-from hydra.experimental.callback import Callback as HydraCallback
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae import runs
+from svhn_vae.commandline import help_text
 from svhn_vae.data.module import DataModule
 from svhn_vae.job import Job
 from svhn_vae.lit import NUM_DIMS, LitVAE
-from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs import RunFolder
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.storage import load_best, load_representation
@@ -28,14 +25,25 @@ assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
 
 def register_resolvers() -> None:
-    """What the YAML files compute: `scaled` widths, the run's folder name, the text of --help."""
-    for name, resolver in {"scaled": scaled, "run_name": _run_name, "train_help": lambda: help_text(CONF)}.items():
+    """What the YAML files compute: widths, what a metric is of, the run's folder name, the text of --help."""
+    resolvers = {
+        "scaled": scaled,
+        "is_of_training": is_of_training,
+        "run_name": _run_name,
+        "train_help": lambda: help_text(CONF),
+    }
+    for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def scaled(size: int, *, _root_: DictConfig) -> int:
     """A width times network_scale, at least 1."""
     return max(1, round(int(size) * _root_.network_scale))
+
+
+def is_of_training(metric: str) -> bool:
+    """Such a metric is there when an epoch has wholly ended, the others after a validation."""
+    return metric.startswith("train/")
 
 
 def _run_name(*, _root_: DictConfig) -> str:
@@ -108,7 +116,7 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
         cfg.trainer,
         default_root_dir=folder.path,
         logger=logger(save_dir=folder.path),
-        callbacks=[*instantiate(cfg.callbacks, _convert_="all").values(), *checkpoints(folder, cfg.monitor)],
+        callbacks=[*instantiate(cfg.callbacks, _convert_="all").values(), *checkpoints(folder, cfg)],
         enable_progress_bar=True,  # callbacks.Progress
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -117,11 +125,18 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
     )
 
 
-def checkpoints(folder: RunFolder, monitor: str) -> list[Callback]:
-    """best.ckpt, weights alone, and last.ckpt, to continue from; each after a validation."""
+def checkpoints(folder: RunFolder, cfg: DictConfig) -> list[Callback]:
+    """best.ckpt, the weights with the best score so far, and last.ckpt, to continue from.
+
+    last.ckpt is written when an epoch has wholly ended: the continuation begins with the next one.
+    """
     common = {"dirpath": folder.checkpoints, "enable_version_counter": False}
-    best = ModelCheckpoint(**common, filename="best", monitor=monitor, mode="min", save_weights_only=True)
-    return [best, ModelCheckpoint(**common, filename="last")]
+    at_epoch_end, every_n = is_of_training(cfg.monitor), cfg.checkpoint_every_n_epochs
+    best = {"filename": "best", "monitor": cfg.monitor, "save_weights_only": True}
+    return [
+        ModelCheckpoint(**common, **best, save_on_train_epoch_end=at_epoch_end),
+        ModelCheckpoint(**common, filename="last", every_n_epochs=every_n, save_on_train_epoch_end=True),
+    ]
 
 
 def cache_folder(cfg: DictConfig) -> Path:
@@ -131,8 +146,8 @@ def cache_folder(cfg: DictConfig) -> Path:
 def load_run(path: str | Path) -> VAE:
     """The finished run in a folder, wherever it was moved: its best weights, on the CPU, in evaluation mode.
 
-    Raises FileNotFoundError if the folder holds no run with a best checkpoint. Runs no code from the files: YAML
-    that names the classes, safetensors, and a checkpoint read with weights_only.
+    Raises FileNotFoundError if the folder holds no run with a best checkpoint, ValueError if its configuration names
+    classes of others. Nothing is unpickled: safetensors, and a checkpoint read with weights_only.
     """
     register_resolvers()
     folder = RunFolder(Path(path))
@@ -140,52 +155,11 @@ def load_run(path: str | Path) -> VAE:
     for needed in (config, folder.representation, folder.best_checkpoint):
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
-    vae = build_vae(OmegaConf.load(config))
+    cfg = OmegaConf.load(config)
+    for group in ("pca", "model", "variance"):
+        if not str(cfg[group].get("_target_")).startswith("svhn_vae."):
+            raise ValueError(f"{config}: {group} must be a class of svhn_vae, got {cfg[group].get('_target_')}")
+    vae = build_vae(cfg)
     load_best(vae, folder)
     load_representation(vae, folder)
     return vae.eval()
-
-
-def help_text(conf: Path) -> str:
-    """The text of --help: the groups and their choices, each with the first comment of its file."""
-    lines = ["Trains VAEs on house numbers, tests them, and compares them in bits per dimension.", ""]
-    lines += [f"  {command}" for command in COMMON_COMMANDS]
-    for group in sorted(path for path in conf.iterdir() if path.is_dir()):
-        lines += ["", f"{group.name}="]
-        lines += [f"  {path.stem:<16}{described(path)}" for path in sorted(group.glob("*.yaml"))]
-    lines += ["", "Every value of a chosen file can be set, too: variance.epsilon=0.001. All of them: --cfg job"]
-    return "\n".join(lines)
-
-
-COMMON_COMMANDS = (
-    "python src/train.py                                     the post's network on SVHN, downloaded if missing",
-    "python src/train.py trainer=demo data=synthetic         a run of a minute on any machine",
-    "python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true      all combinations",
-    "python src/train.py data.root=FOLDER data.verify=none   your own .mat files",
-    "python src/train.py study=NAME ...                      collect runs in outputs/NAME",
-    "python src/train.py ... seed=0,1,2 -m                   the same over seeds",
-    "tensorboard --logdir outputs                            watch",
-)
-
-
-def described(path: Path) -> str:
-    """The first comment of a YAML file that says something to a person."""
-    comments = re.findall(r"^# (?!@package)(.*)$", path.read_text(), re.MULTILINE)
-    return comments[0] if comments else ""
-
-
-class StudyTable(HydraCallback):
-    """At the end of a run or a sweep: the table of its study; exit code 1 if one of its runs failed."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
-        self._start = time.time()
-
-    on_multirun_start = on_run_start
-
-    def on_run_end(self, config: DictConfig, **kwargs: object) -> None:
-        study = Path("outputs") / config.study
-        print_study(study, wide_console())
-        if any(log.stat().st_mtime >= self._start for log in study.glob("*/error.log")):
-            raise SystemExit(1)
-
-    on_multirun_end = on_run_end

@@ -6,6 +6,7 @@ import lightning as L  # noqa: N812  its usual name
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -27,10 +28,10 @@ class Progress(ProgressBar):
         self.console = Console(stderr=True)
         self._bar: RichProgress | None = None
         self._warned = False
+        self.num_images = 0  # trained on
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start, self._first_step, self._score = None, trainer.global_step, ""
-        self.num_images = 0
         self._bar = RichProgress(
             TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"),
             TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(),
@@ -84,14 +85,18 @@ class Progress(ProgressBar):
 
 
 class Pictures(Callback):
-    """Samples, reconstructions and histograms of sigma in TensorBoard, every few epochs."""
+    """Samples, reconstructions and histograms of sigma in TensorBoard, at every n-th validation of the training."""
 
-    def __init__(self, *, every_n_epochs: int) -> None:
-        self.every_n_epochs = every_n_epochs
+    def __init__(self, *, every_n_validations: int) -> None:
+        self.every_n_validations = every_n_validations
+        self._num_validations = 0
 
     @torch.no_grad()
     def on_validation_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
-        if trainer.current_epoch % self.every_n_epochs or not isinstance(trainer.logger, TensorBoardLogger):
+        if trainer.state.fn != TrainerFn.FITTING or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        self._num_validations += 1
+        if self._num_validations % self.every_n_validations != 1 % self.every_n_validations:
             return
         vae, board, step = pl_module.vae, trainer.logger.experiment, trainer.global_step
         dataset = trainer.datamodule.dataset
@@ -100,7 +105,7 @@ class Pictures(Callback):
             "reconstructions": pictures.reconstructions(vae, dataset.val.images[:30], 10),
         }
         for name, picture in shown.items():
-            caption = f"{name}, {dataset.name} data, epoch {trainer.current_epoch}"
+            caption = f"{name}, {dataset.name} data, epoch {trainer.current_epoch + 1}"
             board.add_image(name, pictures.captioned(picture, caption), step, dataformats="HWC")
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood

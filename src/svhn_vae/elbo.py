@@ -39,6 +39,7 @@ def bits_of_parts(terms: ElboTerms, num_dims: int, num_modelled: int) -> dict[st
 
     The Jacobian goes to y, and each part has the 8 bits of its own dimensions, so whitened and raw coordinates compare.
     """
-    modelled = bits_per_dim(terms.log_likelihood + terms.log_det, num_dims) - 8 * (1 - num_modelled / num_dims)
-    residual = bits_per_dim(terms.residual, num_dims) - 8 * num_modelled / num_dims
+    share, uniform = num_modelled / num_dims, bits_per_dim(0.0, num_dims)
+    modelled = bits_per_dim(terms.log_likelihood + terms.log_det, num_dims) - uniform * (1 - share)
+    residual = bits_per_dim(terms.residual, num_dims) - uniform * share
     return {"modelled": modelled, "kl": terms.kl / (num_dims * math.log(2)), "residual": residual}

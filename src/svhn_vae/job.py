@@ -1,6 +1,7 @@
 """One run from start to end: fit, test the best checkpoint, draw, write the result. Nothing here knows Hydra."""
 
 import importlib.metadata
+import math
 import platform
 import subprocess
 import time
@@ -17,7 +18,7 @@ from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.module import DataModule
 from svhn_vae.elbo import ElboTerms, bits_of_parts
 from svhn_vae.evaluation.baselines import baselines
-from svhn_vae.lit import NUM_DIMS, LitVAE
+from svhn_vae.lit import NUM_DIMS, Diverged, LitVAE
 from svhn_vae.runs import Config, RunFolder, identity, write_json
 from svhn_vae.storage import load_best, save_representation
 
@@ -39,23 +40,35 @@ class Job(NamedTuple):
 def run(job: Job) -> Config:
     """Trains (from the last checkpoint if there is one), tests, draws; returns what it wrote to result.json.
 
+    A run that was interrupted after its training is not trained any further.
+
     Raises lit.Diverged if a loss is not finite. The test images are touched here and nowhere else, once.
     """
+    folder, trainer = job.folder, job.trainer
+    if "cost" not in folder.facts:
+        train(job)
+    load_best(job.module.vae, folder)
+    [val] = trainer.validate(job.module, datamodule=job.data, verbose=False)
+    [test] = trainer.test(job.module, datamodule=job.data, verbose=False)
+    if not math.isfinite(test["test/bits_per_dim"]):
+        raise Diverged(trainer.global_step, "the best checkpoint's test score is not finite")
+    draw(job)
+    result = result_of(job, val | test, folder.facts["cost"])
+    write_json(folder.path / "result.json", result)
+    return result
+
+
+def train(job: Job) -> None:
+    """Fits the model and notes what it cost."""
     folder, trainer = job.folder, job.trainer
     save_representation(job.module.vae, folder)
     announce_hyperparameters(job)
     resume = str(folder.last_checkpoint) if folder.last_checkpoint.is_file() else None
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     start = time.monotonic()
     trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
-    seconds = time.monotonic() - start
-    cost = cost_of(job, seconds) | {"continued": resume is not None}
-    load_best(job.module.vae, folder)
-    [val] = trainer.validate(job.module, datamodule=job.data, verbose=False)
-    [test] = trainer.test(job.module, datamodule=job.data, verbose=False)
-    draw(job)
-    result = result_of(job, val | test, cost)
-    write_json(folder.path / "result.json", result)
-    return result
+    folder.trained(cost_of(job, time.monotonic() - start) | {"continued": resume is not None})
 
 
 def announce_hyperparameters(job: Job) -> None:

@@ -19,12 +19,11 @@ NUM_DIMS = 3 * 32 * 32
 
 
 class Diverged(ArithmeticError):
-    """The loss is not finite. A result of the run, not a fault of the program."""
+    """The loss or the weights are not finite. A result of the run, not a fault of the program."""
 
-    def __init__(self, step: int, last_finite_loss: float | None) -> None:
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(what)
         self.step = step
-        before = "" if last_finite_loss is None else f"; it was {last_finite_loss:.1f} nats the step before"
-        super().__init__(f"the loss was not finite at step {step}{before}")
 
 
 class LitVAE(L.LightningModule):
@@ -84,13 +83,16 @@ class LitVAE(L.LightningModule):
         return metrics
 
     def _check_finite(self) -> None:
-        """Raises Diverged at the first loss of this epoch that is not finite; reads the device once."""
+        """Raises Diverged at this epoch's first loss that is not finite, or if the weights are not; reads the device
+        once or twice."""
         losses = torch.stack(self._losses)
-        if losses.isfinite().all():
-            return
-        [first, *_] = (~losses.isfinite()).nonzero()[0].tolist()
-        before = losses[first - 1].item() if first else None
-        raise Diverged(self.global_step - len(losses) + first, before)
+        if not losses.isfinite().all():
+            [first, *_] = (~losses.isfinite()).nonzero()[0].tolist()
+            step = self.global_step - len(losses) + first
+            before = f"; it was {losses[first - 1]:.1f} nats the step before" if first else ""
+            raise Diverged(step, f"the loss was not finite at step {step}{before}")
+        if not torch.stack([weights.isfinite().all() for weights in self.parameters()]).all():
+            raise Diverged(self.global_step, f"the weights were not finite after step {self.global_step}")
 
 
 def evaluate(vae: VAE, batch: Features) -> dict[str, Tensor]:

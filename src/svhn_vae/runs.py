@@ -18,6 +18,7 @@ Config = dict[str, Any]
 NOT_IDENTITY = (
     "study", "rerun", "cache", "logger", "callbacks.progress", "callbacks.pictures", "data.root", "data.verify",
     "data.url", "trainer.accelerator", "trainer.devices", "trainer.profiler", "trainer.detect_anomaly", "compile",
+    "checkpoint_every_n_epochs",
 )  # fmt: skip
 
 
@@ -90,13 +91,15 @@ class RunFolder:
 
     @property
     def facts(self) -> Config:
-        """status (running, interrupted, done, diverged, failed), reason, step, started, ended; {} before it begins."""
+        """status (running, interrupted, done, diverged, failed), reason, step, started, ended, the data's digest, and
+        the cost once training has ended; {} before it begins."""
         return read_json(self.path / "status.json")
 
     @property
     def is_finished(self) -> bool:
         """It has its result, and nothing that happens later may take it away."""
-        return self.facts.get("status") in ("done", "diverged")
+        status = self.facts.get("status")
+        return status == "diverged" or (status == "done" and bool(self.result))
 
     @property
     def result(self) -> Config:
@@ -106,13 +109,17 @@ class RunFolder:
         """`data` is the digest of the images."""
         self._write_status("running", started=time.time(), data=data)
 
+    def trained(self, cost: Config) -> None:
+        """Training has ended: what is left is to evaluate."""
+        self._write_status("running", cost=cost)
+
     def end(self, status: str, reason: str = "", step: int | None = None) -> None:
         """The run is over for now; `reason` in a line, `step` where it happened."""
         self._write_status(status, reason=reason, step=step, ended=time.time())
 
     def _write_status(self, status: str, **facts: Any) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = {name: value for name, value in self.facts.items() if name in ("started", "data")}
+        kept = {name: value for name, value in self.facts.items() if name in ("started", "data", "cost")}
         write_json(self.path / "status.json", {**kept, "status": status, **facts})
 
     def set_aside(self) -> Path:

@@ -89,7 +89,8 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Features]:
         epoch = self.epoch()
-        batches = self._order(epoch).split(self.batch_size)[: len(self)]
+        order = self._order(epoch).to(self.representation.mean.device)
+        batches = order.split(self.batch_size)[: len(self)]
         make = self._slices if self.representation.is_projection else self._from_pixels
         return make(epoch, batches)
 
@@ -101,8 +102,7 @@ class TrainingBatches:
         draw = epoch // self.epochs_per_noise
         if draw != self._draw:
             self._draw, self._kept = draw, self._project(draw)
-        device = self._kept.y.device
-        for indices in (batch.to(device) for batch in batches):
+        for indices in batches:
             yield Features(*(array[indices] for array in self._kept))
 
     def _project(self, draw: int) -> Features:
@@ -115,7 +115,7 @@ class TrainingBatches:
         images = self._pixels_on_device
         for index, indices in enumerate(batches):
             seed = derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
-            yield self.representation(dequantise(images[indices.to(images.device)], seed))
+            yield self.representation(dequantise(images[indices], seed))
 
     @cached_property
     def _pixels_on_device(self) -> Tensor:

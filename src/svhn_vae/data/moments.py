@@ -3,6 +3,7 @@
 The whole spectrum is kept, so that every number of components, whitened or not, is a slice of it.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from svhn_vae.data.batches import dequantised_chunks
 from svhn_vae.representation import Moments, fit_moments
 from svhn_vae.seeds import Stream
 
+FORMAT = 1  # to be raised with any change of what is fitted, so that older files are not read
 MAX_IMAGES = 100_000  # the post's number; float64 covariance of that many holds 2.5 GB
 
 
@@ -23,7 +25,7 @@ def moments_once(images: Tensor, digest: str, cache: Path) -> Moments:
 
     At most MAX_IMAGES evenly spaced images are fitted on. The dequantisation noise is the same in every run.
     """
-    path = cache / f"moments-{digest}.safetensors"
+    path = cache / f"moments-{FORMAT}-{digest}.safetensors"
     kept = _read(path)
     if kept is not None:
         return kept
@@ -50,16 +52,22 @@ def _read(path: Path) -> Moments | None:
     except FileNotFoundError:
         return None
     except (safetensors.SafetensorError, TypeError, OSError) as error:
-        print(f"{path} is damaged ({error}): fitted anew", flush=True)
+        print(f"  {path} is damaged ({error}): fitted anew", flush=True)
         return None
 
 
 def _write(moments: Moments, path: Path) -> None:
-    """All of the file or none of it, also when several processes write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """All of the file or none of it, also when several processes write it; a notice where it cannot be written."""
     beside = path.with_suffix(f".{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(moments._asdict(), beside)
         os.replace(beside, path)
+    except (safetensors.SafetensorError, OSError) as error:  # the run can do without
+        print(
+            f"  {path} cannot be written ({error}): the next run fits it anew; cache=FOLDER is another place",
+            flush=True,
+        )
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()

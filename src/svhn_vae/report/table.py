@@ -73,5 +73,5 @@ def run_row(run: Run, label: str) -> list[str]:
         *parts,
         active,
         f"{cost['images_per_second']:,.0f}",
-        f"{cost['seconds']:.0f}",
+        f"{'>' * cost['continued']}{cost['seconds']:.0f}",
     ]

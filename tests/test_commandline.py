@@ -1,0 +1,51 @@
+"""What is typed and cannot be meant is refused in a line that names it; what can be meant passes."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conftest import CONF, composed, options
+from svhn_vae.build import choices
+from svhn_vae.commandline import check
+
+
+def checked(*overrides: str) -> None:
+    hydra_cfg = composed(*overrides).hydra
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        check(compose("train", list(overrides)), list(overrides), choices(hydra_cfg))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pca.whiten=maybe", r"pca\.whiten must be true or false, got maybe"),
+        ("rerun=no_thanks", "rerun must be true or false, got no_thanks"),
+        ("shuffle=1", "shuffle must be true or false, got 1"),
+        ("batch_size=abc", "batch_size must be a whole number, got abc"),
+        ("batch_size=1.5", "batch_size must be a whole number, got 1.5"),
+        ("batch_size=true", "batch_size must be a whole number, got True"),
+        ("optimizer.lr=fast", "optimizer.lr must be a number, got fast"),
+        ("data.splits=train", r"data\.splits must be a list such as \['train'\], got train"),
+        ("trainer.max_epochs=0", r"trainer\.check_val_every_n_epoch must be in 1\.\.0"),
+        ("trainer.check_val_every_n_epoch=3000", r"must be in 1\.\.2000.*validates at least once, got 3000"),
+        ("trainer.precision=bf16-true", r"trainer\.precision must be one of 32-true, bf16-mixed"),
+        ("monitor=val/kl", "monitor must be one of val/bits_per_dim"),
+        ("seed=-1", "seed must be 0 or more, got -1"),
+        ("study=../elsewhere", "study must be a name under outputs/"),
+        ("study=/tmp/elsewhere", "study must be a name under outputs/"),
+    ],
+)
+def test_refused(override, message):
+    with pytest.raises(ValueError, match=message):
+        checked(override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"{group}={choice}" for group in ("data", "model", "variance", "trainer") for choice in options(group)),
+        "variance.epsilon=1", "data.limit=0.2", "data.limit=5000", "trainer.gradient_clip_val=10.0", "study=a/b",
+        "trainer.limit_train_batches=3", "data.splits=[train,extra]", "trainer.precision=bf16-mixed", "pca.whiten=true",
+    ],
+)  # fmt: skip
+def test_accepted(override):
+    checked(override)
