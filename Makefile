@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test stress lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo study=demo
@@ -12,6 +12,9 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+stress: $(VENV)/installed
+	$(BIN)/python tests/stress/full_size.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check --fix .
