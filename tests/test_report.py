@@ -42,7 +42,7 @@ def result_of(name: str, *, bits=3.0, choices=(), data=SVHN, baselines=(), **set
         "parts": {"modelled": 1.125, "kl": 0.25, "residual": 1.625},
         "baselines": dict(baselines) or {"uniform": 8.0, "PPCA, K = 500": 3.567},
         "cost": {"seconds": 61.7, "images_per_second": 7207.4, "epochs": 30, "steps": 210, "num_parameters": 10,
-                 "device": "2 CPU threads", "peak_device_bytes": None},
+                 "device": "2 CPU threads", "peak_device_bytes": None, "continued": False},
         "commit": "abc1234",
         "versions": {"python": "3.11.7"},
         "config": config,
@@ -207,6 +207,14 @@ def test_labels_tell_presets_from_each_other_when_changed():
     longer = {"choices": {"trainer": "demo"}, **setting("trainer", max_epochs=60)}
     found = labels(runs_of({"choices": {"trainer": "default"}}, demo, longer))
     assert len(set(found)) == 3, found
+
+
+def test_seconds_of_a_continued_run_are_marked_as_a_part(study):
+    folder = write_done(study, "a")
+    content = json.loads((folder / "result.json").read_text())
+    content["cost"]["continued"] = True
+    (folder / "result.json").write_text(json.dumps(content))
+    assert ">62" in printed(study)
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
