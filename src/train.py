@@ -17,6 +17,7 @@ from svhn_vae.data.mat import DataError
 from svhn_vae.lit import Diverged
 from svhn_vae.runs import RunFolder
 
+MEANT_FOR_A_PERSON = (ValueError, OSError, DataError)
 register_resolvers()
 
 
@@ -34,13 +35,15 @@ def main(cfg: DictConfig) -> float:
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
         if not folder.is_finished:
             folder.end("interrupted", "the same command continues it")
+        print("  interrupted: the same command continues it", flush=True)
         raise
     except Exception as error:
-        reason = one_line(error)
+        reason = one_line(root_of(error))
         folder.error_log.write_text(traceback.format_exc())
         if not folder.is_finished:
             folder.end("failed", reason)
-        print(f"  failed: {reason} (traceback: {folder.error_log})", flush=True)
+        where = "" if isinstance(root_of(error), MEANT_FOR_A_PERSON) else f" (traceback: {folder.error_log})"
+        print(f"  failed: {reason}{where}", flush=True)
     return math.nan
 
 
@@ -74,12 +77,16 @@ def finished(folder: RunFolder) -> float:
     return folder.result["metrics"]["val/bits_per_dim"] if status == "done" else math.nan
 
 
-def one_line(error: BaseException) -> str:
-    """The first cause's message; Hydra wraps what a constructor raises."""
-    while error.__cause__ is not None:
+def root_of(error: BaseException) -> BaseException:
+    """The first error that was meant for a person, else the first cause; Hydra wraps what a constructor raises."""
+    while not isinstance(error, MEANT_FOR_A_PERSON) and error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def one_line(error: BaseException) -> str:
     message = " ".join(str(error).split())
-    return message if isinstance(error, ValueError | OSError | DataError) else f"{type(error).__name__}: {message}"
+    return message if isinstance(error, MEANT_FOR_A_PERSON) else f"{type(error).__name__}: {message}"
 
 
 def quiet() -> None:

@@ -197,6 +197,7 @@ def test_a_failing_run_is_one_line_and_the_sweep_goes_on(tmp_path):
         (["pca.n_components=5000"], "pca.n_components must be in 1..3072"),
         (["batch_size=5000"], "batch_size must be in 1..1080"),
         (["data=svhn", "data.root=/nowhere"], "data.root=/nowhere"),
+        (["data=svhn", "data.url=http://127.0.0.1:9"], "set data.root=FOLDER, or try data=synthetic"),
         (["trainer.accelerator=gpu"], "gpu"),
         (["pca.whiten=maybe"], "pca.whiten must be true or false, got maybe"),
     ],
@@ -205,6 +206,7 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
     tiny = [word for word in TINY if not word.startswith("data") or "data=svhn" not in arguments]
     done = train(tmp_path, *tiny, *arguments)
     assert done.returncode == 1
+    assert len(done.stdout.strip().splitlines()) == 2  # the run's name, and why it failed
     [line] = [line for line in done.stdout.splitlines() if line.startswith("  failed: ")]
     assert message in line
     assert "Traceback" not in done.stdout + done.stderr
@@ -242,6 +244,7 @@ def test_an_interrupted_run_continues_to_the_same_end(wanted, arguments, tmp_pat
     assert status["status"] == "running"
     done = train(killed, *arguments)
     assert done.returncode == 0, done.stdout
+    assert ("continues from" in done.stdout) == (wanted == "last.ckpt")
     assert result(killed)["metrics"] == result(alone)["metrics"]
 
 
@@ -252,6 +255,25 @@ def test_an_interrupted_run_is_not_continued_on_other_images(tmp_path):
     refused = train(tmp_path, *TINY, "trainer.max_epochs=12")
     assert refused.returncode == 1
     assert "on other images" in refused.stdout
+
+
+def test_ctrl_c_says_that_the_same_command_continues(tmp_path):
+    command = [sys.executable, str(REPO / "src" / "train.py"), *TINY, "trainer.max_epochs=500"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.rglob("last.ckpt")) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    assert "interrupted: the same command continues it" in printed
+    assert process.returncode != 0
+    assert [status["status"] for status in runs(tmp_path).values()] == ["interrupted"]
+
+
+def test_profile_prints_the_profilers_table(tmp_path):
+    done = train(tmp_path, *TINY, "trainer=profile", "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stdout
+    assert "run_training_epoch" in done.stdout
+    assert runs(tmp_path, "debug")
 
 
 def test_help_lists_the_groups_and_choices(tmp_path):

@@ -96,9 +96,14 @@ class StudyTable(Callback):
     on_multirun_start = on_run_start
 
     def on_run_end(self, config: DictConfig, **kwargs: object) -> None:
-        study = Path("outputs") / config.study
-        print_study(study, wide_console())
-        if any(log.stat().st_mtime >= self._start for log in study.glob("*/error.log")):
-            raise SystemExit(1)
+        self._end_if_failed(config)  # it has said why: a table of other runs below would hide it
+        print_study(Path("outputs") / config.study, wide_console())
 
-    on_multirun_end = on_run_end
+    def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
+        print_study(Path("outputs") / config.study, wide_console())
+        self._end_if_failed(config)
+
+    def _end_if_failed(self, config: DictConfig) -> None:
+        logs = (Path("outputs") / config.study).glob("*/error.log")
+        if any(log.stat().st_mtime >= self._start for log in logs):
+            raise SystemExit(1)

@@ -64,10 +64,14 @@ def train(job: Job) -> None:
     save_representation(job.module.vae, folder)
     announce_hyperparameters(job)
     resume = str(folder.last_checkpoint) if folder.last_checkpoint.is_file() else None
+    if resume:
+        print(f"  continues from {resume}", flush=True)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     start = time.monotonic()
     trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
+    if profile := trainer.profiler.summary():  # Lightning prints it where we keep it quiet
+        print(profile, flush=True)
     folder.trained(cost_of(job, time.monotonic() - start) | {"continued": resume is not None})
 
 

@@ -70,8 +70,8 @@ def _is_official(path: Path, md5: str, *, replaceable: bool) -> bool:
     if found != md5 and not replaceable:
         official = f"{md5} of {OFFICIAL_BYTES[path.name]:,} bytes"
         raise DataError(
-            f"{path}: md5 {found} of {stat.st_size:,} bytes, expected {official}: an interrupted download or not the "
-            "official file: delete it to download it again, or data.verify=none if it is your own"
+            f"{path}: md5 {found} of {stat.st_size:,} bytes, expected {official}: data.verify=none if it is your own; "
+            "if it is an interrupted download or another version, delete it to download it again"
         )
     return found == md5
 

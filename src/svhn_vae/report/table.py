@@ -11,6 +11,11 @@ from svhn_vae.report.collect import Run, labels, read_runs
 
 METRIC = "test/bits_per_dim"
 PARTS = ("modelled", "kl", "residual")
+LEGEND = """\
+bits/dim of the test images, lower is better = modelled + KL + residual; (-): a model without a network
+active: latents in use; seconds: of training, > where a continued run has only its last part
+pictures:    {study}/*/figures/*.png
+TensorBoard: tensorboard --logdir {study}"""
 
 
 def wide_console() -> Console:
@@ -22,17 +27,14 @@ def wide_console() -> Console:
 def print_study(study: Path, console: Console) -> None:
     """Prints the study's table, what did not finish, and where its files are."""
     runs = read_runs(study)
-    for title, group in by_data([run for run in runs if run.status == "done"]).items():
+    finished = [run for run in runs if run.status == "done"]
+    for title, group in by_data(finished).items():
         console.print(study_table(f"{study.name}: {title}", group))
     for run in runs:
         if run.status != "done":
             console.print(f"{run.status}: {run.name}: {run.reason}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        "bits/dim of the test images, lower is better = modelled + KL + residual; (-): a model without a network\n"
-        f"pictures:    {study}/*/figures/*.png\n"
-        f"TensorBoard: tensorboard --logdir {study}",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    if finished:
+        console.print(LEGEND.format(study=study), markup=False, highlight=False, soft_wrap=True)
 
 
 def by_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
