@@ -38,11 +38,12 @@ def main(cfg: DictConfig) -> float:
         print("  interrupted: the same command continues it", flush=True)
         raise
     except Exception as error:
-        reason = one_line(root_of(error))
+        cause = root_of(error)
+        reason = one_line(cause)
         folder.error_log.write_text(traceback.format_exc())
         if not folder.is_finished:
             folder.end("failed", reason)
-        where = "" if isinstance(root_of(error), MEANT_FOR_A_PERSON) else f" (traceback: {folder.error_log})"
+        where = "" if isinstance(cause, MEANT_FOR_A_PERSON) else f" (traceback: {folder.error_log})"
         print(f"  failed: {reason}{where}", flush=True)
     return math.nan
 
@@ -50,8 +51,9 @@ def main(cfg: DictConfig) -> float:
 def train(cfg: DictConfig, folder: RunFolder) -> float:
     """Runs the job, or says why it need not run."""
     hydra_cfg = HydraConfig.get()
-    check(cfg, list(hydra_cfg.overrides.task), choices(hydra_cfg))
-    built = build_job(cfg, choices(hydra_cfg), folder)
+    chosen = choices(hydra_cfg)
+    check(cfg, list(hydra_cfg.overrides.task), chosen)
+    built = build_job(cfg, chosen, folder)
     dataset, before = built.data.dataset, folder.facts.get("data")
     if before not in (None, dataset.digest) and not cfg.rerun:
         raise ValueError(
