@@ -41,7 +41,7 @@ def baseline_table(cfg: DictConfig) -> Table:
     table.add_column("model without a network")
     columns = []
     for images in (dataset.train, concatenate([dataset.train, dataset.val])):
-        moments = moments_once(images.images, digest(images), cache_folder(cfg))
+        moments = moments_once(images.images, digest(images), "sample", cache_folder(cfg))
         columns.append(score(dataset.test.images, moments, cfg.pca.n_components))
         table.add_column(f"fitted on {len(images.labels):,}", justify="right")
     for name in dict.fromkeys(name for column in columns for name in column):

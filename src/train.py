@@ -23,7 +23,7 @@ register_resolvers()
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float:
-    """One run of a sweep. Returns its val/bits_per_dim, NaN if it diverged or failed: a sweep goes on."""
+    """One run of a sweep. Returns its val/negative_elbo, NaN if it diverged or failed: a sweep goes on."""
     quiet()
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     print(f"\n{folder.path.name}", flush=True)
@@ -67,16 +67,18 @@ def train(cfg: DictConfig, folder: RunFolder) -> float:
     folder.begin(dataset.digest)
     result = job.run(built)
     folder.end("done")
-    bits, seconds = result["metrics"]["test/bits_per_dim"], result["cost"]["seconds"]
-    print(f"  test {bits:.3f} bits/dim on {dataset.name} data, trained in {seconds:.0f} s", flush=True)
-    return result["metrics"]["val/bits_per_dim"]
+    metrics, seconds = result["metrics"], result["cost"]["seconds"]
+    bits = metrics.get("test/bits_per_dim")
+    score = "no density of pixels, so no bits/dim," if bits is None else f"test {bits:.3f} bits/dim"
+    print(f"  {score} on {dataset.name} data, trained in {seconds:.0f} s", flush=True)
+    return metrics["val/negative_elbo"]
 
 
 def finished(folder: RunFolder) -> float:
     """A finished run is not run again."""
     status = folder.facts["status"]
     print(f"  {status} already; rerun=true to start over", flush=True)
-    return folder.result["metrics"]["val/bits_per_dim"] if status == "done" else math.nan
+    return folder.result["metrics"]["val/negative_elbo"] if status == "done" else math.nan
 
 
 def root_of(error: BaseException) -> BaseException:

@@ -15,7 +15,7 @@ from svhn_vae.data.mat import LabelledImages, read_mat
 from svhn_vae.data.moments import moments_once
 from svhn_vae.evaluation import baselines as module
 from svhn_vae.evaluation.baselines import baselines, score
-from svhn_vae.representation import DEQUANTISATION_VARIANCE, Moments, fit_moments
+from svhn_vae.scatter import DEQUANTISATION_VARIANCE, Moments, sample_moments
 from svhn_vae.seeds import Stream
 
 REAL = Path(__file__).parents[2] / "shared" / "svhn"
@@ -49,7 +49,7 @@ def bits(log_density: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def scores():
-    return score(TEST, fit_moments(X_TRAIN), 10)
+    return score(TEST, sample_moments(X_TRAIN), 10)
 
 
 def test_names(scores):
@@ -76,17 +76,17 @@ def test_full_covariance(scores):
 @pytest.mark.parametrize("num_components", [1, 10, 47])
 def test_ppca_is_that_of_scikit_learn(num_components):
     oracle = SklearnPCA(num_components, svd_solver="full").fit(X_TRAIN)
-    found = score(TEST, fit_moments(X_TRAIN), num_components)[f"PPCA, K = {num_components}"]
+    found = score(TEST, sample_moments(X_TRAIN), num_components)[f"PPCA, K = {num_components}"]
     assert found == pytest.approx(bits(oracle.score_samples(X_TEST)), abs=1e-4)
 
 
 def test_ppca_with_all_components_is_the_full_covariance():
-    scores = score(TEST, fit_moments(X_TRAIN), NUM_PIXELS)
+    scores = score(TEST, sample_moments(X_TRAIN), NUM_PIXELS)
     assert scores["PPCA, K = 48"] == pytest.approx(scores["full covariance, floored"], abs=1e-9)
 
 
 def test_without_components_there_is_no_ppca():
-    assert not any("PPCA" in name for name in score(TEST, fit_moments(X_TRAIN), None))
+    assert not any("PPCA" in name for name in score(TEST, sample_moments(X_TRAIN), None))
 
 
 def moments_of(variance: np.ndarray) -> Moments:
@@ -118,13 +118,13 @@ def test_no_density_of_the_full_covariance_from_so_few_images(num_images):
     """N images span N - 1 dimensions: what rounding leaves of the other variances is no variance."""
     for seed in range(10):
         x = np.random.default_rng(seed).random((num_images, NUM_PIXELS))
-        scores = score(TEST[:5], fit_moments(x), None)
+        scores = score(TEST[:5], sample_moments(x), None)
         assert "full covariance" not in scores, scores
         assert np.isfinite(list(scores.values())).all()
 
 
 def test_the_mean_is_over_images_whatever_the_chunks(monkeypatch):
-    moments, half = fit_moments(X_TRAIN), len(TEST) // 2
+    moments, half = sample_moments(X_TRAIN), len(TEST) // 2
     monkeypatch.setattr("svhn_vae.data.batches.CHUNK", half)
     whole, first = score(TEST, moments, 10), score(TEST[:half], moments, 10)
     x = dequantised(TEST, Stream.EVALUATION_NOISE)  # in those chunks
@@ -150,7 +150,7 @@ def scored(monkeypatch):
 
 
 def test_scored_once_and_read_afterwards(scored, scores, tmp_path):
-    cache, dataset, moments = tmp_path / "not there yet", dataset_of(TEST), fit_moments(X_TRAIN)
+    cache, dataset, moments = tmp_path / "not there yet", dataset_of(TEST), sample_moments(X_TRAIN)
     assert baselines(dataset, moments, 10, cache) == scores
     [path] = cache.iterdir()
     assert json.loads(path.read_text()) == scores
@@ -159,7 +159,7 @@ def test_scored_once_and_read_afterwards(scored, scores, tmp_path):
 
 
 def test_other_images_and_other_components_are_scored_apart(scored, tmp_path):
-    moments = fit_moments(X_TRAIN)
+    moments = sample_moments(X_TRAIN)
     for num_components in (10, 20, None):
         found = baselines(dataset_of(TEST), moments, num_components, tmp_path)
         assert (f"PPCA, K = {num_components}" in found) == (num_components is not None)
@@ -170,7 +170,7 @@ def test_other_images_and_other_components_are_scored_apart(scored, tmp_path):
 
 @pytest.mark.parametrize("damaged", [b"", b'{"uniform": 8', b"\xff\xfe", b"[]"])
 def test_damaged_file_is_replaced(scored, scores, tmp_path, damaged):
-    dataset, moments = dataset_of(TEST), fit_moments(X_TRAIN)
+    dataset, moments = dataset_of(TEST), sample_moments(X_TRAIN)
     baselines(dataset, moments, 10, tmp_path)
     [path] = tmp_path.iterdir()
     path.write_bytes(damaged)

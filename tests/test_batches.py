@@ -7,7 +7,8 @@ from scipy import stats
 
 from svhn_vae.data import batches
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, dequantise
-from svhn_vae.representation import PCA, Moments, Pixels
+from svhn_vae.representation import PCA, Pixels
+from svhn_vae.scatter import Moments
 
 SHAPE = (3, 4, 4)
 NUM_PIXELS = 48

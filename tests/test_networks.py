@@ -35,21 +35,21 @@ def test_the_posts_network_has_the_posts_number_of_parameters(variance, expected
 
 def test_shapes(vae):
     networks: Networks = vae.networks
-    mean, log_variance = networks.encode(torch.randn(4, *vae.representation.event_shape))
-    assert mean.shape == log_variance.shape == (4, networks.latent_dim)
-    params, image_params = networks.decode(mean)
+    inferred = networks(torch.randn(4, *vae.representation.event_shape), torch.randn(4, networks.latent_dim))
+    for latents in (inferred.mean, inferred.log_variance, inferred.claimed_log_variance, inferred.z):
+        assert latents.shape == (4, networks.latent_dim)
+    params, image_params = networks.decode(inferred.z)
+    torch.testing.assert_close((params, image_params), (inferred.params, inferred.image_params))
     assert params.shape == (4, vae.variance.params_per_element, *vae.representation.event_shape)
     assert image_params.shape == (4, vae.representation.residual.params_per_image)
 
 
 def test_an_image_is_treated_alike_alone_and_in_a_batch(vae):
-    y = torch.randn(4, *vae.representation.event_shape)
-    mean, _ = vae.networks.encode(y)
-    alone = torch.cat([vae.networks.encode(y[i : i + 1])[0] for i in range(4)])
-    torch.testing.assert_close(mean, alone, rtol=1e-4, atol=1e-4)
-    params, _ = vae.networks.decode(mean)
-    alone = torch.cat([vae.networks.decode(mean[i : i + 1])[0] for i in range(4)])
-    torch.testing.assert_close(params, alone, rtol=1e-4, atol=1e-4)
+    y, noise = torch.randn(4, *vae.representation.event_shape), torch.randn(4, vae.networks.latent_dim)
+    together = vae.networks(y, noise)
+    alone = zip(*(vae.networks(y[i : i + 1], noise[i : i + 1]) for i in range(4)), strict=True)
+    for whole, parts in zip(together, alone, strict=True):
+        torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", options("model"))
@@ -59,9 +59,9 @@ def test_every_parameter_learns(model):
     optimizer = torch.optim.SGD(vae.networks.parameters(), lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
-        mean, log_variance = vae.networks.encode(torch.randn(8, *vae.representation.event_shape))
-        params, _ = vae.networks.decode(mean + log_variance)
-        params.square().mean().backward()
+        y, noise = torch.randn(8, *vae.representation.event_shape), torch.randn(8, vae.networks.latent_dim)
+        inferred = vae.networks(y, noise)
+        (inferred.params.square().mean() + inferred.log_variance.square().mean()).backward()
         optimizer.step()
     without = [name for name, parameter in vae.networks.named_parameters() if not (parameter.grad != 0).any()]
     assert without == []

@@ -11,8 +11,9 @@ from sklearn.decomposition import PCA as SklearnPCA
 from torch.distributions import Normal
 
 from conftest import composed, options
-from svhn_vae.representation import DEQUANTISATION_VARIANCE, PCA, Features, Moments, Pixels, Representation, fit_moments
+from svhn_vae.representation import PCA, Features, Pixels, Representation
 from svhn_vae.residual import RESIDUALS
+from svhn_vae.scatter import DEQUANTISATION_VARIANCE, Moments, sample_moments
 
 SHAPE, D = (3, 4, 4), 48
 MIXING = torch.randn(6, D, generator=torch.Generator().manual_seed(0))
@@ -26,7 +27,7 @@ def images(num: int, seed: int = 1) -> torch.Tensor:
 
 
 def moments() -> Moments:
-    return fit_moments(images(3000).flatten(1).double().numpy())
+    return sample_moments(images(3000).flatten(1).double().numpy())
 
 
 SETTINGS = [

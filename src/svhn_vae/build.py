@@ -89,9 +89,8 @@ def build_vae(cfg: DictConfig) -> VAE:
 def build_module(cfg: DictConfig) -> LitVAE:
     vae = build_vae(cfg)
     if cfg.compile:
-        vae.networks.encode = torch.compile(vae.networks.encode)
-        vae.networks.decode = torch.compile(vae.networks.decode)
-    return LitVAE(vae, instantiate(cfg.optimizer, _convert_="all"), seed=cfg.seed)
+        vae.networks.compile()
+    return LitVAE(vae, instantiate(cfg.optimizer, _convert_="all"), instantiate(cfg.objective), seed=cfg.seed)
 
 
 def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
@@ -100,6 +99,7 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         instantiate(cfg.data, _convert_="all"),
         vae.representation,
         batch_size=cfg.batch_size,
+        dequantise=cfg.dequantise,
         epochs_per_noise=cfg.epochs_per_noise,
         shuffle=cfg.shuffle,
         seed=cfg.seed,

@@ -13,7 +13,8 @@ from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs import flatten
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-MONITORS = ("val/bits_per_dim", "train/bits_per_dim")
+MONITORED = ("negative_elbo", "bits_per_dim", "post_loss")
+MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in MONITORED)
 COMMON_COMMANDS = (
     "python src/train.py                                     the post's network on SVHN, downloaded if missing",
     "python src/train.py trainer=demo data=synthetic         a run of a minute on any machine",

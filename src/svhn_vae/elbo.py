@@ -25,8 +25,8 @@ class ElboTerms(NamedTuple):
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, 1)), (B, Z) each -> (B,) (Kingma and Welling 2014, appendix B)."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each latent, (B, Z) (Kingma and Welling 2014, appendix B)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
 def bits_per_dim(log_px: Number, num_dims: int, num_levels: int = 256) -> Number:

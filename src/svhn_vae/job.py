@@ -23,7 +23,7 @@ from svhn_vae.runs import Config, RunFolder, identity, write_json
 from svhn_vae.storage import load_best, save_representation
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
-HPARAMS_METRICS = ("val/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
+HPARAMS_METRICS = ("val/negative_elbo", "val/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
 
 
 class Job(NamedTuple):
@@ -50,7 +50,7 @@ def run(job: Job) -> Config:
     load_best(job.module.vae, folder)
     [val] = trainer.validate(job.module, datamodule=job.data, verbose=False)
     [test] = trainer.test(job.module, datamodule=job.data, verbose=False)
-    if not math.isfinite(test["test/bits_per_dim"]):
+    if not math.isfinite(test["test/negative_elbo"]):
         raise Diverged(trainer.global_step, "the best checkpoint's test score is not finite")
     draw(job)
     result = result_of(job, val | test, folder.facts["cost"])
@@ -120,8 +120,8 @@ def result_of(job: Job, metrics: dict[str, float], cost: Config) -> Config:
         "choices": job.choices,
         "data": data_facts(dataset),
         "metrics": metrics,
-        "parts": bits_of_parts(terms, NUM_DIMS, num_modelled),
-        "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
+        "parts": bits_of_parts(terms, NUM_DIMS, num_modelled) if job.module.vae.variance.is_density else {},
+        "baselines": baselines(dataset, job.data.moments("sample"), num_components, job.data.cache),
         "cost": cost,
         "commit": commit(),
         "versions": versions(),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from svhn_vae.elbo import ElboTerms, bits_per_dim
+from svhn_vae.objective import Objective
 from svhn_vae.representation import Features
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.vae import VAE, Pass
@@ -29,24 +30,26 @@ class Diverged(ArithmeticError):
 class LitVAE(L.LightningModule):
     """Trains a VAE by its bound; validates and tests with the same bound."""
 
-    def __init__(self, vae: VAE, optimizer: Callable[..., torch.optim.Optimizer], *, seed: int) -> None:
+    def __init__(
+        self, vae: VAE, optimizer: Callable[..., torch.optim.Optimizer], objective: Objective, *, seed: int
+    ) -> None:
         super().__init__()
-        self.vae, self.optimizer, self.seed = vae, optimizer, seed
+        self.vae, self.optimizer, self.objective, self.seed = vae, optimizer, objective, seed
         self._losses: list[Tensor] = []  # of this epoch, on the device
         self._terms: list[Tensor] = []
         self._evaluated: list[dict[str, Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.vae.parameters())
+        return self.optimizer(parameter for parameter in self.vae.parameters() if parameter.requires_grad)
 
     def on_train_batch_start(self, batch: Features, batch_idx: int) -> None:
         torch.manual_seed(derive_seed(Stream.STEP, self.seed, self.global_step))  # latent noise and dropout
 
     def training_step(self, batch: Features, batch_idx: int) -> Tensor:
-        terms = self.vae(batch).terms
-        loss = -terms.elbo.mean()
+        result = self.vae(batch)
+        loss = self.objective.loss(self.vae, result, batch.y, self.current_epoch)
         self._losses.append(loss.detach())
-        self._terms.append(torch.stack([term.detach().mean() for term in terms]))
+        self._terms.append(torch.stack([term.detach().mean() for term in per_image(result)]))
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -55,10 +58,13 @@ class LitVAE(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._check_finite()
-        terms = ElboTerms(*torch.stack(self._terms).mean(0))
+        terms = torch.stack(self._terms).mean(0)
+        objective = torch.stack(self._losses).mean()
         self._losses.clear()
         self._terms.clear()
-        self.log_dict(bound_metrics("train", terms))
+        self.log_dict(
+            {"train/objective": objective, **bound_metrics("train", terms, is_density=self.vae.variance.is_density)}
+        )
 
     def validation_step(self, batch: Features, batch_idx: int) -> None:
         self._evaluate(batch, batch_idx)
@@ -78,7 +84,7 @@ class LitVAE(L.LightningModule):
             self._evaluated.append(evaluate(self.vae, batch))
 
     def _summary(self, split: str) -> dict[str, Tensor]:
-        metrics = summarise(split, self._evaluated)
+        metrics = summarise(split, self._evaluated, is_density=self.vae.variance.is_density)
         self._evaluated.clear()
         return metrics
 
@@ -95,24 +101,36 @@ class LitVAE(L.LightningModule):
             raise Diverged(self.global_step, f"the weights were not finite after step {self.global_step}")
 
 
+def per_image(result: Pass) -> tuple[Tensor, ...]:
+    """The terms of the bound and the post's loss of each image, (B,) each."""
+    return (*result.terms, result.kl_in_loss.sum(1) - result.terms.log_likelihood)
+
+
 def evaluate(vae: VAE, batch: Features) -> dict[str, Tensor]:
-    """One batch's terms (B,), posterior means (B, Z) and sigma's standing (B,) for `summarise`."""
-    result: Pass = vae(batch)
-    standing = {name: value.expand(len(batch.y)) for name, value in vae.variance.standing(result.params).items()}
-    return {"elbo_terms": torch.stack(result.terms, dim=1), "posterior_mean": result.posterior.mean, **standing}
+    """One batch's `per_image` (B, 5), posterior means (B, Z) and sigma's standing (B,)."""
+    result = vae(batch)
+    standing = vae.variance.standing(result.inferred.params)
+    return {
+        "per_image": torch.stack(per_image(result), dim=1),
+        "posterior_mean": result.inferred.mean,
+        **{name: value.expand(len(batch.y)) for name, value in standing.items()},
+    }
 
 
-def summarise(split: str, evaluated: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def bound_metrics(split: str, means: Tensor, *, is_density: bool) -> dict[str, Tensor]:
+    """Means of `per_image` over a split -> its metrics: bits per dimension of a density, and nats per image."""
+    terms, post_loss = ElboTerms(*means[:-1]), means[-1]
+    named = {"elbo": terms.elbo, "negative_elbo": -terms.elbo, **terms._asdict(), "post_loss": post_loss}
+    if is_density:
+        named["bits_per_dim"] = bits_per_dim(terms.elbo, NUM_DIMS)
+    return {f"{split}/{name}": value for name, value in named.items()}
+
+
+def summarise(split: str, evaluated: list[dict[str, Tensor]], *, is_density: bool) -> dict[str, Tensor]:
     """What `evaluate` gave for the batches of a split -> the split's metrics."""
     whole = {name: torch.cat([batch[name] for batch in evaluated]) for name in evaluated[0]}
-    metrics = bound_metrics(split, ElboTerms(*whole.pop("elbo_terms").mean(0)))
+    bounds = bound_metrics(split, whole.pop("per_image").mean(0), is_density=is_density)
     # Active units: latents whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016).
     active = (whole.pop("posterior_mean").var(0, correction=0) > 0.01).sum().float()
     standing = {f"{split}/sigma/{name}": value.mean() for name, value in whole.items()}
-    return {**metrics, f"{split}/active_units": active, **standing}
-
-
-def bound_metrics(split: str, terms: ElboTerms) -> dict[str, Tensor]:
-    """Mean terms of a split -> its metrics: bits per dimension, and the terms in nats per image."""
-    named = {"bits_per_dim": bits_per_dim(terms.elbo, NUM_DIMS), "elbo": terms.elbo, **terms._asdict()}
-    return {f"{split}/{name}": value for name, value in named.items()}
+    return {**bounds, f"{split}/active_units": active, **standing}

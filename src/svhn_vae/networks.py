@@ -8,26 +8,66 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
+class Inferred(NamedTuple):
+    """What the networks make of B images: q(z | y), a sample of it, and that sample decoded."""
+
+    mean: Tensor  # (B, Z)
+    log_variance: Tensor  # (B, Z): of the distribution that z is sampled from
+    claimed_log_variance: Tensor  # (B, Z): what the loss's KL takes for it; the same but for `sampling_bug`
+    z: Tensor  # (B, Z)
+    params: Tensor  # (B, P, *E)
+    image_params: Tensor  # (B, I)
+
+
 class Networks(nn.Module, ABC):
-    """The two networks of a VAE: y -> parameters of q(z | y), and z -> parameters of p(y, r | z)."""
+    """The two networks of a VAE: y -> q(z | y), and z -> parameters of p(y, r | z). The prior of z is N(0, I).
+
+    A hierarchy of latents fits in: its z is the noise that its levels are made of, in order, and its mean and
+    log-variance are those of each number given the ones before, so that KL and densities are the same formulas.
+    """
 
     latent_dim: int
 
     @abstractmethod
-    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y (B, *E) -> mean (B, Z), log-variance (B, Z) of the posterior."""
+    def forward(self, y: Tensor, noise: Tensor) -> Inferred:
+        """y (B, *E), noise (B, Z) of N(0, I) -> Inferred; with noise 0, z is the posterior's mean."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, Z) -> parameters per element (B, P, *E), parameters per image (B, I)."""
 
+    @abstractmethod
+    def shrink(self, factor: float) -> None:
+        """Multiplies the initial weights that emit all parameters per element but the mean: heads may ask for it."""
 
-class Dense(Networks):
+
+class OneLevel(Networks):
+    """An encoder and a decoder with one level of latents between them.
+
+    sampling_bug: the post's: z = mean + exp(log-variance) * noise, where exp(log-variance / 2) is meant. The KL in its
+    loss is another distribution's; the bound that is reported is that of the distribution which was sampled from.
+    """
+
+    sampling_bug = False
+
+    @abstractmethod
+    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y (B, *E) -> mean (B, Z), log-variance (B, Z) of the posterior."""
+
+    def forward(self, y: Tensor, noise: Tensor) -> Inferred:
+        mean, claimed = (output.float() for output in self.encode(y))
+        log_variance = 2 * claimed if self.sampling_bug else claimed
+        z = mean + (0.5 * log_variance).exp() * noise
+        return Inferred(mean, log_variance, claimed, z, *self.decode(z))
+
+
+class Dense(OneLevel):
     """The post's network: BatchNorm on the input, blocks of (Linear, BatchNorm, ReLU, Dropout) of one width.
 
     The encoder ends in a branch for the mean and one for the log-variance. The decoder's mean is linear in its last
@@ -62,6 +102,10 @@ class Dense(Networks):
         )
         self.image_params = zero_linear(width, params_per_image)
 
+    def shrink(self, factor: float) -> None:
+        with torch.no_grad():
+            self.raw[-1].weight.mul_(factor)
+
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encoder(y.flatten(1))
         return self.posterior_mean(h), self.posterior_log_variance(h)
@@ -72,7 +116,7 @@ class Dense(Networks):
         return torch.cat(params, dim=1).view(len(z), -1, *self.event_shape), self.image_params(h)
 
 
-class Conv(Networks):
+class Conv(OneLevel):
     """Residual blocks (He et al. 2016, pre-activation) at four sizes, 32 to 4 pixels, GroupNorm and SiLU.
 
     Strided convolutions go down, nearest-neighbour upsampling and a convolution go up (no checkerboard). Each block's
@@ -111,6 +155,10 @@ class Conv(Networks):
             normalisation(width), nn.SiLU(), nn.Conv2d(width, params_per_element * channels, 3, padding=1),
         )  # fmt: skip
         self.image_params = zero_linear(latent_dim, params_per_image)
+
+    def shrink(self, factor: float) -> None:
+        with torch.no_grad():
+            self.decoder[-1].weight[self.event_shape[0] :].mul_(factor)
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.posterior(self.encoder(y)).chunk(2, dim=1)

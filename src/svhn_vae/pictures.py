@@ -20,12 +20,12 @@ def samples(vae: VAE, rows: int, columns: int) -> np.ndarray:
     """Mean images of latents from the prior; the same latents for every variant with as many dimensions."""
     generator = torch.Generator().manual_seed(derive_seed(Stream.PICTURES))
     z = torch.randn(rows * columns, vae.networks.latent_dim, generator=generator)
-    return grid(vae.decode_mean(z.to(device_of(vae))), columns)
+    return grid(vae.decode_mean(z.to(vae.device)), columns)
 
 
 def reconstructions(vae: VAE, images: Tensor, columns: int) -> np.ndarray:
     """images (N, 3, 32, 32) uint8: a row of originals, a row of their reconstructions below, and so on."""
-    x = dequantise(images, derive_seed(Stream.PICTURES, 1)).to(device_of(vae))
+    x = dequantise(images, derive_seed(Stream.PICTURES, 1)).to(vae.device)
     rebuilt = vae.reconstruct(vae.representation(x))
     rows = [part for pair in zip(x.split(columns), rebuilt.split(columns), strict=True) for part in pair]
     return grid(torch.cat(rows), columns)
@@ -56,7 +56,3 @@ def captioned(picture: np.ndarray, caption: str) -> np.ndarray:
 def write_png(picture: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)
-
-
-def device_of(vae: VAE) -> torch.device:
-    return vae.representation.mean.device

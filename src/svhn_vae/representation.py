@@ -10,56 +10,24 @@ Units: x in [0, 1); y has unit average variance unless `scale` is off; log-densi
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
+import scipy.fft
 import torch
-from sklearn.decomposition import PCA as SklearnPCA
 from torch import Tensor, nn
 
 from svhn_vae.residual import RESIDUALS, Residual, Spectrum
-
-NUM_LEVELS = 256
-DEQUANTISATION_VARIANCE = 1 / (12 * NUM_LEVELS**2)  # of u / 256, u uniform in [0, 1): no variance is below it
+from svhn_vae.scatter import FITS, NUM_LEVELS, Moments, floored
 
 
 class Features(NamedTuple):
     """What a representation makes of B images."""
 
     y: Tensor  # (B, *event_shape): what the VAE models
-    residual: Tensor  # (B,): energy of what was cut off, sum over i > K of r_i^2 / variance_i
+    residual: Tensor  # (B, N): energy of what was cut off, in N bands, sums of r_i^2 / variance_i over i > K
     log_det: Tensor  # (B,): log |dy/dx|, in nats
-
-
-class Moments(NamedTuple):
-    """Mean and whole covariance spectrum of the training pixels: all that a representation is fitted on."""
-
-    mean: Tensor  # (D,) float64
-    components: Tensor  # (D, D) float32, orthonormal rows, largest variance first
-    eigenvalues: Tensor  # (D,) float64, as estimated: those beyond the number of images are 0
-
-
-def fit_moments(x: np.ndarray) -> Moments:
-    """Images x (N, D) float64 -> their moments, by scikit-learn's PCA.
-
-    The solver is named because scikit-learn's automatic choice differs between 1,000 and 3,072 features. float64
-    because covariance_eigh centres X'X after forming it, which cancels in float32 and loses the small eigenvalues.
-    """
-    num_images, num_pixels = x.shape
-    pca = SklearnPCA(min(num_images, num_pixels), svd_solver="covariance_eigh").fit(x)
-    components, eigenvalues = pca.components_, np.zeros(num_pixels)
-    rank = min(num_images - 1, num_pixels)  # beyond it an eigenvalue is 0, or rounding of it
-    eigenvalues[:rank] = pca.explained_variance_[:rank]
-    if num_images < num_pixels:
-        # Any orthonormal completion serves: its variance is 0 in the sample.
-        completed, _ = np.linalg.qr(components.T, mode="complete")
-        components = np.concatenate([components, completed.T[num_images:]])
-    return Moments(
-        torch.from_numpy(pca.mean_),
-        torch.from_numpy(np.ascontiguousarray(components, dtype=np.float32)),
-        torch.from_numpy(eigenvalues),
-    )
 
 
 class Representation(nn.Module, ABC):
@@ -70,6 +38,7 @@ class Representation(nn.Module, ABC):
 
     event_shape: torch.Size  # the shape of y for one image
     residual: Residual  # the law of what is cut off
+    scatter: str  # of which moments it is fitted on: one of FITS
     is_projection: bool  # dear to compute and smaller than the image: worth keeping for a whole data set
 
     @abstractmethod
@@ -93,27 +62,42 @@ class Pixels(Representation):
     """y = (x - mean) / scale, with one mean and one scale for all pixels; without `scale`, y = x."""
 
     is_projection = False
+    scatter = "sample"
 
     def __init__(
-        self, image_shape: Sequence[int], *, scale: bool, n_components: None, whiten: bool, residual: None
+        self,
+        image_shape: Sequence[int],
+        *,
+        scale: bool,
+        n_components: None,
+        whiten: bool,
+        residual: None,
+        num_bands: None,
+        scatter: None,
     ) -> None:
         super().__init__()
-        given = {"n_components": n_components, "whiten": whiten or None, "residual": residual}
+        given = {
+            "n_components": n_components,
+            "whiten": whiten or None,
+            "residual": residual,
+            "num_bands": num_bands,
+            "scatter": scatter,
+        }
         for name, value in given.items():
             if value is not None:
                 raise ValueError(
                     f"pca.{name}={str(value).lower()} needs a PCA, and this run models the pixels themselves "
-                    f"(pca=none, which model=conv implies): drop pca.{name}, or use model=dense"
+                    f"(pca=none, which convolutions imply): drop pca.{name}, or use model=dense"
                 )
         self.event_shape = torch.Size(image_shape)
-        self.residual = Spectrum(0)  # nothing is cut off
+        self.residual = Spectrum(0, 1)  # nothing is cut off
         self.use_scale = scale
         self._state("mean")
         self._state("scale")
 
     def fit(self, moments: Moments) -> Self:
         # Law of total variance: of all pixels of all images, without another pass over them.
-        variance = moments.eigenvalues.mean() + moments.mean.var(correction=0)
+        variance = moments.variances.mean() + moments.mean.var(correction=0)
         self.mean.copy_(moments.mean.mean() if self.use_scale else torch.tensor(0.0))
         self.scale.copy_(variance.sqrt() if self.use_scale else torch.tensor(1.0))
         self.residual.fit(moments.eigenvalues[:0])
@@ -121,34 +105,48 @@ class Pixels(Representation):
 
     def forward(self, x: Tensor) -> Features:
         log_det = -x[0].numel() * self.scale.log()
-        return Features((x - self.mean) / self.scale, x.new_zeros(len(x)), log_det.expand(len(x)))
+        return Features((x - self.mean) / self.scale, x.new_zeros(len(x), 1), log_det.expand(len(x)))
 
     def inverse(self, y: Tensor) -> Tensor:
         return y * self.scale + self.mean
 
 
-class PCA(Representation):
-    """y = the first K principal components: each divided by its own spread (`whiten`), by their common one (`scale`),
-    or as they are (neither); the other D - K go to the residual.
+class Projection(Representation):
+    """y = the first K coordinates in an orthonormal basis, each divided by its own spread (`whiten`), by their common
+    one (`scale`), or as they are (neither); the other D - K go to the residual.
 
-    Eigenvalues are floored at the dequantisation variance: a smaller one is estimation noise.
+    Variances are floored at the dequantisation variance: a smaller one is estimation noise.
+    pixel_levels: what a pixel's level is divided by in coordinates as they are: 256, or the post's 255.
     """
 
     is_projection = True
 
     def __init__(
-        self, image_shape: Sequence[int], *, n_components: int, whiten: bool, scale: bool, residual: str
+        self,
+        image_shape: Sequence[int],
+        *,
+        n_components: int,
+        whiten: bool,
+        scale: bool,
+        pixel_levels: int,
+        scatter: str,
+        residual: str,
+        num_bands: int,
     ) -> None:
         super().__init__()
         num_pixels = math.prod(image_shape)
         if not 1 <= n_components <= num_pixels:
             raise ValueError(f"pca.n_components must be in 1..{num_pixels}, the pixels of an image, got {n_components}")
-        if residual not in RESIDUALS:
-            raise ValueError(f"pca.residual must be one of {', '.join(RESIDUALS)}, got {residual}")
+        one_of("pca.residual", residual, RESIDUALS)
+        one_of("pca.scatter", scatter, FITS)
+        one_of("pca.pixel_levels", pixel_levels, (NUM_LEVELS - 1, NUM_LEVELS))
+        if num_bands < 1:
+            raise ValueError(f"pca.num_bands must be at least 1, got {num_bands}")
         self.image_shape = torch.Size(image_shape)
         self.event_shape = torch.Size([n_components])
-        self.whiten, self.use_scale = whiten, scale
-        self.residual = RESIDUALS[residual](num_pixels - n_components)
+        self.whiten, self.use_scale, self.unit = whiten, scale, NUM_LEVELS / pixel_levels
+        self.scatter = scatter
+        self.residual = RESIDUALS[residual](num_pixels - n_components, num_bands)
         self._state("mean", num_pixels)
         self._state("components", num_pixels, num_pixels)
         self._state("scale", num_pixels)  # y_i and r_i are the projections divided by these
@@ -158,13 +156,16 @@ class PCA(Representation):
     def num_components(self) -> int:
         return self.event_shape[0]
 
+    @abstractmethod
+    def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """The orthonormal rows (D, D), those to keep first, and the variances (D,) along them."""
+
     def fit(self, moments: Moments) -> Self:
-        kept, dropped = moments.eigenvalues.clamp(min=DEQUANTISATION_VARIANCE).split(
-            [self.num_components, self.residual.num_dims]
-        )
+        components, variances = self.basis(moments)
+        kept, dropped = floored(variances).split([self.num_components, self.residual.num_dims])
         y_variance, r_variance = self._divisor(kept), self.residual.fit(dropped)
         self.mean.copy_(moments.mean)
-        self.components.copy_(moments.components)
+        self.components.copy_(components)
         self.scale.copy_(torch.cat([y_variance, r_variance]).sqrt())
         self.log_det.copy_(-0.5 * y_variance.log().sum())
         return self
@@ -172,17 +173,55 @@ class PCA(Representation):
     def _divisor(self, kept: Tensor) -> Tensor:
         if self.whiten:
             return kept
-        return (kept.mean() if self.use_scale else torch.ones_like(kept[0])).expand_as(kept)
+        return (kept.mean() if self.use_scale else torch.full_like(kept[0], self.unit**-2)).expand_as(kept)
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
     def forward(self, x: Tensor) -> Features:
         scores = (x.flatten(1) - self.mean) @ self.components.T / self.scale  # (B, D)
         y, r = scores.split([self.num_components, self.residual.num_dims], dim=1)
-        return Features(y.contiguous(), r.square().sum(1), self.log_det.expand(len(x)))
+        return Features(y.contiguous(), self.residual.energy(r), self.log_det.expand(len(x)))
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
     def inverse(self, y: Tensor) -> Tensor:
         scores = y.float() * self.scale[: self.num_components]
         return (scores @ self.components[: self.num_components] + self.mean).view(-1, *self.image_shape)
+
+
+class PCA(Projection):
+    """The principal components of the training images, the largest variance first."""
+
+    def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        return moments.components, moments.variances
+
+
+class DCT(Projection):
+    """The two-dimensional cosine transform of three decorrelated colours, the largest variance first.
+
+    What the principal components of natural images come close to (Ahmed, Natarajan and Rao 1974), with 3,072 variances
+    and a 3 x 3 matrix to estimate instead of 4.7 million numbers: it cannot overfit a small data set.
+    """
+
+    def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        channels, height, width = self.image_shape
+        waves = torch.kron(cosines(height), cosines(width))  # (H W, H W): rows are frequencies
+        by_colour = moments.components.double().view(-1, channels, height * width) @ waves.T  # (D, C, H W)
+        spread = moments.variances.clamp(min=0).sqrt()[:, None, None]
+        covariance = torch.einsum("dcf,dkf->fck", by_colour * spread, by_colour * spread)  # of colours, per frequency
+        relative = covariance / covariance.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-12)[:, None, None]
+        colours = torch.linalg.eigh(relative.mean(0)).eigenvectors.T.flip(0)  # (C, C), brightness first
+        variances = torch.einsum("ac,fck,ak->af", colours, covariance, colours).flatten()
+        order = variances.argsort(descending=True)
+        return torch.kron(colours, waves)[order], variances[order]
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform (size, size) in float64: rows are frequencies, the constant first."""
+    return torch.from_numpy(scipy.fft.dct(np.eye(size), axis=0, norm="ortho"))
+
+
+def one_of(name: str, value: object, choices: Collection[object]) -> None:
+    """Raises ValueError if a setting is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value}")

@@ -47,10 +47,11 @@ def run_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     pca = config["pca"]
     words = [choices["model"], choices["variance"]]
     words += ["synthetic"] if choices["data"] == "synthetic" else []
-    if choices["pca"] == "none":
+    if pca.get("n_components") is None:
         words += ["pixels"]
     else:
-        words += [f"pca{pca['n_components']}", "white" if pca["whiten"] else "raw", str(pca["residual"])]
+        basis = "pca" if choices["pca"] == "default" else choices["pca"]
+        words += [f"{basis}{pca['n_components']}", "white" if pca["whiten"] else "raw", str(pca["residual"])]
     text = json.dumps(identity(config), sort_keys=True, default=str)
     return "-".join([*words, f"seed{config['seed']}", hashlib.sha256(text.encode()).hexdigest()[:8]])
 

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from svhn_vae.elbo import ElboTerms, kl_to_standard_normal
-from svhn_vae.networks import Networks
+from svhn_vae.networks import Inferred, Networks
 from svhn_vae.representation import Features, Representation
-from svhn_vae.variance import DiagonalNormal, VarianceHead
+from svhn_vae.variance import VarianceHead
 
 
 class Pass(NamedTuple):
     """One pass of B images through the model."""
 
-    posterior: DiagonalNormal  # q(z | y)
-    params: Tensor  # (B, P, *E): the decoder's output per element
+    inferred: Inferred  # q(z | y), its sample z, and the decoder's output
     likelihood: Distribution  # p(y | z)
     terms: ElboTerms
+    kl_in_loss: Tensor  # (B, Z): the KL of each latent as the loss takes it; sums to terms.kl but for `sampling_bug`
 
 
 class VAE(nn.Module):
@@ -32,34 +32,36 @@ class VAE(nn.Module):
         self.representation = representation
         self.networks = networks
         self.variance = variance
-
-    def posterior(self, y: Tensor) -> DiagonalNormal:
-        """y (B, *E) -> q(z | y), event_shape (Z,)."""
-        mean, log_variance = self.networks.encode(y)
-        return DiagonalNormal(mean.float(), log_variance.float())
+        if variance.initial_factor != 1:
+            networks.shrink(variance.initial_factor)
 
     def forward(self, features: Features) -> Pass:
         """Features of B images -> the terms of the bound on log p(x), with one sample of z, and what led there."""
-        posterior = self.posterior(features.y)
-        params, image_params = self.networks.decode(posterior.rsample())
+        noise = torch.randn(len(features.y), self.networks.latent_dim, device=self.device)
+        inferred = self.networks(features.y, noise)
         if self.training:
-            self.variance.observe(params, features.y)
-        likelihood = self.variance(params)
+            self.variance.observe(inferred.params, features.y)
+        likelihood = self.variance(inferred.params)
         terms = ElboTerms(
             log_likelihood=likelihood.log_prob(features.y),
-            residual=self.representation.residual.log_prob(features.residual, image_params),
+            residual=self.representation.residual.log_prob(features.residual, inferred.image_params),
             log_det=features.log_det,
-            kl=kl_to_standard_normal(posterior.mean, posterior.log_variance),
+            kl=kl_to_standard_normal(inferred.mean, inferred.log_variance).sum(1),
         )
-        return Pass(posterior, params, likelihood, terms)
+        return Pass(inferred, likelihood, terms, kl_to_standard_normal(inferred.mean, inferred.claimed_log_variance))
 
     @torch.no_grad()
     def reconstruct(self, features: Features) -> Tensor:
         """Features of B images -> their images (B, C, H, W) through the posterior's mean."""
-        return self.decode_mean(self.posterior(features.y).mean)
+        noise = torch.zeros(len(features.y), self.networks.latent_dim, device=self.device)
+        return self.representation.inverse(self.variance(self.networks(features.y, noise).params).mean)
 
     @torch.no_grad()
     def decode_mean(self, z: Tensor) -> Tensor:
         """z (B, Z) -> the mean image (B, C, H, W); may leave [0, 1)."""
         params, _ = self.networks.decode(z)
         return self.representation.inverse(self.variance(params).mean)
+
+    @property
+    def device(self) -> torch.device:
+        return self.representation.mean.device

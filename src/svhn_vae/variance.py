@@ -52,6 +52,8 @@ class VarianceHead(nn.Module, ABC):
 
     params_per_element: int  # numbers that the decoder emits for each element of y
     bounded = True  # False: the density's gradient can overflow, by design
+    is_density = True  # False: log_prob is no density of y, so the run has no bits per dimension and is not ranked
+    initial_factor = 1.0  # on the decoder's initial weights of all that it emits per element but the mean
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
@@ -60,6 +62,10 @@ class VarianceHead(nn.Module, ABC):
     @abstractmethod
     def forward(self, params: Tensor) -> Distribution:
         """params (B, P, *E) -> p(y | z) with batch_shape (B,) and event_shape E."""
+
+    def penalty(self, params: Tensor) -> Tensor:
+        """What training adds to the loss of each image (B,), in nats; no part of the bound."""
+        return params.new_zeros(len(params))
 
     def observe(self, params: Tensor, y: Tensor) -> None:
         """Called on every training batch before `forward`; for heads that track a statistic of the residuals."""

@@ -13,7 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from svhn_vae.representation import NUM_LEVELS, Features, Representation
+from svhn_vae.representation import Features, Representation
+from svhn_vae.scatter import NUM_LEVELS
 from svhn_vae.seeds import Stream, derive_seed
 
 CHUNK = 1000  # images dequantised and projected at a time: bounds memory
@@ -29,10 +30,17 @@ def dequantise(images: Tensor, seed: int) -> Tensor:
     return (images + noise.clamp_(max=1 - 2**-16)) / NUM_LEVELS
 
 
-def dequantised_chunks(images: Tensor, stream: Stream, *place: int) -> Iterator[Tensor]:
+def centred(images: Tensor, seed: int) -> Tensor:
+    """uint8 (N, C, H, W) -> x at the middle of each level, without noise: the post's images, which have no density."""
+    return (images + 0.5) / NUM_LEVELS
+
+
+def dequantised_chunks(
+    images: Tensor, stream: Stream, *place: int, to_x: Callable[[Tensor, int], Tensor] = dequantise
+) -> Iterator[Tensor]:
     """The images in order, CHUNK at a time; noise is drawn where they are: on the CPU, alike on any machine."""
     for index, chunk in enumerate(images.split(CHUNK)):
-        yield dequantise(chunk, derive_seed(stream, *place, index))
+        yield to_x(chunk, derive_seed(stream, *place, index))
 
 
 class EvaluationBatches:
@@ -60,7 +68,7 @@ class EvaluationBatches:
 class TrainingBatches:
     """One epoch at each pass: a permutation from (seed, epoch), in batches of one size; the rest is left out.
 
-    The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw).
+    The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw); without `add_noise` there is none.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class TrainingBatches:
         representation: Representation,
         *,
         batch_size: int,
+        add_noise: bool,
         epochs_per_noise: int,
         shuffle: bool,
         seed: int,
@@ -81,6 +90,7 @@ class TrainingBatches:
         self.images, self.representation = images, representation
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
         self.seed, self.epoch = seed, epoch
+        self._to_x = dequantise if add_noise else centred
         self._draw: int | None = None
         self._kept: Features | None = None
 
@@ -107,7 +117,7 @@ class TrainingBatches:
 
     def _project(self, draw: int) -> Features:
         device = self.representation.mean.device
-        noisy = dequantised_chunks(self.images, Stream.TRAINING_NOISE, self.seed, draw)
+        noisy = dequantised_chunks(self.images, Stream.TRAINING_NOISE, self.seed, draw, to_x=self._to_x)
         chunks = [self.representation(x.to(device)) for x in noisy]
         return Features(*(torch.cat(arrays) for arrays in zip(*chunks, strict=True)))
 
@@ -115,7 +125,7 @@ class TrainingBatches:
         images = self._pixels_on_device
         for index, indices in enumerate(batches):
             seed = derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
-            yield self.representation(dequantise(images[indices], seed))
+            yield self.representation(self._to_x(images[indices], seed))
 
     @cached_property
     def _pixels_on_device(self) -> Tensor:

@@ -8,6 +8,7 @@ from svhn_vae.data.batches import EvaluationBatches, TrainingBatches
 from svhn_vae.data.dataset import Dataset, Source, load_once
 from svhn_vae.data.moments import moments_once
 from svhn_vae.representation import Representation
+from svhn_vae.scatter import Moments
 
 
 class DataModule(L.LightningDataModule):
@@ -19,6 +20,7 @@ class DataModule(L.LightningDataModule):
         representation: Representation,
         *,
         batch_size: int,
+        dequantise: bool,
         epochs_per_noise: int,
         shuffle: bool,
         seed: int,
@@ -26,7 +28,7 @@ class DataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.source, self.representation, self.cache = source, representation, cache
-        self.batch_size, self.epochs_per_noise = batch_size, epochs_per_noise
+        self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
         self.shuffle, self.seed = shuffle, seed
         self.dataset: Dataset | None = None
 
@@ -35,17 +37,20 @@ class DataModule(L.LightningDataModule):
             return
         self.dataset = load_once(self.source)
         self._check_size()
-        train = self.dataset.train.images
-        self.moments = moments_once(train, self.dataset.train_digest, self.cache)
-        self.representation.fit(self.moments)
+        self.representation.fit(self.moments(self.representation.scatter))
         self._val = EvaluationBatches(self.dataset.val.images, self.representation)
         self._test = EvaluationBatches(self.dataset.test.images, self.representation)
+
+    def moments(self, scatter: str) -> Moments:
+        """The training images' moments, `sample` or `robust`; from the cache, or fitted."""
+        return moments_once(self.dataset.train.images, self.dataset.train_digest, scatter, self.cache)
 
     def train_dataloader(self) -> TrainingBatches:
         return TrainingBatches(
             self.dataset.train.images,
             self.representation,
             batch_size=self.batch_size,
+            add_noise=self.dequantise,
             epochs_per_noise=self.epochs_per_noise,
             shuffle=self.shuffle,
             seed=self.seed,

@@ -13,28 +13,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from svhn_vae.data.batches import dequantised_chunks
-from svhn_vae.representation import Moments, fit_moments
+from svhn_vae.scatter import FITS, Moments
 from svhn_vae.seeds import Stream
 
-FORMAT = 1  # to be raised with any change of what is fitted, so that older files are not read
+FORMAT = 2  # to be raised with any change of what is fitted, so that older files are not read
 MAX_IMAGES = 100_000  # the post's number; float64 covariance of that many holds 2.5 GB
 
 
-def moments_once(images: Tensor, digest: str, cache: Path) -> Moments:
+def moments_once(images: Tensor, digest: str, scatter: str, cache: Path) -> Moments:
     """The moments of images (N, 3, 32, 32) uint8 named by `digest`; from `cache`, or fitted and put there.
+
+    scatter: one of scatter.FITS, `sample` or `robust`.
 
     At most MAX_IMAGES evenly spaced images are fitted on. The dequantisation noise is the same in every run.
     """
-    path = cache / f"moments-{FORMAT}-{digest}.safetensors"
+    path = cache / f"moments-{FORMAT}-{scatter}-{digest}.safetensors"
     kept = _read(path)
     if kept is not None:
         return kept
-    moments = _fit(images)
+    moments = _fit(images, scatter)
     _write(moments, path)
     return moments
 
 
-def _fit(images: Tensor) -> Moments:
+def _fit(images: Tensor, scatter: str) -> Moments:
     step = -(-len(images) // MAX_IMAGES)
     images = images[::step]
     x = np.empty((len(images), images[0].numel()))
@@ -42,7 +44,7 @@ def _fit(images: Tensor) -> Moments:
     for chunk in dequantised_chunks(images, Stream.BASIS_NOISE):
         x[start : start + len(chunk)] = chunk.flatten(1).numpy()
         start += len(chunk)
-    return fit_moments(x)
+    return FITS[scatter](x)
 
 
 def _read(path: Path) -> Moments | None:

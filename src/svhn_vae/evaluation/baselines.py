@@ -14,8 +14,8 @@ from torch import Tensor
 from svhn_vae.data.batches import dequantised_chunks
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.elbo import bits_per_dim
-from svhn_vae.representation import DEQUANTISATION_VARIANCE, Moments
 from svhn_vae.runs import read_json, write_json
+from svhn_vae.scatter import Moments, floored
 from svhn_vae.seeds import Stream
 
 FORMAT = 1  # to be raised with any change of what is scored, so that older files are not read
@@ -59,10 +59,6 @@ def spectra_on_the_basis(eigenvalues: Tensor, num_components: int | None) -> dic
         spectra["full covariance"] = eigenvalues
     spectra["full covariance, floored"] = floored(eigenvalues)
     return spectra
-
-
-def floored(variance: Tensor) -> Tensor:
-    return variance.clamp(min=DEQUANTISATION_VARIANCE)
 
 
 def gaussian_log_prob(centred: Tensor, variance: Tensor) -> Tensor:

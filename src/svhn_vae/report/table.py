@@ -58,7 +58,8 @@ def study_table(title: str, runs: Sequence[Run]) -> Table:
     baselines = {name: bits for run in runs for name, bits in run.result["baselines"].items()}
     rows = [(bits, [f"(-) {name}", f"{bits:.3f}"]) for name, bits in baselines.items()]
     rows += [
-        (run.result["metrics"][METRIC], run_row(run, label)) for run, label in zip(runs, labels(runs), strict=True)
+        (run.result["metrics"].get(METRIC, math.nan), run_row(run, label))
+        for run, label in zip(runs, labels(runs), strict=True)
     ]
     for _, row in sorted(rows, key=lambda row: (math.isnan(row[0]), row[0])):
         table.add_row(*row)
@@ -67,12 +68,12 @@ def study_table(title: str, runs: Sequence[Run]) -> Table:
 
 def run_row(run: Run, label: str) -> list[str]:
     metrics, cost = run.result["metrics"], run.result["cost"]
-    parts = [f"{run.result['parts'][part]:.3f}" for part in PARTS]
+    ranked = [metrics[METRIC], *(run.result["parts"][part] for part in PARTS)] if METRIC in metrics else []
+    bits = [f"{number:.3f}" for number in ranked] or ["no density", "-", "-", "-"]
     active = f"{metrics['test/active_units']:.0f}"
     return [
         label,
-        f"{metrics[METRIC]:.3f}",
-        *parts,
+        *bits,
         active,
         f"{cost['images_per_second']:,.0f}",
         f"{'>' * cost['continued']}{cost['seconds']:.0f}",

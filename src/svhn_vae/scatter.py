@@ -1,0 +1,118 @@
+"""Mean and covariance spectrum of the training pixels: all that a representation, or a Gaussian, is fitted on.
+
+Shapes: N training images, D pixels of an image.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import scipy.special
+import torch
+from sklearn.decomposition import PCA as SklearnPCA
+from torch import Tensor
+
+NUM_LEVELS = 256
+DEQUANTISATION_VARIANCE = 1 / (12 * NUM_LEVELS**2)  # of u / 256, u uniform in [0, 1): no variance is below it
+MAX_STEPS = 20  # of EM: it takes 5 to 8
+TOLERANCE = 1e-3  # nats per pixel that a further step of EM must gain
+
+
+class Moments(NamedTuple):
+    """Mean and whole covariance spectrum of the training pixels."""
+
+    mean: Tensor  # (D,) float64
+    components: Tensor  # (D, D) float32, orthonormal rows, largest variance first
+    eigenvalues: Tensor  # (D,) float64, as estimated: those beyond the number of images are 0
+    degrees_of_freedom: Tensor  # () float64: of the Student-t whose scatter this is; infinite for the covariance
+
+    @property
+    def variances(self) -> Tensor:
+        """(D,): of the pixels along the components; a Student-t's are larger than its scatter's eigenvalues."""
+        return self.eigenvalues / (1 - 2 / self.degrees_of_freedom.clamp(min=2.1))
+
+
+def sample_moments(x: np.ndarray) -> Moments:
+    """Images x (N, D) float64 -> their mean and covariance, by scikit-learn's PCA.
+
+    The solver is named because scikit-learn's automatic choice differs between 1,000 and 3,072 features. float64
+    because covariance_eigh centres X'X after forming it, which cancels in float32 and loses the small eigenvalues.
+    """
+    num_images, num_pixels = x.shape
+    pca = SklearnPCA(min(num_images, num_pixels), svd_solver="covariance_eigh").fit(x)
+    components, eigenvalues = pca.components_, np.zeros(num_pixels)
+    rank = min(num_images - 1, num_pixels)  # beyond it an eigenvalue is 0, or rounding of it
+    eigenvalues[:rank] = pca.explained_variance_[:rank]
+    if num_images < num_pixels:
+        # Any orthonormal completion serves: its variance is 0 in the sample.
+        completed, _ = np.linalg.qr(components.T, mode="complete")
+        components = np.concatenate([components, completed.T[num_images:]])
+    return as_moments(pca.mean_, components, eigenvalues, math.inf)
+
+
+def robust_moments(x: np.ndarray) -> Moments:
+    """Images x (N, D) float64 -> mean, scatter and degrees of freedom of a multivariate Student-t, by EM.
+
+    An image is mean + s_i * e with e Gaussian and a scale s_i of its own, which the fit takes out. PX-EM (Kent, Tyler
+    and Vardi 1994; Liu, Rubin and Wu 1998), the degrees of freedom maximised in each step (ECME). The dequantisation
+    variance is added in every direction: it regularises, and where there are few images it makes the fit possible.
+    """
+    num_pixels = x.shape[1]
+    mean, scatter, degrees, before = x.mean(0), np.cov(x.T, bias=True), math.inf, -math.inf
+    for _ in range(MAX_STEPS):
+        distances, log_det = mahalanobis(x - mean, scatter)
+        degrees, log_likelihood = fit_degrees_of_freedom(distances, num_pixels)
+        log_likelihood -= 0.5 * log_det
+        if log_likelihood - before < TOLERANCE * num_pixels:
+            break
+        before = log_likelihood
+        weights = (degrees + num_pixels) / (degrees + distances)
+        weights /= weights.sum()
+        mean = weights @ x
+        centred = (x - mean) * np.sqrt(weights)[:, None]
+        scatter = centred.T @ centred
+    eigenvalues, vectors = scipy.linalg.eigh(scatter)
+    return as_moments(mean, vectors.T[::-1], eigenvalues[::-1] + DEQUANTISATION_VARIANCE, degrees)
+
+
+FITS = {"sample": sample_moments, "robust": robust_moments}
+
+
+def mahalanobis(centred: np.ndarray, scatter: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centred images (N, D), scatter (D, D) -> squared distances (N,), log-determinant; of scatter plus the noise's."""
+    floored = scatter + DEQUANTISATION_VARIANCE * np.eye(len(scatter))
+    factor = scipy.linalg.cholesky(floored, lower=True)
+    scores = scipy.linalg.solve_triangular(factor, centred.T, lower=True)
+    return np.square(scores).sum(0), 2 * np.log(factor.diagonal()).sum()
+
+
+def student_t_log_prob(distances: np.ndarray, degrees: float, num_dims: int) -> np.ndarray:
+    """Squared distances (N,) -> log-densities (N,) in nats of the multivariate Student-t, less 0.5 log det scatter."""
+    half, halves = 0.5 * degrees, 0.5 * (degrees + num_dims)
+    log_norm = scipy.special.gammaln(halves) - scipy.special.gammaln(half) - 0.5 * num_dims * np.log(degrees * np.pi)
+    return log_norm - halves * np.log1p(distances / degrees)
+
+
+def fit_degrees_of_freedom(distances: np.ndarray, num_dims: int) -> tuple[float, float]:
+    """Squared distances (N,) -> the degrees of freedom of highest likelihood, and their mean log-density."""
+    found = scipy.optimize.minimize_scalar(
+        lambda log_degrees: -student_t_log_prob(distances, np.exp(log_degrees), num_dims).mean(),
+        bounds=(math.log(0.5), math.log(1e6)),
+    )
+    return float(np.exp(found.x)), -float(found.fun)
+
+
+def as_moments(mean: np.ndarray, components: np.ndarray, eigenvalues: np.ndarray, degrees: float) -> Moments:
+    return Moments(
+        torch.from_numpy(np.ascontiguousarray(mean)),
+        torch.from_numpy(np.ascontiguousarray(components, dtype=np.float32)),
+        torch.from_numpy(np.ascontiguousarray(eigenvalues)),
+        torch.tensor(degrees, dtype=torch.float64),
+    )
+
+
+def floored(variance: Tensor) -> Tensor:
+    """No variance of dequantised pixels, in any direction, is below that of the noise."""
+    return variance.clamp(min=DEQUANTISATION_VARIANCE)
