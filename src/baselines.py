@@ -5,6 +5,7 @@ a baseline has nothing to select, and figures elsewhere are often for whole file
 """
 
 import argparse
+import functools
 import sys
 
 from hydra import compose, initialize_config_dir
@@ -17,7 +18,7 @@ from svhn_vae.build import CONF, cache_folder, register_resolvers
 from svhn_vae.data.dataset import concatenate, digest, load_once
 from svhn_vae.data.mat import DataError
 from svhn_vae.data.moments import moments_once
-from svhn_vae.evaluation.baselines import score
+from svhn_vae.evaluation.baselines import fitted, score
 from svhn_vae.report.table import wide_console
 
 
@@ -41,8 +42,9 @@ def baseline_table(cfg: DictConfig) -> Table:
     table.add_column("model without a network")
     columns = []
     for images in (dataset.train, concatenate([dataset.train, dataset.val])):
-        moments = moments_once(images.images, digest(images), "sample", cache_folder(cfg))
-        columns.append(score(dataset.test.images, moments, cfg.pca.n_components))
+        moments = functools.partial(moments_once, images.images, digest(images), cache=cache_folder(cfg))
+        densities = fitted(images.images, moments, cfg.pca.n_components)
+        columns.append(score(dataset.test.images, densities))
         table.add_column(f"fitted on {len(images.labels):,}", justify="right")
     for name in dict.fromkeys(name for column in columns for name in column):
         table.add_row(name, *(f"{column[name]:.3f}" if name in column else "-" for column in columns))

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from scipy import stats
+from sklearn.decomposition import PCA as SklearnPCA
 
+from conftest import composed
 from svhn_vae.data import batches
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, dequantise
 from svhn_vae.representation import PCA, Pixels
-from svhn_vae.scatter import Moments
+from svhn_vae.scatter import Moments, sample_moments
 
 SHAPE = (3, 4, 4)
 NUM_PIXELS = 48
@@ -21,17 +24,17 @@ def some_moments() -> Moments:
     basis, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((NUM_PIXELS, NUM_PIXELS)))
     mean = torch.linspace(0.4, 0.6, NUM_PIXELS, dtype=torch.float64)
     eigenvalues = torch.linspace(1, 0.1, NUM_PIXELS, dtype=torch.float64)
-    return Moments(mean, torch.from_numpy(basis.astype(np.float32)), eigenvalues)
+    return Moments(mean, torch.from_numpy(basis.astype(np.float32)), eigenvalues, torch.tensor(torch.inf))
 
 
-def full_pca() -> PCA:
+def full_pca(**settings) -> PCA:
     """K = D: nothing is cut off, so that the inverse gives x back."""
-    settings = {"n_components": NUM_PIXELS, "whiten": True, "scale": True, "residual": "spectrum"}
-    return PCA(SHAPE, **settings).fit(some_moments())
+    cfg = composed("pca=default", f"pca.n_components={NUM_PIXELS}", "pca.whiten=true").pca
+    return instantiate(cfg, image_shape=SHAPE, **settings).fit(some_moments())
 
 
 def pixels() -> Pixels:
-    return Pixels(SHAPE, scale=True, n_components=None, whiten=False, residual=None).fit(some_moments())
+    return instantiate(composed("pca=none").pca, image_shape=SHAPE).fit(some_moments())
 
 
 @pytest.fixture(params=[full_pca, pixels], ids=["pca", "pixels"])
@@ -45,7 +48,7 @@ def chunks_of_ten(monkeypatch):
 
 
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:
-    settings = {"batch_size": 4, "epochs_per_noise": 3, "shuffle": True, "seed": 0} | settings
+    settings = {"batch_size": 4, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0} | settings
     return TrainingBatches(images, representation, epoch=epoch, **settings)
 
 
@@ -225,6 +228,31 @@ def test_noise_depends_on_the_seed(representation):
     first, again, other = (x_of_epochs(representation, seed=seed)[0] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert noise_difference(first, other) == APART
+
+
+def test_without_noise_x_is_the_middle_of_its_level_in_every_epoch(representation):
+    for seed in (0, 1):
+        for x in x_of_epochs(representation, add_noise=False, epochs_per_noise=1, seed=seed):
+            torch.testing.assert_close(256 * x, IMAGES[:24] + 0.5, rtol=0, atol=1e-3)
+
+
+def test_without_noise_the_order_is_the_same_as_with_it(representation):
+    def order(**settings) -> list[int]:
+        return numbers_of(x_of(training(IMAGES, representation, **settings), representation))
+
+    assert order(add_noise=False) == order(add_noise=True)
+
+
+def test_the_posts_coordinates_are_scikit_learns():
+    """Of image / 255, neither scaled nor whitened; the basis is that of the same images."""
+    levels = torch.randint(0, 256, (200, *SHAPE), dtype=torch.uint8)
+    oracle = SklearnPCA(20, svd_solver="full").fit(levels.flatten(1).double().numpy() / 255)
+    basis = sample_moments((levels.flatten(1).double().numpy() + 0.5) / 256)
+    post = full_pca(n_components=20, whiten=False, scale=False, pixel_levels=255).fit(basis)
+    [batch] = training(levels, post, batch_size=200, add_noise=False, shuffle=False)
+    expected = oracle.transform(levels.flatten(1).double().numpy() / 255)
+    signs = np.sign((oracle.components_ * basis.components[:20].double().numpy()).sum(1))
+    np.testing.assert_allclose(batch.y.numpy() * signs, expected, atol=1e-5)
 
 
 def test_training_noise_is_not_that_of_evaluation(representation):

@@ -8,12 +8,23 @@ import pytest
 import scipy.io
 import torch
 
-from svhn_vae.data.dataset import SVHN, Dataset, Source, Synthetic, _loaded, cut_tail, digest, load_once
+from svhn_vae.data.dataset import (
+    DIVISIONS,
+    SVHN,
+    Dataset,
+    Source,
+    Synthetic,
+    _loaded,
+    cut_tail,
+    digest,
+    load_once,
+    random_subset,
+)
 from svhn_vae.data.mat import DataError, LabelledImages
 
 REAL = Path(__file__).parents[2] / "shared" / "svhn"
 SPLITS = {"train": range(40), "test": range(100, 120), "extra": range(200, 230)}  # the content of their images
-DIVISIONS = [
+SPLIT_LISTS = [
     ["train"], ["train", "extra"], ["extra", "train"], ["extra"],
     ["test"], ["train", "test"], ["test", "train"], ["train", "test", "extra"],
 ]  # fmt: skip
@@ -40,8 +51,8 @@ class Numbered(Source):
         return numbered(SPLITS[split])
 
 
-def source(splits=("train",), limit=None, held_out=0.25) -> Numbered:
-    return Numbered(splits=splits, limit=limit, held_out=held_out)
+def source(splits=("train",), limit=None, held_out=0.25, division="contiguous") -> Numbered:
+    return Numbered(splits=splits, limit=limit, held_out=held_out, division=division)
 
 
 @pytest.fixture
@@ -54,14 +65,15 @@ def empty_cache():
 # --- the laws -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=DIVISIONS, ids="+".join)
+@pytest.fixture(params=SPLIT_LISTS, ids="+".join)
 def splits(request):
     return request.param
 
 
+@pytest.mark.parametrize("division", DIVISIONS)
 @pytest.mark.parametrize("held_out", [0.01, 0.1, 0.25, 0.5, 0.9])
-def test_no_image_is_in_two_parts_and_none_is_lost(splits, held_out):
-    dataset = source(splits, held_out=held_out).load()
+def test_no_image_is_in_two_parts_and_none_is_lost(splits, held_out, division):
+    dataset = source(splits, held_out=held_out, division=division).load()
     parts = [numbers_of(part) for part in (dataset.train, dataset.val, dataset.test)]
     assert all(parts)
     due = [number for split in {*splits, "test"} for number in SPLITS[split]]
@@ -74,20 +86,23 @@ def test_validation_is_the_tail_of_the_first_split(splits):
     assert val == list(first[-round(0.25 * len(first)) :])
 
 
-def test_training_images_are_the_others_in_their_order(splits):
-    dataset = source(splits).load()
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_training_images_are_the_others_in_their_order(splits, division):
+    dataset = source(splits, division=division).load()
     held = {*numbers_of(dataset.val), *numbers_of(dataset.test)}
     assert numbers_of(dataset.train) == [n for split in splits for n in SPLITS[split] if n not in held]
 
 
-def test_test_images_are_all_of_the_test_split_or_its_tail(splits):
-    test = numbers_of(source(splits).load().test)
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_test_images_are_all_of_the_test_split_or_its_tail(splits, division):
+    test = numbers_of(source(splits, division=division).load().test)
     assert test == list(SPLITS["test"][-5:] if "test" in splits else SPLITS["test"])
 
 
 @pytest.mark.parametrize(("held_out", "num_val"), [(0.1, 4), (0.5, 20), (1e-6, 1), (0.999999, 39)])
-def test_held_out_is_a_fraction_and_leaves_images_on_both_sides(held_out, num_val):
-    dataset = source(held_out=held_out).load()
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_held_out_is_a_fraction_and_leaves_images_on_both_sides(held_out, num_val, division):
+    dataset = source(held_out=held_out, division=division).load()
     assert (len(dataset.val.labels), len(dataset.train.labels)) == (num_val, 40 - num_val)
 
 
@@ -108,6 +123,53 @@ def test_wrong_splits(wrong):
         source(wrong)
 
 
+# --- the random division --------------------------------------------------------------------------------------------
+
+
+def test_random_validation_is_of_all_splits_together():
+    """The post's: a random tenth of train, test and extra."""
+    val = numbers_of(source(["train", "test", "extra"], division="random").load().val)
+    assert len(val) == round(0.25 * (40 + 15 + 30))
+    assert {number // 100 for number in val} == {0, 1, 2}
+
+
+def test_random_validation_is_no_block():
+    val = np.array(numbers_of(source(division="random").load().val))
+    assert len(val) == 10
+    assert (np.diff(val) > 0).all()
+    assert (np.diff(val) > 1).sum() > 3
+
+
+def test_random_division_is_uniform():
+    """Every image as often as the others, over data sets of every size."""
+    times_held = np.zeros(100)
+    for size in range(100, 256):
+        val = numbers_of(random_subset([numbered(range(size))], 0.25)[1])
+        times_held[[number for number in val if number < 100]] += 1
+    assert times_held.mean() == pytest.approx(0.25 * 156, rel=0.05)
+    assert times_held.std() < 2 * (156 * 0.25 * 0.75) ** 0.5
+
+
+def test_random_division_depends_on_nothing_else():
+    first = source(division="random").load().digest
+    torch.manual_seed(7)
+    assert source(division="random").load().digest == first
+    assert source().load().digest != first
+
+
+def test_a_split_may_be_held_out_whole():
+    """A small one beside a large one: nothing of it is left to train on."""
+    parts, val = random_subset([numbered(range(30)), numbered([200])], 0.9)
+    assert len(parts) == 2
+    assert sum(len(part.labels) for part in parts) + len(val.labels) == 31
+
+
+@pytest.mark.parametrize("division", ["shuffled", None, ""])
+def test_wrong_division(division):
+    with pytest.raises(DataError, match=rf"^data\.division must be one of contiguous, random, got {division}$"):
+        source(division=division)
+
+
 # --- limit ----------------------------------------------------------------------------------------------------------
 
 
@@ -126,15 +188,17 @@ def test_limit_takes_the_start_of_each_split(limit, expected):
     assert numbers_of(source(["train", "extra"], limit).load().train) == expected
 
 
-@pytest.mark.parametrize("division", [["train"], ["train", "extra"], ["train", "test", "extra"]], ids="+".join)
-def test_count_is_the_number_of_training_images(division):
-    total = len(source(division).load().train.labels)
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_count_is_the_number_of_training_images(splits, division):
+    total = len(source(splits, division=division).load().train.labels)
     counts = range(1, total + 1)
-    assert [len(source(division, count).load().train.labels) for count in counts] == list(counts)
+    limited = [source(splits, count, division=division).load() for count in counts]
+    assert [len(dataset.train.labels) for dataset in limited] == list(counts)
 
 
-def test_limit_leaves_validation_and_test_alone(splits):
-    whole, limited = source(splits).load(), source(splits, 0.2).load()
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_limit_leaves_validation_and_test_alone(splits, division):
+    whole, limited = source(splits, division=division).load(), source(splits, 0.2, division=division).load()
     assert digest(limited.val, limited.test) == digest(whole.val, whole.test)
     assert limited.train_digest != whole.train_digest
 
@@ -218,7 +282,8 @@ def test_equal_sources_are_loaded_once(monkeypatch):
 
 def synthetic(**settings) -> Synthetic:
     sizes = {"num_train": 150, "num_test": 30, "drawing_seed": 0}
-    return Synthetic(**{"splits": ["train"], "limit": None, "held_out": 0.1, **sizes, **settings})
+    division = {"splits": ["train"], "limit": None, "held_out": 0.1, "division": "contiguous"}
+    return Synthetic(**(division | sizes | settings))
 
 
 def test_synthetic_data():
@@ -245,7 +310,8 @@ def test_synthetic_data_has_no_extra_split():
 
 def svhn(root: Path, splits=("train",), limit=None) -> SVHN:
     nowhere = "http://127.0.0.1:9/nothing-is-downloaded"
-    return SVHN(splits=splits, limit=limit, held_out=0.1, root=str(root), verify="none", url=nowhere)
+    division = {"splits": splits, "limit": limit, "held_out": 0.1, "division": "contiguous"}
+    return SVHN(**division, root=str(root), verify="none", url=nowhere)
 
 
 @pytest.fixture

@@ -1,11 +1,55 @@
-"""Grids and captions: each image where it belongs, at its values, clipped."""
+"""Sheets: each image where it belongs, at its values. The gallery: each picture's rule, against an oracle."""
+
+import re
 
 import numpy as np
+import pytest
 import torch
 
-from svhn_vae.pictures import CAPTION_HEIGHT, GAP, MAGNIFICATION, captioned, grid
+from conftest import composed, options
+from svhn_vae.build import build_vae
+from svhn_vae.data.dataset import Dataset
+from svhn_vae.data.mat import LabelledImages
+from svhn_vae.networks import Inferred, Networks
+from svhn_vae.pictures.gallery import (
+    OF_PROJECTIONS,
+    PICTURES,
+    Subject,
+    draw,
+    elbos,
+    farthest,
+    first_of_each,
+    pixel_stddev,
+    possible,
+    round_trip,
+    spaced,
+)
+from svhn_vae.pictures.sheet import (
+    CAPTION_HEIGHT,
+    GAP,
+    LABEL_WIDTH,
+    MAGNIFICATION,
+    captioned,
+    grid,
+    labelled,
+    stacked,
+)
+from svhn_vae.representation import PCA, Pixels, Representation
+from svhn_vae.scatter import Moments
+from svhn_vae.vae import VAE
+from svhn_vae.variance import DiagonalNormal, VarianceHead
 
 SIZE = 32 * MAGNIFICATION + GAP
+# Of independent uniform pixels.
+MOMENTS = Moments(
+    torch.full((3072,), 0.5).double(), torch.eye(3072), torch.full((3072,), 1 / 12).double(), torch.tensor(1e9)
+)
+
+
+def at(picture: np.ndarray, row: int, column: int) -> np.ndarray:
+    """The image (H, W, 3) in this row and column of a grid, not magnified, as x."""
+    image = picture[row * SIZE : (row + 1) * SIZE - GAP, column * SIZE : (column + 1) * SIZE - GAP]
+    return image[::MAGNIFICATION, ::MAGNIFICATION].astype(float) / 255
 
 
 def test_grid_puts_images_row_by_row():
@@ -32,9 +76,285 @@ def test_grid_clips_what_leaves_the_range():
     assert [int(sheet[0, column * SIZE, 0]) for column in range(3)] == [0, 128, 255]
 
 
+def test_grid_shows_the_levels_of_centred_pixels():
+    levels = torch.arange(256)
+    x = ((levels + 0.5) / 256).view(256, 1, 1, 1).expand(256, 3, 1, 1)
+    assert (grid(x, 256)[0, :: MAGNIFICATION + GAP, 0] == levels.numpy()).all()
+
+
 def test_caption_is_below_and_leaves_the_picture_alone():
     picture = np.random.default_rng(0).integers(0, 256, (60, 300, 3), dtype=np.uint8)
     sheet = captioned(picture, "samples, synthetic data")
     assert sheet.shape == (60 + CAPTION_HEIGHT, 300, 3)
     assert (sheet[:60] == picture).all()
     assert (sheet[60:] < 128).any()
+
+
+def test_a_long_caption_takes_more_lines_and_is_not_cut_off():
+    sheet = captioned(np.zeros((10, 300, 3), np.uint8), "word " * 30)
+    assert sheet.shape[0] > 10 + 3 * CAPTION_HEIGHT
+    assert (sheet[10:, -4:] == 255).all()
+
+
+def test_stacked_pictures_have_gaps_between_them_alone():
+    sheet = stacked([np.full((5, 20, 3), 1, np.uint8), np.full((6, 10, 3), 2, np.uint8)], gap=4)
+    assert sheet.shape == (15, 20, 3)
+    assert (sheet[5:9] == 255).all()
+    assert (sheet[9:, :10] == 2).all()
+    assert (sheet[9:, 10:] == 255).all()
+
+
+def test_labels_stand_left_of_their_rows():
+    picture = np.zeros((3 * SIZE, SIZE, 3), np.uint8)
+    sheet = labelled(picture, ["K = 1", "", "K = 3"])
+    assert (sheet[:, LABEL_WIDTH:] == picture).all()
+    margins = sheet[:, :LABEL_WIDTH].reshape(3, SIZE, LABEL_WIDTH, 3)
+    assert [bool((margin < 128).any()) for margin in margins] == [True, False, True]
+
+
+class Copies(Networks):
+    """z is the first elements of y and is decoded to them; the posterior's sigma is 0.1."""
+
+    def __init__(self, event_shape: torch.Size, latent_dim: int) -> None:
+        super().__init__()
+        self.event_shape, self.latent_dim = event_shape, latent_dim
+
+    def forward(self, y: torch.Tensor, noise: torch.Tensor) -> Inferred:
+        mean = y.flatten(1)[:, : self.latent_dim]
+        log_variance = torch.full_like(mean, 2 * np.log(0.1))
+        z = mean + 0.1 * noise
+        return Inferred(mean, log_variance, log_variance, z, *self.decode(z))
+
+    def decode(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.cat([z, z.new_zeros(len(z), self.event_shape.numel() - self.latent_dim)], dim=1)
+        return y.view(-1, 1, *self.event_shape), z.new_zeros(len(z), 0)
+
+    def shrink(self, factor: float) -> None:
+        raise NotImplementedError
+
+
+class Known(VarianceHead):
+    """A sigma per element of y, from 0.05 up."""
+
+    params_per_element = 1
+
+    def __init__(self, event_shape: torch.Size) -> None:
+        super().__init__(event_shape)
+        self.sigma = 0.05 + 0.2 * torch.rand(event_shape)
+
+    def forward(self, params: torch.Tensor) -> DiagonalNormal:
+        return DiagonalNormal(params[:, 0], 2 * self.sigma.log())
+
+
+def pca(num_components: int) -> PCA:
+    """A PCA in a random basis of images (3, 32, 32), its variances a power law."""
+    representation = PCA(
+        (3, 32, 32), n_components=num_components, whiten=True, scale=True, pixel_levels=256,
+        scatter="sample", residual="spectrum", num_bands=1,
+    )  # fmt: skip
+    basis = torch.linalg.qr(torch.randn(3072, 3072)).Q
+    return representation.fit(
+        Moments(torch.full((3072,), 0.5).double(), basis, torch.arange(1, 3073).double() ** -1.0, torch.tensor(1e9))
+    )
+
+
+def unit_pixels() -> Pixels:
+    representation = Pixels(
+        (3, 32, 32), scale=False, n_components=None, whiten=False, residual=None, num_bands=None, scatter=None
+    )
+    return representation.fit(MOMENTS)
+
+
+def part(num: int) -> LabelledImages:
+    labels = torch.arange(num, dtype=torch.uint8) % 10
+    return LabelledImages(torch.randint(0, 256, (num, 3, 32, 32), dtype=torch.uint8), labels)
+
+
+def subject(representation: Representation, num_val: int = 40) -> Subject:
+    shape = representation.event_shape
+    vae = VAE(representation, Copies(shape, shape.numel()), Known(shape)).eval()
+    return Subject(vae, Dataset("random", True, part(30), part(num_val), part(130)), "stub", seed=0)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Subject:
+    """A model that reproduces every image."""
+    torch.manual_seed(0)
+    return subject(unit_pixels())
+
+
+@pytest.fixture(scope="module")
+def truncated() -> Subject:
+    torch.manual_seed(0)
+    return subject(pca(200))
+
+
+def test_the_greedy_rule_on_a_line():
+    """Of the points 0..10 and the first at 0: 10 is farthest, then 5, then 2 or 3, 7 or 8: the first of a tie."""
+    line = torch.arange(11.0).view(11, 1, 1, 1).expand(11, 3, 2, 2)
+    kept = farthest(line, line[:1], 5, 11, torch.Generator().manual_seed(0))[:, 0, 0, 0].tolist()
+    assert kept[:2] == [10, 5]
+    assert set(kept[2:4]) <= {2, 3, 7, 8}
+    gaps = np.diff(sorted([0, *kept[:4]]))
+    assert gaps.min() == 2
+
+
+def test_the_greedy_rule_looks_at_so_many_candidates_and_no_more():
+    line = torch.arange(1000.0).view(1000, 1, 1, 1)
+    drawn = torch.randperm(1000, generator=torch.Generator().manual_seed(3))[:100]
+    [kept] = farthest(line, line[:1], 1, 100, torch.Generator().manual_seed(3))
+    assert kept.item() == drawn.max().item()
+
+
+@pytest.mark.parametrize("name", ["whole", "truncated"])
+def test_pixel_stddev_is_that_of_autograds_jacobian(name, request):
+    vae = request.getfixturevalue(name).vae
+    shape = vae.representation.event_shape
+    jacobian = torch.autograd.functional.jacobian(vae.representation.inverse, torch.zeros(1, *shape)).view(3072, -1)
+    expected = (jacobian.square() @ vae.variance.sigma.flatten().square()).sqrt().view(1, 3, 32, 32)
+    found = pixel_stddev(vae.representation, vae.variance(torch.zeros(1, 1, *shape)), 2000)
+    assert (found / expected - 1).square().mean().sqrt() == pytest.approx(1 / np.sqrt(2 * 2000), rel=0.2)
+
+
+def test_pixel_stddev_sees_that_errors_are_correlated():
+    """With one noise for all of y, each pixel's sigma is a sum of components, not of their squares."""
+    representation = pca(200)
+    together = torch.distributions.LowRankMultivariateNormal(
+        torch.zeros(1, 200), torch.ones(1, 200, 1), torch.full((1, 200), 1e-8)
+    )
+    expected = (representation.scale[:200] @ representation.components[:200]).abs().view(1, 3, 32, 32)
+    found = pixel_stddev(representation, together, 2000)
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=1e-3)
+
+
+def test_a_round_trip_through_all_coordinates_is_the_image(truncated):
+    x = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(round_trip(truncated.vae.representation, x, 3072), x, rtol=0, atol=1e-4)
+
+
+def test_a_round_trip_through_the_models_coordinates_is_its_inverse(truncated):
+    representation, x = truncated.vae.representation, torch.rand(4, 3, 32, 32)
+    expected = representation.inverse(representation(x).y)
+    torch.testing.assert_close(round_trip(representation, x, 200), expected, rtol=0, atol=1e-4)
+
+
+def test_levels_that_are_not_clipped_wrap_around_as_bytes_do(truncated):
+    picture, caption = PICTURES["pca_round_trip"](truncated)
+    assert "PCA" in caption
+    x = (truncated.dataset.val.images[:1] + 0.5) / 256
+    level = 256 * round_trip(truncated.vae.representation, x, 1000)[0].permute(1, 2, 0).double().numpy()
+    safe = np.abs(level - level.round()) > 1e-3  # not where rounding decides
+    wrapped = np.floor(level).astype(int).astype(np.uint8)
+    assert (level[safe] > 256).any()  # else this tests nothing
+    shown = at(picture[-SIZE:, LABEL_WIDTH:], 0, 0) * 255
+    assert np.abs(shown - wrapped)[safe].max() <= 1  # the picture has 255 steps, x has 256 levels
+
+
+def test_reconstructions_of_a_perfect_model_are_the_originals(whole):
+    picture, _ = PICTURES["reconstructions"](whole)
+    for row in range(0, 8, 2):
+        for column in (0, 9):
+            assert (at(picture, row, column) == at(picture, row + 1, column)).all()
+    assert (at(picture, 0, 0) * 255 == whole.dataset.val.images[0].permute(1, 2, 0).numpy()).all()
+
+
+def test_interpolations_of_a_linear_model_are_straight_lines_between_the_images(whole):
+    picture, _ = PICTURES["interpolations"](whole)
+    first, last = at(picture, 2, 0), at(picture, 2, 11)
+    assert (last == at(picture, 3, 0)).all()
+    for step in range(10):
+        expected = first + (last - first) * step / 9
+        np.testing.assert_allclose(at(picture, 2, 1 + step), expected, atol=1 / 255)
+
+
+def test_arithmetic_of_a_linear_model_adds_the_difference_of_the_mean_images(whole):
+    picture, _ = PICTURES["arithmetic"](whole)
+    images, labels = whole.dataset.val
+    means = [images[labels == digit].double().mean(0).permute(1, 2, 0).numpy() / 255 for digit in range(10)]
+    for source, target in ((0, 0), (3, 8), (9, 1)):
+        expected = at(picture, source, 0) - means[source] + means[target]
+        np.testing.assert_allclose(at(picture, source, 1 + target), expected.clip(0, 1), atol=2 / 255)
+
+
+def test_analogies_begin_with_the_image_and_are_passes_of_it(whole):
+    picture, _ = PICTURES["analogies"](whole)
+    original = at(picture, 4, 0)
+    assert (original * 255 == whole.dataset.val.images[4].permute(1, 2, 0).numpy()).all()
+    passes = [at(picture, 4, column) for column in range(1, 10)]
+    assert len({image.tobytes() for image in passes}) == 9
+    for image in passes:
+        inside = (original > 0.4) & (original < 0.6)  # not clipped
+        assert (image - original)[inside].std() == pytest.approx(0.1, rel=0.25)  # the posterior's sigma
+
+
+def test_sigma_has_one_scale_which_the_caption_states(whole):
+    picture, caption = PICTURES["sigma"](whole)
+    white = float(re.search(r"white: ([0-9.]+) or more", caption)[1])
+    expected = (whole.vae.variance.sigma.permute(1, 2, 0) / white).clamp(max=1).numpy()
+    assert np.abs(at(picture, 2, 5) - expected).mean() < 0.03
+
+
+def test_noisy_samples_are_the_samples_and_the_decoders_noise(truncated):
+    noisy, caption = PICTURES["samples_noisy"](truncated)
+    clean, _ = PICTURES["samples"](truncated)
+    assert "2872 components" in caption
+    difference = at(noisy, 0, 0) - at(clean, 0, 0)
+    assert 0 < np.abs(difference).mean() < 0.5
+
+
+def test_likely_images_are_sorted_by_the_bound(whole):
+    picture, caption = PICTURES["likely"](whole)
+    images = whole.dataset.test.images
+    order = elbos(whole.vae, images).argsort(descending=True)
+    for row, column, index in ((0, 0, order[0]), (4, 9, order[49])):
+        assert (at(picture, row, column) * 255 == images[index].permute(1, 2, 0).numpy()).all()
+    assert (at(picture[-5 * SIZE :], 4, 9) * 255 == images[order[-1]].permute(1, 2, 0).numpy()).all()
+    assert "bits/dim" in caption
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_picture_depends_on_its_seed_alone_and_says_what_it_is(name, truncated):
+    torch.manual_seed(1)
+    first = draw(truncated, name)
+    state = torch.get_rng_state()
+    again = draw(truncated, name)
+    assert (torch.get_rng_state() == state).all()
+    assert first.dtype == np.uint8
+    assert (first == again).all()
+    other = draw(truncated._replace(seed=1), name)
+    depends_on_the_seed = name in ("samples", "samples_noisy", "analogies", "sigma")
+    assert (first != other).any() == depends_on_the_seed
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_single_validation_image_is_enough(name, truncated):
+    few = Dataset("random", True, part(1), part(1), part(1))
+    assert draw(truncated._replace(dataset=few), name).size
+
+
+HEADS = [["model=conv", f"variance={head}"] for head in options("variance") if head != "spectral"]  # some need images
+NETWORKS = [[f"model={model}"] for model in options("model") if model != "spectral"]
+
+
+@pytest.mark.parametrize("choices", [*HEADS, *NETWORKS, ["experiment=spectral"]], ids=" ".join)
+def test_there_are_pictures_of_every_head_and_network(choices):
+    vae = build_vae(composed(*choices, "network_scale=0.0625")).eval()
+    vae.representation.fit(MOMENTS)
+    few = Subject(vae, Dataset("random", True, part(4), part(4), part(4)), "stub", seed=0)
+    for name in ("samples_noisy", "interpolations", "sigma", "likely"):
+        assert draw(few, name).std() > 0
+
+
+def test_pictures_of_a_basis_need_one(whole, truncated):
+    assert possible(truncated.vae) == list(PICTURES)
+    assert set(PICTURES) - set(possible(whole.vae)) == OF_PROJECTIONS
+
+
+def test_spaced_spans_the_array():
+    assert spaced(torch.arange(95), 10).tolist() == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81]
+    assert spaced(torch.arange(3), 10).tolist() == [0, 1, 2]
+
+
+def test_first_of_each_leaves_out_digits_that_do_not_occur():
+    first, digits = first_of_each(torch.tensor([5, 2, 5, 9, 2], dtype=torch.uint8))
+    assert (first.tolist(), digits.tolist()) == ([1, 0, 3], [2, 5, 9])

@@ -29,8 +29,8 @@ def test_there_are_commands_to_test():
 def test_train_command_runs(command, tmp_path):
     """As printed, but for the data and the size."""
     sweep = command[:1] == ["-m"]
-    small = [word for word in TINY if not (word.startswith("network_scale") and "model=conv" in command)]
-    small += ["network_scale=0.125", "trainer.limit_train_batches=1"] if "model=conv" in command else []
+    small = [word for word in TINY if not (word.startswith("network_scale") and "model=resnet" in command)]
+    small += ["network_scale=0.125", "trainer.limit_train_batches=1"] if "model=resnet" in command else []
     composed(*(word for word in command[sweep:] if "," not in word or "[" in word))  # exactly as printed
     arguments = [word for word in command if not word.startswith(("data=", "trainer="))]
     done = subprocess.run(

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 from hydra.utils import instantiate
 from scipy.stats import norm
@@ -11,9 +12,10 @@ from sklearn.decomposition import PCA as SklearnPCA
 from torch.distributions import Normal
 
 from conftest import composed, options
-from svhn_vae.representation import PCA, Features, Pixels, Representation
+from svhn_vae.cosine import cosines
+from svhn_vae.representation import DCT, PCA, Features, Representation
 from svhn_vae.residual import RESIDUALS
-from svhn_vae.scatter import DEQUANTISATION_VARIANCE, Moments, sample_moments
+from svhn_vae.scatter import DEQUANTISATION_VARIANCE, Moments, robust_moments, sample_moments
 
 SHAPE, D = (3, 4, 4), 48
 MIXING = torch.randn(6, D, generator=torch.Generator().manual_seed(0))
@@ -30,27 +32,37 @@ def moments() -> Moments:
     return sample_moments(images(3000).flatten(1).double().numpy())
 
 
+CHOICES = {choice: composed(f"pca={choice}").pca for choice in options("pca")}
+PIXELS = [choice for choice, pca in CHOICES.items() if pca.n_components is None]
+WHOLE = [choice for choice, pca in CHOICES.items() if pca._target_.endswith(".Frequencies")]  # whitened, nothing cut
+CUTTING = [choice for choice, pca in CHOICES.items() if pca._target_.endswith((".PCA", ".DCT"))]
 SETTINGS = [
     (pca, whiten, scale, residual)
-    for pca, whiten, scale, residual in itertools.product(options("pca"), [False, True], [False, True], RESIDUALS)
-    if pca != "none" or (not whiten and residual == "spectrum")
+    for pca, whiten, scale, residual in itertools.product(CHOICES, [False, True], [False, True], RESIDUALS)
+    if pca not in PIXELS or (not whiten and residual == "spectrum")
+    if pca not in WHOLE or whiten
 ]
+
+
+def built(pca: str, **settings) -> Representation:
+    """A choice of conf/pca/ with other settings, where it has them; not yet fitted."""
+    own = {"scale": settings["scale"]} if pca in PIXELS else settings
+    return instantiate(CHOICES[pca], image_shape=SHAPE, **own)
 
 
 @pytest.fixture(params=SETTINGS, ids=lambda setting: "-".join(map(str, setting)))
 def representation(request) -> Representation:
     """All D components kept, so that the map is invertible as it stands."""
     pca, whiten, scale, residual = request.param
-    overrides = {} if pca == "none" else {"n_components": D, "whiten": whiten, "residual": residual}
-    cfg = composed(f"pca={pca}", f"pca.scale={scale}").pca
-    return instantiate(cfg, image_shape=SHAPE, **overrides).fit(moments())
+    return built(pca, n_components=D, whiten=whiten, scale=scale, residual=residual).fit(moments())
 
 
 def test_inverse_undoes_forward(representation):
     x = images(8)
     features = representation(x)
     assert features.y.shape == (8, *representation.event_shape)
-    assert features.residual.shape == features.log_det.shape == (8,)
+    assert features.residual.shape == (8, representation.residual.num_bands)
+    assert features.log_det.shape == (8,)
     torch.testing.assert_close(representation.inverse(features.y), x, rtol=0, atol=1e-5)
 
 
@@ -64,8 +76,8 @@ def test_log_det_is_autograds(representation):
 
 def test_residual_of_all_components_is_nothing(representation):
     features = representation(images(4))
-    empty = torch.empty(4, representation.residual.params_per_image)
-    assert representation.residual.log_prob(features.residual, empty).tolist() == [0.0] * 4
+    params = torch.randn(4, representation.residual.params_per_image)
+    assert representation.residual.log_prob(features.residual, params).tolist() == [0.0] * 4
 
 
 def test_an_image_is_represented_alike_alone_and_in_a_batch(representation):
@@ -77,13 +89,12 @@ def test_an_image_is_represented_alike_alone_and_in_a_batch(representation):
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s[2] or s[1]], ids=lambda s: "-".join(map(str, s)))
 def test_y_has_unit_average_variance(setting):
     pca, whiten, scale, residual = setting
-    overrides = {} if pca == "none" else {"n_components": 20, "whiten": whiten, "residual": residual}
-    cfg = composed(f"pca={pca}", f"pca.scale={scale}").pca
-    fitted = instantiate(cfg, image_shape=SHAPE, **overrides).fit(moments())
+    num_components = D if pca in WHOLE else 20
+    fitted = built(pca, n_components=num_components, whiten=whiten, scale=scale, residual=residual).fit(moments())
     y = fitted(images(3000)).y.flatten(1)
     assert y.square().mean().item() == pytest.approx(1, rel=0.02)
     if whiten:
-        torch.testing.assert_close(y.var(0), torch.ones(20), rtol=0, atol=0.02)
+        torch.testing.assert_close(y.var(0), torch.ones(num_components), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("whiten", [False, True])
@@ -92,7 +103,7 @@ def test_gaussian_in_y_is_scikit_learns_probabilistic_pca(num_components, whiten
     """With p(y) the Gaussian of y's own variances and the isotropic residual, log p(x) is `score_samples`."""
     x = images(3000)
     oracle = SklearnPCA(num_components, svd_solver="covariance_eigh").fit(x.flatten(1).double().numpy())
-    pca = PCA(SHAPE, n_components=num_components, whiten=whiten, scale=True, residual="isotropic").fit(moments())
+    pca = built("default", n_components=num_components, whiten=whiten, residual="isotropic").fit(moments())
     y, energy, log_det = pca(x)
     spread = torch.from_numpy(oracle.explained_variance_).sqrt().float() / pca.scale[:num_components]
     log_px = Normal(0, spread).log_prob(y).sum(1) + log_det + pca.residual.log_prob(energy, x.new_empty(len(x), 0))
@@ -103,7 +114,7 @@ def test_gaussian_in_y_is_scikit_learns_probabilistic_pca(num_components, whiten
 @pytest.mark.parametrize("num_components", [1, 5, 47])
 def test_spectrum_residual_is_a_gaussian_per_dropped_component(num_components):
     fitted, x = moments(), images(50)
-    pca = PCA(SHAPE, n_components=num_components, whiten=False, scale=True, residual="spectrum").fit(fitted)
+    pca = built("default", n_components=num_components).fit(fitted)
     scores = (x.flatten(1).double() - fitted.mean) @ fitted.components.double().T
     spread = fitted.eigenvalues.sqrt()[num_components:]
     expected = norm(0, spread).logpdf(scores[:, num_components:]).sum(1)
@@ -113,18 +124,132 @@ def test_spectrum_residual_is_a_gaussian_per_dropped_component(num_components):
 
 def test_eigenvalues_are_floored_at_the_dequantisation_variance():
     tiny = moments()._replace(eigenvalues=torch.linspace(1, 0, D).double())
-    pca = PCA(SHAPE, n_components=D, whiten=True, scale=True, residual="spectrum").fit(tiny)
+    pca = built("default", n_components=D, whiten=True).fit(tiny)
     assert pca.scale.min().item() == pytest.approx(DEQUANTISATION_VARIANCE**0.5, rel=1e-6)
 
 
+@pytest.mark.parametrize("num_components", [1, 20, 47])
+@pytest.mark.parametrize("pca", CUTTING)
+def test_a_basis_with_its_residual_is_one_gaussian(pca, num_components):
+    """However many components are kept, log p(x) is that of the variances along the whole basis."""
+    fitted, x = moments(), images(50)
+    cut = built(pca, n_components=num_components, whiten=True, residual="spectrum").fit(fitted)
+    axes, variances = cut.basis(fitted)
+    scores = (x.flatten(1).double() - fitted.mean) @ axes.double().T
+    y, energy, log_det = cut(x)
+    log_px = Normal(0, 1).log_prob(y).sum(1) + log_det + cut.residual.log_prob(energy, x.new_empty(50, 0))
+    expected = norm(0, variances.sqrt()).logpdf(scores).sum(1)
+    np.testing.assert_allclose(log_px.numpy(), expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("scatter", [sample_moments, robust_moments])
+@pytest.mark.parametrize("pca", CUTTING)
+def test_kept_components_have_the_largest_variances(pca, scatter):
+    fitted = scatter(images(3000).flatten(1).double().numpy())
+    _, variances = built(pca, n_components=20).basis(fitted)
+    assert (variances.diff() <= 1e-12).all()
+
+
+# --- the cosine transform -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cosine() -> DCT:
+    return built("dct", n_components=D, whiten=False, scale=False)
+
+
+def test_frequencies_are_the_cosine_coefficients_as_an_image():
+    """By colour, frequency down and frequency across: one wave is one number."""
+    fitted = built("frequencies", n_components=D).fit(moments())
+    x = images(5)
+    y = fitted(x).y
+    assert y.shape == (5, *SHAPE)
+    unscaled = y * fitted.scale.view(SHAPE)
+    energy = scipy.fft.dctn((x - fitted.mean.view(SHAPE)).numpy(), axes=(2, 3), norm="ortho")
+    np.testing.assert_allclose(unscaled.square().sum(1), np.square(energy).sum(1), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"whiten": False}, {"n_components": 20}])
+def test_frequencies_are_whole_and_whitened(settings):
+    with pytest.raises(Exception, match="pca=frequencies keeps all 48 coefficients, whitened, got n_components="):
+        built("frequencies", **({"n_components": D} | settings))
+
+
+@pytest.mark.parametrize("size", [1, 4, 32])
+def test_cosines_are_orthonormal(size):
+    torch.testing.assert_close(cosines(size) @ cosines(size).T, torch.eye(size, dtype=torch.float64))
+
+
+def test_cosine_basis_is_orthonormal(cosine):
+    axes, _ = cosine.basis(moments())
+    torch.testing.assert_close(axes @ axes.T, torch.eye(D, dtype=torch.float64))
+
+
+def test_coefficients_are_scipys_transform_of_mixed_colours(cosine):
+    """Each row is one colour direction times one frequency: scipy's transform of that mixture of the channels."""
+    axes, _ = cosine.basis(moments())
+    x = images(5).double()
+    transformed = scipy.fft.dctn(x.numpy(), axes=(2, 3), norm="ortho")  # (5, C, H, W)
+    by_row = scipy.fft.dctn(axes.view(D, *SHAPE).numpy(), axes=(2, 3), norm="ortho").reshape(D, 3, 16)
+    seen = set()
+    for index, row in enumerate(by_row):
+        frequency = np.square(row).sum(0).argmax()
+        colour = row[:, frequency]
+        assert np.square(colour).sum() == pytest.approx(1)  # all of the row is at one frequency
+        expected = np.einsum("c,nc->n", colour, transformed.reshape(5, 3, 16)[:, :, frequency])
+        np.testing.assert_allclose(x.flatten(1).numpy() @ axes[index].numpy(), expected, atol=1e-12)
+        seen.add((tuple(colour.round(6)), frequency))
+    assert len(seen) == D
+    assert len({colour for colour, _ in seen}) == 3
+
+
+def test_variances_are_those_of_the_projected_training_images(cosine):
+    axes, variances = cosine.basis(moments())
+    scores = images(3000).flatten(1).double() @ axes.T
+    torch.testing.assert_close(variances, scores.var(0), rtol=1e-5, atol=1e-9)
+
+
+def test_robust_variances_are_the_covariances_of_the_student_t(cosine):
+    fitted = robust_moments(images(3000).flatten(1).double().numpy())
+    axes, variances = cosine.basis(fitted)
+    covariance = fitted.components.double().T * fitted.variances @ fitted.components.double()
+    torch.testing.assert_close(variances, (axes @ covariance @ axes.T).diagonal(), rtol=1e-5, atol=1e-9)
+
+
+def test_colours_are_decorrelated_on_average(cosine):
+    """Over the frequencies, each with its total variance taken out; the first colour has the most variance."""
+    axes, _ = cosine.basis(moments())
+    by_row = scipy.fft.dctn(axes.view(D, *SHAPE).numpy(), axes=(2, 3), norm="ortho").reshape(D, 3, 16)
+    colours = np.unique(by_row[np.square(by_row).sum(1).argmax(1) == 0][:, :, 0].round(9), axis=0)  # of the constant
+    coefficients = scipy.fft.dctn(images(3000).double().numpy(), axes=(2, 3), norm="ortho").reshape(-1, 3, 16)
+    covariances = np.stack([np.cov((coefficients[:, :, f] @ colours.T).T) for f in range(16)])
+    relative = (covariances / np.trace(covariances, axis1=1, axis2=2)[:, None, None]).mean(0)
+    np.testing.assert_allclose(relative - np.diag(np.diag(relative)), 0, atol=1e-5)
+
+
+def test_the_constant_comes_first_where_brightness_varies_most(cosine):
+    """Grey images of one brightness each, with a little grey noise and less of colour."""
+    brightness = torch.rand(500, 1, 1, 1, dtype=torch.float64)
+    noise = 0.1 * torch.randn(500, 1, 4, 4) + 0.001 * torch.randn(500, *SHAPE)
+    x = brightness + 0.1 * noise.double()
+    axes, variances = cosine.basis(sample_moments(x.flatten(1).numpy()))
+    np.testing.assert_allclose(axes[0].abs(), D**-0.5, atol=1e-3)
+    assert variances[0] > 100 * variances[1]
+
+
+def test_few_images_have_a_cosine_basis(cosine):
+    fitted = cosine.fit(sample_moments(images(3).flatten(1).double().numpy()))
+    assert all(array.isfinite().all() for array in fitted(images(4)))
+
+
 def test_pixels_are_scaled_by_their_own_mean_and_deviation():
-    pixels = Pixels(SHAPE, scale=True, n_components=None, whiten=False, residual=None).fit(moments())
+    pixels = built("none", scale=True).fit(moments())
     assert pixels.mean.item() == pytest.approx(images(3000).mean().item(), abs=1e-6)
     assert pixels.scale.item() == pytest.approx(images(3000).std().item(), rel=1e-3)
 
 
 def test_projection_is_exact_under_autocast():
-    pca = PCA(SHAPE, n_components=20, whiten=True, scale=True, residual="spectrum").fit(moments())
+    pca = built("default", n_components=20, whiten=True).fit(moments())
     x = images(4)
     plain = pca(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -146,15 +271,23 @@ def test_use_before_fit_is_loud(pca):
     [
         ({"n_components": 49}, r"pca\.n_components must be in 1\.\.48.*got 49"),
         ({"n_components": 0}, r"pca\.n_components must be in 1\.\.48.*got 0"),
-        ({"residual": "banded"}, r"pca\.residual must be one of isotropic, spectrum, scaled, got banded"),
+        ({"residual": "bands"}, r"pca\.residual must be one of isotropic, spectrum, scaled, banded, got bands"),
+        ({"scatter": "student"}, r"pca\.scatter must be one of sample, robust, got student"),
+        ({"pixel_levels": 128}, r"pca\.pixel_levels must be one of 255, 256, got 128"),
+        ({"num_bands": 0}, r"pca\.num_bands must be at least 1, got 0"),
     ],
 )
-def test_bad_settings_say_what_was_expected(settings, message):
+@pytest.mark.parametrize("basis", [PCA, DCT])
+def test_bad_settings_say_what_was_expected(basis, settings, message):
+    good = {"n_components": 5, "whiten": False, "scale": True, "pixel_levels": 256, "scatter": "sample"}
+    good |= {"residual": "spectrum", "num_bands": 24}
     with pytest.raises(ValueError, match=message):
-        PCA(SHAPE, **{"n_components": 5, "whiten": False, "scale": True, "residual": "spectrum", **settings})
+        basis(SHAPE, **(good | settings))
 
 
-@pytest.mark.parametrize("setting", ["whiten=true", "n_components=100", "residual=scaled"])
+@pytest.mark.parametrize(
+    "setting", ["whiten=true", "n_components=100", "residual=scaled", "num_bands=24", "scatter=robust"]
+)
 def test_pixels_refuse_the_settings_of_a_pca(setting):
     with pytest.raises(Exception, match=rf"pca\.{setting} needs a PCA"):
         instantiate(composed("pca=none", f"pca.{setting}").pca, image_shape=SHAPE)

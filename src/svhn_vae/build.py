@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae import runs
 from svhn_vae.commandline import help_text
+from svhn_vae.data.dataset import Dataset, load_once
 from svhn_vae.data.module import DataModule
 from svhn_vae.job import Job
 from svhn_vae.lit import NUM_DIMS, LitVAE
@@ -163,3 +164,25 @@ def load_run(path: str | Path) -> VAE:
     load_best(vae, folder)
     load_representation(vae, folder)
     return vae.eval()
+
+
+def load_dataset(path: str | Path, data_root: str | None) -> Dataset:
+    """The images of the finished run in a folder, read from `data_root` if their files were moved.
+
+    Raises FileNotFoundError if the run has no result, DataError if there are no images to be had, ValueError if they
+    are others than the run's.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.result:
+        raise FileNotFoundError(f"{path} is not a finished run: there is no result.json")
+    cfg = OmegaConf.load(folder.path / ".hydra" / "config.yaml").data
+    if not str(cfg.get("_target_")).startswith("svhn_vae."):
+        raise ValueError(f"{path}: data must be a class of svhn_vae, got {cfg.get('_target_')}")
+    if data_root is not None:
+        if "root" not in cfg:
+            raise ValueError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
+        cfg.root = data_root
+    dataset, expected = load_once(instantiate(cfg, _convert_="all")), folder.result["data"]["digest"]
+    if dataset.digest != expected:
+        raise ValueError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
+    return dataset

@@ -1,6 +1,9 @@
 """Lightning callbacks: what a person sees of a run while it trains. They change nothing of it."""
 
+import math
 import time
+from pathlib import Path
+from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 import torch
@@ -10,9 +13,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from safetensors.torch import save_file
 
-from svhn_vae import pictures
-from svhn_vae.lit import LitVAE
+from svhn_vae.evaluation import order_of_learning
+from svhn_vae.lit import Diverged, LitVAE
+from svhn_vae.pictures.gallery import Subject, draw
+from svhn_vae.pictures.sheet import write_png
 
 HOUR = 3600.0
 
@@ -84,6 +90,51 @@ class Progress(ProgressBar):
             )  # fmt: skip
 
 
+class SkipUpdates(Callback):
+    """Leaves out updates whose gradient is not finite or longer than `max_gradient_norm`, and counts them.
+
+    A skipped update moves neither weights nor the optimiser's averages. The run ends as diverged once more than
+    `max_skips` have been skipped. Reads the device once a step; null as the norm leaves every update alone.
+    As very deep VAEs are trained (Child 2021).
+    """
+
+    def __init__(self, *, max_gradient_norm: float | None, max_skips: int) -> None:
+        if max_gradient_norm is not None and not max_gradient_norm > 0:
+            raise ValueError(
+                f"callbacks.skip_updates.max_gradient_norm must be above 0 or null, got {max_gradient_norm}"
+            )
+        self.max_gradient_norm, self.max_skips = max_gradient_norm, max_skips
+        self.num_skipped = 0
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self.max_gradient_norm is None:
+            return
+        gradients = [weights.grad for weights in pl_module.parameters() if weights.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if norm <= self.max_gradient_norm:  # not so for NaN
+            return
+        self.num_skipped += 1
+        optimizer.zero_grad(set_to_none=True)  # an optimiser leaves weights without a gradient alone
+        if self.num_skipped > self.max_skips:
+            raise Diverged(
+                trainer.global_step,
+                f"{self.num_skipped} updates were skipped, the last for a gradient of norm {norm:.3g} at step "
+                f"{trainer.global_step}; callbacks.skip_updates.max_skips is {self.max_skips}",
+            )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.max_gradient_norm is not None:
+            pl_module.log("train/skipped_updates", float(self.num_skipped))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"num_skipped": self.num_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.num_skipped = state_dict["num_skipped"]
+
+
 class Pictures(Callback):
     """Samples, reconstructions and histograms of sigma in TensorBoard, at every n-th validation of the training."""
 
@@ -99,18 +150,58 @@ class Pictures(Callback):
         if self._num_validations % self.every_n_validations != 1 % self.every_n_validations:
             return
         vae, board, step = pl_module.vae, trainer.logger.experiment, trainer.global_step
-        dataset = trainer.datamodule.dataset
-        shown = {
-            "samples": pictures.samples(vae, 5, 10),
-            "reconstructions": pictures.reconstructions(vae, dataset.val.images[:30], 10),
-        }
-        for name, picture in shown.items():
-            caption = f"{name}, {dataset.name} data, epoch {trainer.current_epoch + 1}"
-            board.add_image(name, pictures.captioned(picture, caption), step, dataformats="HWC")
+        subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", seed=0)
+        for name in ("samples", "reconstructions"):
+            board.add_image(name, draw(subject, name), step, dataformats="HWC")
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood
         log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()
         board.add_histogram("sigma/log10", log_sigma[:100_000], step)
+
+
+class OrderOfLearning(Callback):
+    """Which components are learnt first: figures/order_of_learning.png, and its numbers in order_of_learning.safetensors.
+
+    Explained variance on the first batch of validation images, at validations whose number grows by equal factors:
+    what matters happens early, and a long training leaves a small file all the same.
+    """
+
+    def __init__(self, *, times_per_doubling: int) -> None:
+        self.times_per_doubling = times_per_doubling
+        self._num_validations = 0
+        self._epochs: list[int] = []
+        self._explained: list[torch.Tensor] = []  # (G,) each
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._num_validations += 1
+        now, before = (self._time(number) for number in (self._num_validations, self._num_validations - 1))
+        if now > before:
+            self._epochs.append(trainer.current_epoch + 1)
+            batch = next(iter(trainer.datamodule.val_dataloader()))
+            self._explained.append(order_of_learning.explained_variance(pl_module.vae, batch))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
+        if not self._epochs:
+            return
+        folder, event_shape = Path(trainer.default_root_dir), pl_module.vae.representation.event_shape
+        explained = torch.stack(self._explained)
+        save_file(
+            {"epochs": torch.tensor(self._epochs), "explained": explained}, folder / "order_of_learning.safetensors"
+        )
+        picture = order_of_learning.draw(self._epochs, explained, event_shape, folder.name)
+        write_png(picture, folder / "figures" / "order_of_learning.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_validations": self._num_validations, "epochs": self._epochs, "explained": self._explained}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._num_validations = state_dict["num_validations"]
+        self._epochs, self._explained = list(state_dict["epochs"]), list(state_dict["explained"])
+
+    def _time(self, number: int) -> int:
+        return math.floor(self.times_per_doubling * math.log2(number)) if number else -1
 
 
 def duration(seconds: float) -> str:

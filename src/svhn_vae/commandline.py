@@ -77,7 +77,7 @@ def help_text(conf: Path) -> str:
     lines += [f"  {command}" for command in COMMON_COMMANDS]
     for group in sorted(path for path in conf.iterdir() if path.is_dir()):
         lines += ["", f"{group.name}="]
-        lines += [f"  {path.stem:<16}{described(path)}" for path in sorted(group.glob("*.yaml"))]
+        lines += [f"  {path.stem:<22}{described(path)}" for path in sorted(group.glob("*.yaml"))]
     lines += ["", "Every value of a chosen file can be set, too: variance.epsilon=0.001. All of them: --cfg job"]
     return "\n".join(lines)
 

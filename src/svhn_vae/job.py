@@ -10,19 +10,24 @@ from typing import NamedTuple
 
 import lightning as L  # noqa: N812  its usual name
 import torch
+from safetensors.torch import save_file
 from torch.utils.tensorboard.summary import hparams
 
-from svhn_vae import pictures
 from svhn_vae.callbacks import Progress
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.module import DataModule
-from svhn_vae.elbo import ElboTerms, bits_of_parts
+from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines
-from svhn_vae.lit import NUM_DIMS, Diverged, LitVAE
+from svhn_vae.evaluation.score import Score, score_run
+from svhn_vae.lit import Diverged, LitVAE
+from svhn_vae.pictures import gallery
+from svhn_vae.pictures.gallery import Subject
+from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs import Config, RunFolder, identity, write_json
 from svhn_vae.storage import load_best, save_representation
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
+DRAWN = ("data", "samples", "reconstructions", "analogies", "sigma")
 HPARAMS_METRICS = ("val/negative_elbo", "val/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
 
 
@@ -49,11 +54,11 @@ def run(job: Job) -> Config:
         train(job)
     load_best(job.module.vae, folder)
     [val] = trainer.validate(job.module, datamodule=job.data, verbose=False)
-    [test] = trainer.test(job.module, datamodule=job.data, verbose=False)
-    if not math.isfinite(test["test/negative_elbo"]):
+    score = score_test(job)
+    if not math.isfinite(score.metrics["test/negative_elbo"]):
         raise Diverged(trainer.global_step, "the best checkpoint's test score is not finite")
-    draw(job)
-    result = result_of(job, val | test, folder.facts["cost"])
+    draw(job, score)
+    result = result_of(job, val, score, folder.facts["cost"])
     write_json(folder.path / "result.json", result)
     return result
 
@@ -92,36 +97,40 @@ def is_hyperparameter(key: str, value: object) -> bool:
     return isinstance(value, bool | int | float | str) and not inner
 
 
-def draw(job: Job) -> None:
-    """The pictures of a run: training images, samples of the prior, reconstructions of validation images."""
-    vae, dataset = job.module.vae.eval(), job.data.dataset
-    train = dataset.train.images
-    shown = {
-        "data": (pictures.grid(train[:: max(1, len(train) // 100)][:100] / 255, 10), "training images"),
-        "samples": (pictures.samples(vae, 10, 10), "samples of the prior"),
-        "reconstructions": (
-            pictures.reconstructions(vae, dataset.val.images[:50], 10),
-            "validation images, below each row its reconstructions",
-        ),
-    }
-    for name, (picture, what) in shown.items():
-        caption = f"{what}, {dataset.name} data, {job.folder.path.name}"
-        pictures.write_png(pictures.captioned(picture, caption), job.folder.figures / f"{name}.png")
+def score_test(job: Job) -> Score:
+    """Scores the test images, for TensorBoard and image by image for the run folder."""
+    vae, logger = job.module.vae.to(job.trainer.strategy.root_device), job.trainer.logger
+    score = score_run(vae, job.data.dataset, split="test", iw_samples=job.config["iw_samples"])
+    vae.cpu()  # so that pictures do not depend on the device
+    logger.log_metrics(score.metrics, job.trainer.global_step)
+    logger.finalize("success")
+    save_file(score.per_image, job.folder.path / "per_image.safetensors")
+    return score
 
 
-def result_of(job: Job, metrics: dict[str, float], cost: Config) -> Config:
+def draw(job: Job, score: Score) -> None:
+    """The plot of sigma's calibration on the test images, and the cheaper pictures of training and validation images;
+    src/generate.py draws them all."""
+    name, figures = job.folder.path.name, job.folder.figures
+    if score.calibration:
+        write_png(calibration.draw(score.calibration, f"test images, {name}"), figures / "calibration.png")
+    subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0)
+    for drawn in DRAWN:
+        write_png(gallery.draw(subject, drawn), figures / f"{drawn}.png")
+
+
+def result_of(job: Job, val: dict[str, float], score: Score, cost: Config) -> Config:
     dataset, representation = job.data.dataset, job.module.vae.representation
-    terms = ElboTerms(*(metrics[f"test/{name}"] for name in ElboTerms._fields))
-    num_modelled = representation.event_shape.numel()
-    num_components = num_modelled if representation.is_projection else None
+    num_components = representation.event_shape.numel() if representation.is_projection else None
     return {
         "name": job.folder.path.name,
         "seed": job.config["seed"],
         "choices": job.choices,
         "data": data_facts(dataset),
-        "metrics": metrics,
-        "parts": bits_of_parts(terms, NUM_DIMS, num_modelled) if job.module.vae.variance.is_density else {},
-        "baselines": baselines(dataset, job.data.moments("sample"), num_components, job.data.cache),
+        "metrics": val | score.metrics,
+        "parts": score.parts,
+        "details": score.details,
+        "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
         "cost": cost,
         "commit": commit(),
         "versions": versions(),

@@ -28,7 +28,7 @@ class Diverged(ArithmeticError):
 
 
 class LitVAE(L.LightningModule):
-    """Trains a VAE by its bound; validates and tests with the same bound."""
+    """Trains a VAE by its bound, and validates with the same bound."""
 
     def __init__(
         self, vae: VAE, optimizer: Callable[..., torch.optim.Optimizer], objective: Objective, *, seed: int
@@ -67,26 +67,11 @@ class LitVAE(L.LightningModule):
         )
 
     def validation_step(self, batch: Features, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx)
-
-    def test_step(self, batch: Features, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx)
+        self._evaluated.append(evaluate(self.vae, evaluation_pass(self.vae, batch, batch_idx)))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self._summary("val"))
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict(self._summary("test"))
-
-    def _evaluate(self, batch: Features, batch_idx: int) -> None:
-        with torch.random.fork_rng():  # the same latent noise at every evaluation, and training's is left alone
-            torch.manual_seed(derive_seed(Stream.EVALUATION_LATENTS, batch_idx))
-            self._evaluated.append(evaluate(self.vae, batch))
-
-    def _summary(self, split: str) -> dict[str, Tensor]:
-        metrics = summarise(split, self._evaluated, is_density=self.vae.variance.is_density)
+        self.log_dict(summarise("val", self._evaluated, is_density=self.vae.variance.is_density))
         self._evaluated.clear()
-        return metrics
 
     def _check_finite(self) -> None:
         """Raises Diverged at this epoch's first loss that is not finite, or if the weights are not; reads the device
@@ -106,14 +91,20 @@ def per_image(result: Pass) -> tuple[Tensor, ...]:
     return (*result.terms, result.kl_in_loss.sum(1) - result.terms.log_likelihood)
 
 
-def evaluate(vae: VAE, batch: Features) -> dict[str, Tensor]:
+def evaluation_pass(vae: VAE, batch: Features, batch_idx: int) -> Pass:
+    """With the same latent noise at every evaluation; training's is left alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(Stream.EVALUATION_LATENTS, batch_idx))
+        return vae(batch)
+
+
+def evaluate(vae: VAE, result: Pass) -> dict[str, Tensor]:
     """One batch's `per_image` (B, 5), posterior means (B, Z) and sigma's standing (B,)."""
-    result = vae(batch)
     standing = vae.variance.standing(result.inferred.params)
     return {
         "per_image": torch.stack(per_image(result), dim=1),
         "posterior_mean": result.inferred.mean,
-        **{name: value.expand(len(batch.y)) for name, value in standing.items()},
+        **{name: value.expand(len(result.terms.kl)) for name, value in standing.items()},
     }
 
 

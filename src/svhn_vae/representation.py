@@ -11,13 +11,12 @@ Units: x in [0, 1); y has unit average variance unless `scale` is off; log-densi
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-import numpy as np
-import scipy.fft
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.cosine import cosines
 from svhn_vae.residual import RESIDUALS, Residual, Spectrum
 from svhn_vae.scatter import FITS, NUM_LEVELS, Moments, floored
 
@@ -154,7 +153,7 @@ class Projection(Representation):
 
     @property
     def num_components(self) -> int:
-        return self.event_shape[0]
+        return self.event_shape.numel()
 
     @abstractmethod
     def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
@@ -180,12 +179,12 @@ class Projection(Representation):
     def forward(self, x: Tensor) -> Features:
         scores = (x.flatten(1) - self.mean) @ self.components.T / self.scale  # (B, D)
         y, r = scores.split([self.num_components, self.residual.num_dims], dim=1)
-        return Features(y.contiguous(), self.residual.energy(r), self.log_det.expand(len(x)))
+        return Features(y.reshape(-1, *self.event_shape), self.residual.energy(r), self.log_det.expand(len(x)))
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
     def inverse(self, y: Tensor) -> Tensor:
-        scores = y.float() * self.scale[: self.num_components]
+        scores = y.float().flatten(1) * self.scale[: self.num_components]
         return (scores @ self.components[: self.num_components] + self.mean).view(-1, *self.image_shape)
 
 
@@ -204,21 +203,39 @@ class DCT(Projection):
     """
 
     def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
-        channels, height, width = self.image_shape
-        waves = torch.kron(cosines(height), cosines(width))  # (H W, H W): rows are frequencies
-        by_colour = moments.components.double().view(-1, channels, height * width) @ waves.T  # (D, C, H W)
-        spread = moments.variances.clamp(min=0).sqrt()[:, None, None]
-        covariance = torch.einsum("dcf,dkf->fck", by_colour * spread, by_colour * spread)  # of colours, per frequency
-        relative = covariance / covariance.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-12)[:, None, None]
-        colours = torch.linalg.eigh(relative.mean(0)).eigenvectors.T.flip(0)  # (C, C), brightness first
-        variances = torch.einsum("ac,fck,ak->af", colours, covariance, colours).flatten()
+        components, variances = cosine_basis(moments, self.image_shape)
         order = variances.argsort(descending=True)
-        return torch.kron(colours, waves)[order], variances[order]
+        return components[order], variances[order]
 
 
-def cosines(size: int) -> Tensor:
-    """The orthonormal cosine transform (size, size) in float64: rows are frequencies, the constant first."""
-    return torch.from_numpy(scipy.fft.dct(np.eye(size), axis=0, norm="ortho"))
+class Frequencies(Projection):
+    """All coefficients of DCT's transform, each divided by its own spread, as an image (C, H, W): by colour, frequency
+    down and frequency across."""
+
+    def __init__(self, image_shape: Sequence[int], **settings: Any) -> None:
+        super().__init__(image_shape, **settings)
+        if not (settings["whiten"] and self.num_components == math.prod(image_shape)):
+            raise ValueError(
+                f"pca=frequencies keeps all {math.prod(image_shape)} coefficients, whitened, got n_components="
+                f"{self.num_components} and whiten={str(settings['whiten']).lower()}: use pca=dct for others"
+            )
+        self.event_shape = torch.Size(image_shape)
+
+    def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        return cosine_basis(moments, self.image_shape)
+
+
+def cosine_basis(moments: Moments, image_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Moments of images (C, H, W) -> the orthonormal rows (D, D), by colour and frequency, and the variances (D,)."""
+    channels, height, width = image_shape
+    waves = torch.kron(cosines(height), cosines(width))  # (H W, H W): rows are frequencies
+    by_colour = moments.components.double().view(-1, channels, height * width) @ waves.T  # (D, C, H W)
+    spread = moments.variances.clamp(min=0).sqrt()[:, None, None]
+    covariance = torch.einsum("dcf,dkf->fck", by_colour * spread, by_colour * spread)  # of colours, per frequency
+    relative = covariance / covariance.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-12)[:, None, None]
+    colours = torch.linalg.eigh(relative.mean(0)).eigenvectors.T.flip(0)  # (C, C), brightness first
+    variances = torch.einsum("ac,fck,ak->af", colours, covariance, colours).flatten()
+    return torch.kron(colours, waves), variances
 
 
 def one_of(name: str, value: object, choices: Collection[object]) -> None:

@@ -19,6 +19,7 @@ class Stream(IntEnum):
     EVALUATION_LATENTS = 5
     BASIS_NOISE = 6
     PICTURES = 7
+    IMPORTANCE_SAMPLES = 8
 
 
 def derive_seed(stream: Stream, *place: int) -> int:

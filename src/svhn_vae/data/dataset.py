@@ -6,7 +6,7 @@ Shapes: images (N, 3, 32, 32) uint8, labels (N,) uint8.
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,8 @@ import torch
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.download import locate
 from svhn_vae.data.mat import DataError, LabelledImages, read_mat
+
+DIVISION_SEED = 0  # not the run's: every run of a study validates on the same images
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,17 @@ class Dataset:
 class Source(ABC):
     """Where images come from, and how they are divided.
 
-    splits: what to train on; the validation images are the contiguous tail of the first of them, because the official
-        files are in picture order and neighbours show the same picture.
+    splits: what to train on.
+    division: how the validation images are chosen, one of DIVISIONS. `contiguous`: the tail of the first split, because
+        the official files are in picture order and neighbours show the same picture. `random`: of all splits together.
     limit: how much of the remaining training images to use, from the start of each split: a fraction below or equal
         to 1.0, a count, or None for all.
-    held_out: the fraction of the first split that validates. Where `test` is itself among the splits, its tail of this
-        fraction stays apart as the test images; else all of it does.
+    held_out: the fraction that validates. Where `test` is itself among the splits, its tail of this fraction stays
+        apart as the test images; else all of it does.
     """
 
     splits: Sequence[str]
+    division: str
     limit: float | int | None
     held_out: float
 
@@ -63,6 +67,8 @@ class Source(ABC):
                 f"data.splits must be a list of splits, each once, such as [train,extra], got {self.splits}"
             )
         object.__setattr__(self, "splits", tuple(self.splits))
+        if self.division not in DIVISIONS:
+            raise DataError(f"data.division must be one of {', '.join(DIVISIONS)}, got {self.division}")
         if not 0 < self.held_out < 1:
             raise DataError(f"data.held_out must be a fraction above 0 and below 1, got {self.held_out}")
         if self.limit is not None and not (is_count(self.limit) or is_fraction(self.limit)):
@@ -85,7 +91,7 @@ class Source(ABC):
             parts[index], test = cut_tail(parts[index], self.held_out)
         else:
             test = self.read("test")
-        parts[0], val = cut_tail(parts[0], self.held_out)
+        parts, val = DIVISIONS[self.division](parts, self.held_out)
         return Dataset(self.name, self.is_synthetic, self._limited(parts), val, test)
 
     def _limited(self, parts: Sequence[LabelledImages]) -> LabelledImages:
@@ -165,17 +171,49 @@ def is_fraction(limit: object) -> bool:
     return isinstance(limit, float) and 0 < limit <= 1
 
 
+def tail_of_the_first(parts: Sequence[LabelledImages], fraction: float) -> tuple[list[LabelledImages], LabelledImages]:
+    """The parts without the last `fraction` of the first one's images, and those."""
+    first, val = cut_tail(parts[0], fraction)
+    return [first, *parts[1:]], val
+
+
+def random_subset(parts: Sequence[LabelledImages], fraction: float) -> tuple[list[LabelledImages], LabelledImages]:
+    """The parts without a random `fraction` of all their images, and those; both in their order."""
+    sizes = [len(part.labels) for part in parts]
+    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(DIVISION_SEED))
+    is_val = torch.zeros(sum(sizes), dtype=torch.bool)
+    is_val[order[: num_held_out(sum(sizes), fraction)]] = True
+    masks = is_val.split(sizes)
+    val = concatenate([select(part, mask) for part, mask in zip(parts, masks, strict=True)])
+    return [select(part, ~mask) for part, mask in zip(parts, masks, strict=True)], val
+
+
+DIVISIONS: dict[str, Callable[[Sequence[LabelledImages], float], tuple[list[LabelledImages], LabelledImages]]] = {
+    "contiguous": tail_of_the_first,
+    "random": random_subset,
+}
+
+
 def cut_tail(whole: LabelledImages, fraction: float) -> tuple[LabelledImages, LabelledImages]:
-    """All but the last `fraction` of the images, and those; at least one image on either side."""
+    """All but the last `fraction` of the images, and those."""
     count = len(whole.labels)
+    start = count - num_held_out(count, fraction)
+    return head(whole, start), LabelledImages(*(array[start:] for array in whole))
+
+
+def num_held_out(count: int, fraction: float) -> int:
+    """This fraction of `count` images, and at least one image on either side."""
     if count < 2:
         raise DataError(f"expected at least 2 images to divide into two parts, got {count}: use a larger split")
-    tail = min(max(round(fraction * count), 1), count - 1)
-    return head(whole, count - tail), LabelledImages(*(array[count - tail :] for array in whole))
+    return min(max(round(fraction * count), 1), count - 1)
 
 
 def head(whole: LabelledImages, count: int) -> LabelledImages:
     return LabelledImages(*(array[:count] for array in whole))
+
+
+def select(whole: LabelledImages, mask: torch.Tensor) -> LabelledImages:
+    return LabelledImages(*(array[mask] for array in whole))
 
 
 def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:

@@ -36,9 +36,13 @@ def moments_once(images: Tensor, digest: str, scatter: str, cache: Path) -> Mome
     return moments
 
 
+def spaced(images: Tensor, at_most: int) -> Tensor:
+    """Every n-th image, n the least that leaves `at_most` or fewer."""
+    return images[:: -(-len(images) // at_most)]
+
+
 def _fit(images: Tensor, scatter: str) -> Moments:
-    step = -(-len(images) // MAX_IMAGES)
-    images = images[::step]
+    images = spaced(images, MAX_IMAGES)
     x = np.empty((len(images), images[0].numel()))
     start = 0
     for chunk in dequantised_chunks(images, Stream.BASIS_NOISE):

@@ -1,11 +1,10 @@
-"""What a model without a network scores: Gaussians of the same dequantised pixels, fitted on the training images.
+"""What a model without a network scores: densities of the same dequantised pixels, fitted on the training images.
 
-All but one are a spectrum on the same basis, so that one projection of the test images scores them all.
 Shapes: N images, D pixels, K components kept. Units: bits per dimension.
 """
 
 import contextlib
-import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,55 +12,107 @@ from torch import Tensor
 
 from svhn_vae.data.batches import dequantised_chunks
 from svhn_vae.data.dataset import Dataset
+from svhn_vae.data.moments import MAX_IMAGES, spaced
 from svhn_vae.elbo import bits_per_dim
+from svhn_vae.evaluation.densities import Density, Gaussian, StudentT, Uniform
+from svhn_vae.evaluation.mixture import Mixture, by_smoothness, fit_mixture
+from svhn_vae.representation import cosine_basis
 from svhn_vae.runs import read_json, write_json
-from svhn_vae.scatter import Moments, floored
+from svhn_vae.scatter import Moments, fit_degrees_of_freedom, floored
 from svhn_vae.seeds import Stream
 
-FORMAT = 1  # to be raised with any change of what is scored, so that older files are not read
+FORMAT = 2  # to be raised with any change of what is scored, so that older files are not read
+MAX_IMAGES_AT_ONCE = 10_000  # for what is fitted on the images themselves, not on their moments
+MAX_MIXED, IMAGES_PER_MIXED, NUM_AXES = 10, 500, 100  # of the mixture: its components, images and axes of each
 
 
-def baselines(dataset: Dataset, moments: Moments, num_components: int | None, cache: Path) -> dict[str, float]:
-    """Test bits per dimension of each baseline, PPCA at K if one is given; kept in `cache` for later runs."""
+def baselines(
+    dataset: Dataset, moments: Callable[[str], Moments], num_components: int | None, cache: Path
+) -> dict[str, float]:
+    """Test bits per dimension of each baseline, PPCA at K if one is given; kept in `cache` for later runs.
+
+    moments: gives the training images' moments, `sample` or `robust`; not called where the scores are kept.
+    """
     path = cache / f"baselines-{FORMAT}-{dataset.digest}-{num_components}.json"
     kept = read_json(path)
     if kept:
         return kept
-    scores = score(dataset.test.images, moments, num_components)
+    scores = score(dataset.test.images, fitted(dataset.train.images, moments, num_components))
     with contextlib.suppress(OSError):  # the run can do without; the moments beside it have said so
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, scores)
     return scores
 
 
-def score(images: Tensor, moments: Moments, num_components: int | None) -> dict[str, float]:
-    """Mean bits per dimension of images (N, 3, 32, 32) uint8, with the noise that every variant is evaluated on."""
-    num_dims = len(moments.mean)
-    pixel_variance = (moments.components.double().square() * moments.eigenvalues[:, None]).sum(0)
-    spectra = spectra_on_the_basis(moments.eigenvalues, num_components)
-    totals = dict.fromkeys(["uniform", "independent Gaussian", *spectra], 0.0)
+def score(images: Tensor, densities: dict[str, Density]) -> dict[str, float]:
+    """Mean bits per dimension of images (N, C, H, W) uint8, with the noise that every variant is evaluated on."""
+    totals = dict.fromkeys(densities, 0.0)
     for x in dequantised_chunks(images, Stream.EVALUATION_NOISE):
-        centred = x.flatten(1) - moments.mean.float()
-        scores = (centred @ moments.components.T).double()
-        totals["independent Gaussian"] += gaussian_log_prob(centred.double(), floored(pixel_variance)).sum().item()
-        for name, variance in spectra.items():
-            totals[name] += gaussian_log_prob(scores, variance).sum().item()
-    return {name: bits_per_dim(total / len(images), num_dims) for name, total in totals.items()}
+        for name, density in densities.items():
+            totals[name] += density.log_prob(x.flatten(1)).sum().item()
+    return {name: bits_per_dim(total / len(images), images[0].numel()) for name, total in totals.items()}
 
 
-def spectra_on_the_basis(eigenvalues: Tensor, num_components: int | None) -> dict[str, Tensor]:
-    """The variances (D,) along the principal components, by baseline."""
-    spectra = {}
+def fitted(images: Tensor, moments: Callable[[str], Moments], num_components: int | None) -> dict[str, Density]:
+    """Every baseline, fitted on training images (N, C, H, W) uint8 and their moments."""
+    sample, robust = moments("sample"), moments("robust")
+    x = torch.cat(list(dequantised_chunks(spaced(images, MAX_IMAGES_AT_ONCE), Stream.BASIS_NOISE)))
+    return {
+        "uniform": Uniform(),
+        **gaussians(sample, num_components),
+        "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), len(spaced(images, MAX_IMAGES))),
+        "mixture of PPCAs": mixture(x),
+        "Student-t, full covariance": StudentT(
+            robust.mean, robust.components, robust.eigenvalues, robust.degrees_of_freedom.item()
+        ),
+        "cosine transform, one scale per image": cosine_student_t(robust, x),
+    }
+
+
+def gaussians(moments: Moments, num_components: int | None) -> dict[str, Density]:
+    """Independent pixels, PPCA if there is a K, the full covariance as estimated and floored."""
+    mean, components, eigenvalues = moments.mean, moments.components, moments.eigenvalues
+    pixel_variance = (components.double().square() * eigenvalues[:, None]).sum(0)
+    densities = {"independent Gaussian": Gaussian(mean, torch.eye(len(mean)), floored(pixel_variance))}
     if num_components is not None:
         kept, dropped = floored(eigenvalues).tensor_split([num_components])
-        spectra[f"PPCA, K = {num_components}"] = torch.cat([kept, dropped.mean().expand(len(dropped))])
+        ppca = torch.cat([kept, dropped.mean().expand(len(dropped))])
+        densities[f"PPCA, K = {num_components}"] = Gaussian(mean, components, ppca)
     if eigenvalues.min() > 0:  # with no more images than pixels it has no density
-        spectra["full covariance"] = eigenvalues
-    spectra["full covariance, floored"] = floored(eigenvalues)
-    return spectra
+        densities["full covariance"] = Gaussian(mean, components, eigenvalues)
+    densities["full covariance, floored"] = Gaussian(mean, components, floored(eigenvalues))
+    return densities
 
 
-def gaussian_log_prob(centred: Tensor, variance: Tensor) -> Tensor:
-    """centred (N, D), variance (D,) -> log-density (N,) of an independent Gaussian, in nats."""
-    log_norm = -0.5 * (2 * math.pi * variance).log().sum()
-    return log_norm - 0.5 * (centred.square() / variance).sum(1)
+def ledoit_wolf(moments: Moments, x: Tensor, num_images: int) -> Gaussian:
+    """The covariance shrunk towards a multiple of the identity (Ledoit and Wolf 2004), which keeps its axes.
+
+    moments: of `num_images` images, of which x (N, D) are all or some.
+    """
+    eigenvalues = moments.eigenvalues * (1 - 1 / num_images)  # of the covariance divided by N, as in the paper
+    mean_eigenvalue = eigenvalues.mean()
+    fourth_moment = (x - moments.mean).square().sum(1).square().mean()
+    error = (fourth_moment - eigenvalues.square().sum()) / num_images  # of the covariance, squared
+    spread = (eigenvalues - mean_eigenvalue).square().sum()
+    shrinkage = (error / spread).clamp(0, 1)
+    shrunk = (1 - shrinkage) * eigenvalues + shrinkage * mean_eigenvalue
+    return Gaussian(moments.mean, moments.components, floored(shrunk))  # of two images nothing is shrunk
+
+
+def cosine_student_t(robust: Moments, x: Tensor) -> StudentT:
+    """Independent cosine coefficients times one scale per image; images x (N, C, H, W).
+
+    The scatter is the robust one's diagonal in that basis; the degrees of freedom are fitted to it.
+    """
+    as_gaussian = robust._replace(degrees_of_freedom=torch.tensor(torch.inf))  # its variances are the scatter
+    axes, scatter = cosine_basis(as_gaussian, x.shape[1:])
+    scatter = floored(scatter)
+    distances = Gaussian(robust.mean, axes, scatter).distances(x.flatten(1))
+    degrees, _ = fit_degrees_of_freedom(distances.numpy(), x[0].numel())
+    return StudentT(robust.mean, axes, scatter, degrees)
+
+
+def mixture(x: Tensor) -> Mixture:
+    """Of as many PPCAs as the images x (N, C, H, W) allow."""
+    num_mixed = min(max(len(x) // IMAGES_PER_MIXED, 1), MAX_MIXED)
+    return fit_mixture(x.flatten(1), by_smoothness(x, num_mixed), NUM_AXES)

@@ -58,7 +58,8 @@ def _values(run: Run) -> dict[str, Any]:
 def _tells(key: str, run: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
     """Whether a run differs in `key` from another one that made the choices which the value may follow from."""
     group, _, setting = key.partition(".")
-    governing = {group if setting else None, *PRESETS} - {key, None} if key != "seed" else ()  # follows from nothing
+    follows_from_nothing = key == "seed" or key in PRESETS
+    governing = () if follows_from_nothing else {group if setting else None, *PRESETS} - {key, None}
     alike = [other for other in others if all(run.get(name) == other.get(name) for name in governing)]
     return any(other.get(key) != run[key] for other in alike)
 

@@ -1,0 +1,88 @@
+"""Scores a finished run again: python src/evaluate.py run=outputs/STUDY/RUN [iw_samples=64] [split=val]
+
+With the run's own iw_samples it gives the figures of its result.json, to the last digit on the same device.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from rich.table import Table
+
+from svhn_vae.build import load_dataset, load_run
+from svhn_vae.data.mat import DataError
+from svhn_vae.evaluation.score import SPLITS, Score, score_run
+from svhn_vae.report.table import wide_console
+from svhn_vae.runs import RunFolder
+
+UNITS = {
+    "bits_per_dim": "bits/dim, by the bound with one sample",
+    "iw_bits_per_dim": "bits/dim, by the importance-weighted bound",
+    "mutual_information": "nats that the latents tell of the image; at most the logarithm of the number of images",
+    "aggregate_kl": "nats from the aggregate posterior to the prior",
+    "active_units": "latents whose mean varies",
+    "probe_accuracy": "of the digit, from the posterior's mean, by a linear classifier",
+    "calibration/residual_variance": "mean square of (y - mean) / sigma: 1 is right, below it sigma is too large",
+}
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    try:
+        evaluate(cfg)
+    except (ValueError, OSError, DataError) as error:
+        sys.exit(f"failed: {' '.join(str(error).split())}")
+
+
+def evaluate(cfg: DictConfig) -> None:
+    check(cfg)
+    folder = RunFolder(Path(cfg.run))
+    vae = load_run(folder.path).to("cuda" if torch.cuda.is_available() else "cpu")
+    score = score_run(vae, load_dataset(folder.path, cfg.data_root), split=cfg.split, iw_samples=cfg.iw_samples)
+    console = wide_console()
+    baselines = folder.result["baselines"] if cfg.split == "test" else {}
+    name = f"{folder.path.resolve().name}, {len(score.per_image['elbo']):,} {cfg.split} images"
+    console.print(score_table(name, score, baselines))
+    if score.details.get("iw_curve"):
+        console.print(curve_table(score))
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ValueError for what cannot be meant."""
+    if cfg.run is None:
+        raise ValueError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
+    if cfg.split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {cfg.split}")
+    if not isinstance(cfg.iw_samples, int) or isinstance(cfg.iw_samples, bool) or cfg.iw_samples < 0:
+        raise ValueError(f"iw_samples must be a whole number, 0 or more, got {cfg.iw_samples}")
+
+
+def score_table(title: str, score: Score, baselines: dict[str, float]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    table.add_column("")
+    for name, value in score.metrics.items():
+        quantity = name.partition("/")[2]
+        table.add_row(quantity, f"{value:.4f}", UNITS.get(quantity, ""))
+    for name, value in score.parts.items():
+        table.add_row(f"part: {name}", f"{value:.4f}", "bits/dim")
+    for name, value in baselines.items():
+        table.add_row(f"(-) {name}", f"{value:.4f}", "bits/dim of a model without a network")
+    return table
+
+
+def curve_table(score: Score) -> Table:
+    table = Table(title="the importance-weighted bound from k samples per image", title_justify="left")
+    for name in ("k", "elbo, nats", "bits/dim", "effective sample size"):
+        table.add_column(name, justify="right")
+    for point in score.details["iw_curve"]:
+        bits = "no density" if point["bits_per_dim"] is None else f"{point['bits_per_dim']:.4f}"
+        table.add_row(f"{point['k']}", f"{point['elbo']:.1f}", bits, f"{point['effective_sample_size']:.2f}")
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The judge: a small classifier of the digit, trained here and kept on disk, whose features measure other images.
+
+It replaces the downloaded network of the usual FID. What it was trained to overlook, such as contrast and an offset of
+a few pixels, it does not measure either.
+
+Shapes: N images (N, 3, 32, 32) uint8; x (B, 3, 32, 32) in [0, 1) of a batch; F features.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svhn_vae.data.batches import centred
+from svhn_vae.data.dataset import Dataset
+from svhn_vae.data.mat import LabelledImages
+
+FORMAT = 1  # to be raised with any change of the network or its training, so that older files are not read
+NUM_DIGITS = 10
+CHUNK = 500  # images in the network at a time, when it does not learn: bounds memory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that decides what a judge learns from given images; conf/judge.yaml holds the numbers.
+
+    max_shift: pixels that an image is moved by, at most. contrast: it is multiplied by 1 - contrast to 1 + contrast,
+    and in half of the images by the negative of it, because digits are as often dark on light as light on dark.
+    """
+
+    width: int
+    dropout: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    max_shift: int
+    contrast: float
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+
+class Opinion(NamedTuple):
+    """What the judge makes of N images."""
+
+    features: Tensor  # (N, F) float32
+    digits: Tensor  # (N,) int64, the likeliest of each
+
+
+class Judge(nn.Module):
+    """Seven layers: a pair of convolutions at each of 32, 16 and 8 pixels, the mean over space, a linear one."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            *convolution_pair(3, width),
+            nn.MaxPool2d(2),
+            *convolution_pair(width, 2 * width),
+            nn.MaxPool2d(2),
+            *convolution_pair(2 * width, 4 * width),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.to_logits = nn.Linear(4 * width, NUM_DIGITS)
+        for name in ("mean", "stddev"):  # of each channel of the training images
+            self.register_buffer(name, torch.ones(3, 1, 1))
+        for name in ("val_accuracy", "test_accuracy", "seconds"):  # of training, on the machine that did it
+            self.register_buffer(name, torch.zeros(()))
+
+    def features(self, x: Tensor) -> Tensor:
+        """x -> what the last layer sees (B, F), F = 4 width."""
+        normalised = ((x - self.mean) / self.stddev).contiguous(memory_format=torch.channels_last)  # faster on CPUs
+        return self.convolutions(normalised).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x -> logits (B, 10)."""
+        return self.to_logits(self.dropout(self.features(x)))
+
+    @torch.no_grad()
+    def judge(self, images: Tensor) -> Opinion:
+        """Images -> their features and digits, on the CPU; in evaluation mode."""
+        device = self.mean.device
+        features = torch.cat([self.features(centred(chunk.to(device), 0)) for chunk in images.split(CHUNK)])
+        return Opinion(features.cpu(), self.to_logits(features).argmax(1).cpu())
+
+
+def convolution_pair(num_in: int, num_out: int) -> list[nn.Module]:
+    pairs = ((num_in, num_out), (num_out, num_out))
+    layers = [[nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()] for i, o in pairs]
+    return [layer for three in layers for layer in three]
+
+
+def judge_once(dataset: Dataset, settings: Settings, cache: Path, device: str) -> Judge:
+    """The judge of these images, in evaluation mode; from `cache`, or trained on `device` and put there."""
+    judge = kept_judge(dataset, settings, cache, device)
+    if judge is None:
+        judge = fit(dataset, settings, device)
+        _write(judge, settings, _path(dataset, settings, cache))
+    return judge
+
+
+def kept_judge(dataset: Dataset, settings: Settings, cache: Path, device: str) -> Judge | None:
+    """None if there is none, or a damaged one."""
+    judge, path = Judge(settings.width, settings.dropout), _path(dataset, settings, cache)
+    try:
+        judge.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        return None
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        print(f"  {path} is damaged ({' '.join(str(error).split())}): to be trained anew", flush=True)
+        return None
+    return judge.to(device).eval()
+
+
+def fit(dataset: Dataset, settings: Settings, device: str) -> Judge:
+    """A judge that learnt from the training images, with its accuracy on the others, which chose nothing."""
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        judge = Judge(settings.width, settings.dropout)
+        x = centred(dataset.train.images, 0)
+        judge.mean.copy_(x.mean((0, 2, 3))[:, None, None])
+        judge.stddev.copy_(x.std((0, 2, 3))[:, None, None])
+        _learn(judge.to(device, memory_format=torch.channels_last), dataset.train, settings)
+    judge.eval()
+    judge.val_accuracy.fill_(accuracy(judge, dataset.val))
+    judge.test_accuracy.fill_(accuracy(judge, dataset.test))
+    return judge
+
+
+def _learn(judge: Judge, train: LabelledImages, settings: Settings) -> None:
+    start, device = time.monotonic(), judge.mean.device
+    images, labels = train.images.to(device), train.labels.to(device).long()
+    num_steps = settings.epochs * -(-len(labels) // settings.batch_size)
+    optimizer = torch.optim.AdamW(judge.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=num_steps)
+    judge.train()
+    for epoch in range(settings.epochs):
+        for indices in torch.randperm(len(labels)).to(device).split(settings.batch_size):
+            x = augmented(centred(images[indices], 0), settings.max_shift, settings.contrast)
+            loss = functional.cross_entropy(judge(x), labels[indices], label_smoothing=settings.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        judge.seconds.fill_(time.monotonic() - start)
+        done = f"epoch {epoch + 1} of {settings.epochs}"
+        print(f"  judge: {done}, loss of its last batch {loss.item():.2f}, {judge.seconds:.0f} s", flush=True)
+
+
+def augmented(x: Tensor, max_shift: int, contrast: float) -> Tensor:
+    """x, each image moved by whole pixels, so that none is blurred, and its contrast changed: see Settings."""
+    size, device = x.shape[-1], x.device
+    padded = functional.pad(x, [max_shift] * 4, mode="reflect")
+    starts = torch.randint(2 * max_shift + 1, (2, len(x), 1), device=device)
+    rows, columns = starts + torch.arange(size, device=device)  # (B, size) each
+    image = torch.arange(len(x), device=device)[:, None, None]
+    moved = padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    factor = 1 + contrast * torch.empty(len(x), 1, 1, 1, device=device).uniform_(-1, 1)
+    factor = factor * (2 * torch.randint_like(factor, 2) - 1)
+    mean = moved.mean((1, 2, 3), keepdim=True)
+    return mean + factor * (moved - mean)
+
+
+def accuracy(judge: Judge, part: LabelledImages) -> float:
+    return (judge.judge(part.images).digits == part.labels).double().mean().item()
+
+
+def _path(dataset: Dataset, settings: Settings, cache: Path) -> Path:
+    return cache / f"judge-{FORMAT}-{settings.digest}-{dataset.digest}.safetensors"
+
+
+def _write(judge: Judge, settings: Settings, path: Path) -> None:
+    """All of the file or none of it, also when several processes write it; a notice where it cannot be written."""
+    beside = path.with_suffix(f".{os.getpid()}.partial")
+    state = {name: value.contiguous() for name, value in judge.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, beside, metadata={"settings": json.dumps(dataclasses.asdict(settings))})
+        os.replace(beside, path)
+    except (safetensors.SafetensorError, OSError) as error:  # this judge is there all the same
+        print(f"  {path} cannot be written ({error}): the next use trains it anew; cache=FOLDER is another place")
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()

@@ -1,0 +1,53 @@
+"""What the latents are used for: how much they say, in which dimensions, and whether the digit can be read from them.
+
+Shapes: N images, Z latent dimensions. Units: nats per image.
+"""
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from svhn_vae.elbo import kl_to_standard_normal
+
+CHUNK = 500  # samples compared with all posteriors at a time: bounds memory
+INVERSE_PENALTY = 0.01  # of the probe: with more freedom a few thousand images are learnt by heart
+
+
+def mutual_information(mean: Tensor, log_variance: Tensor, z: Tensor) -> float:
+    """I_q(x; z) between an image of the N and its latents: the mean of log q(z | x) - log q(z), where the aggregate
+    posterior q(z) is the mean of the N posteriors (Hoffman and Johnson 2016).
+
+    mean, log_variance, z (N, Z): posteriors and one sample of each. Of the N images themselves this is exact but for
+    the sampling; of the law that they come from it says too little, since it cannot exceed log N.
+    """
+    mean, log_variance, z = mean.double(), log_variance.double(), z.double()
+    # -2 log q(z | x_j), less Z log 2 pi, is linear in (z^2, z): one matrix product for all pairs.
+    precision = (-log_variance).exp()
+    slopes = torch.cat([precision, -2 * mean * precision], dim=1).T  # (2 Z, N)
+    constant = (mean.square() * precision + log_variance).sum(1)
+    information = 0.0
+    for start in range(0, len(z), CHUNK):
+        part = z[start : start + CHUNK]
+        log_q = -0.5 * (torch.cat([part.square(), part], dim=1) @ slopes + constant)  # (CHUNK, N)
+        information += (log_q.diagonal(start) - log_q.logsumexp(1)).sum().item()
+    return information / len(z) + torch.tensor(len(z)).double().log().item()
+
+
+def of_the_aggregate(mean: Tensor, log_variance: Tensor, z: Tensor) -> dict[str, float]:
+    """The mean KL in two parts: what the latents tell of the image, and how far the aggregate posterior is from the
+    prior, where samples of the prior fall and no image does (Hoffman and Johnson 2016).
+
+    Where the first is near its limit log N, its missing rest is counted to the second.
+    """
+    kl = kl_to_standard_normal(mean.double(), log_variance.double()).sum(1).mean().item()
+    information = mutual_information(mean, log_variance, z)
+    return {"mutual_information": information, "aggregate_kl": kl - information}
+
+
+def linear_probe(codes: np.ndarray, labels: Tensor) -> Pipeline:
+    """A logistic regression of the labels (N,), at least two different ones, on standardised codes (N, Z)."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY, max_iter=1000))
+    return probe.fit(codes, labels.numpy())

@@ -1,0 +1,63 @@
+"""What the VAE asks of its networks.
+
+Shapes: B images, Z latent dimensions, E = event_shape of y, P = params_per_element and I = params_per_image of the
+likelihood's parameters: P numbers for each element of y, the mean first, and I for the image as a whole.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Inferred(NamedTuple):
+    """What the networks make of B images: q(z | y), a sample of it, and that sample decoded."""
+
+    mean: Tensor  # (B, Z)
+    log_variance: Tensor  # (B, Z): of the distribution that z is sampled from
+    claimed_log_variance: Tensor  # (B, Z): what the loss's KL takes for it; the same but for `sampling_bug`
+    z: Tensor  # (B, Z)
+    params: Tensor  # (B, P, *E)
+    image_params: Tensor  # (B, I)
+
+
+class Networks(nn.Module, ABC):
+    """The two networks of a VAE: y -> q(z | y), and z -> parameters of p(y, r | z). The prior of z is N(0, I).
+
+    A hierarchy of latents fits in: its z is the noise that its levels are made of, in order, and its mean and
+    log-variance are those of each number given the ones before, so that KL and densities are the same formulas.
+    """
+
+    latent_dim: int
+
+    @abstractmethod
+    def forward(self, y: Tensor, noise: Tensor) -> Inferred:
+        """y (B, *E), noise (B, Z) of N(0, I) -> Inferred; with noise 0, z is the posterior's mean."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, Z) -> parameters per element (B, P, *E), parameters per image (B, I)."""
+
+    @abstractmethod
+    def shrink(self, factor: float) -> None:
+        """Multiplies the initial weights that emit all parameters per element but the mean: heads may ask for it."""
+
+
+class OneLevel(Networks):
+    """An encoder and a decoder with one level of latents between them.
+
+    sampling_bug: the post's: z = mean + exp(log-variance) * noise, where exp(log-variance / 2) is meant. The KL in its
+    loss is another distribution's; the bound that is reported is that of the distribution which was sampled from.
+    """
+
+    sampling_bug = False
+
+    @abstractmethod
+    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y (B, *E) -> mean (B, Z), log-variance (B, Z) of the posterior."""
+
+    def forward(self, y: Tensor, noise: Tensor) -> Inferred:
+        mean, claimed = (output.float() for output in self.encode(y))
+        log_variance = 2 * claimed if self.sampling_bug else claimed
+        z = mean + (0.5 * log_variance).exp() * noise
+        return Inferred(mean, log_variance, claimed, z, *self.decode(z))

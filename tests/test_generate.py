@@ -1,0 +1,135 @@
+"""src/generate.py, as a user types it, on a tiny finished run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import REPO
+from svhn_vae.data.digits import draw_digits
+from svhn_vae.pictures.gallery import OF_PROJECTIONS, PICTURES
+from test_end_to_end import TINY, train
+
+
+def generate(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """`python src/generate.py *arguments`, in a folder."""
+    command = [sys.executable, str(REPO / "src" / "generate.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a run."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = train(folder, *TINY)
+    assert done.returncode == 0, done.stdout
+    [run] = (folder / "outputs" / "default").glob("dense-*")
+    return run
+
+
+def test_all_pictures_of_a_run_and_nothing_else(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    before = other_files(tmp_path)
+    done = generate(tmp_path, "run=run")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.split() == [f"run/figures/{name}.png" for name in PICTURES]
+    for path in done.stdout.split():
+        with Image.open(tmp_path / path) as image:
+            assert min(image.size) > 900
+    tags = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0}).Reload().Tags()["images"]
+    assert {f"generated/{name}" for name in PICTURES} <= set(tags)
+    assert other_files(tmp_path) == before
+
+
+def other_files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.parent.name not in ("figures", "tensorboard")}
+
+
+def test_the_pictures_of_training_are_generated_again_and_another_seed_gives_others(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / finished.name)
+    drawn = {path.name: path.read_bytes() for path in (run / "figures").iterdir()}
+    assert set(drawn) == {f"{name}.png" for name in ("data", "samples", "reconstructions", "analogies", "sigma")}
+    assert generate(tmp_path, f"run={run}", "pictures=samples").returncode == 0
+    assert (run / "figures" / "samples.png").read_bytes() == drawn["samples.png"]
+    assert generate(tmp_path, f"run={run}", "pictures=samples", "seed=1").returncode == 0
+    assert (run / "figures" / "samples.png").read_bytes() != drawn["samples.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "run=FOLDER is missing"),
+        (["run=nowhere"], "nowhere is not a finished run: there is no .hydra/config.yaml"),
+        (["run=run", "pictures=[samples,sample]"], "pictures must be among data, samples, "),
+        (["run=run", "seed=-1"], "seed must be a whole number, 0 or more, got -1"),
+        (["run=run", "data_root=elsewhere"], "data_root=elsewhere is for images from files"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, finished, tmp_path):
+    (tmp_path / "run").symlink_to(finished)
+    refused(generate(tmp_path, *arguments), message)
+
+
+def refused(done: subprocess.CompletedProcess, message: str) -> None:
+    assert done.returncode == 1
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("failed: ")
+    assert message in line
+
+
+def test_other_images_are_refused(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    result = json.loads((run / "result.json").read_text())
+    found = result["data"]["digest"]
+    result["data"]["digest"] = "another"
+    (run / "result.json").write_text(json.dumps(result))
+    refused(generate(tmp_path, "run=run"), f"ran on other images (data another, found {found})")
+
+
+def test_a_run_without_its_result_is_refused(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "result.json").unlink()
+    refused(generate(tmp_path, "run=run"), "run is not a finished run: there is no result.json")
+
+
+def test_data_of_others_are_not_built(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    config = run / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("svhn_vae.data.dataset.Synthetic", "os.system"))
+    refused(generate(tmp_path, "run=run"), "data must be a class of svhn_vae, got os.system")
+
+
+def test_files_may_have_moved(tmp_path):
+    """Of a run on .mat files, with data_root and without."""
+    (tmp_path / "old").mkdir()
+    for split, num in (("train", 700), ("test", 120)):
+        images, labels = draw_digits(num, seed=num)
+        content = {"X": images.transpose(2, 3, 1, 0), "y": labels[:, None] + 10 * (labels == 0)[:, None]}
+        savemat(tmp_path / "old" / f"{split}_32x32.mat", content)
+    tiny = [word for word in TINY if not word.startswith("data")]
+    done = train(tmp_path, *tiny, "data.root=old", "data.verify=none", "pca.n_components=20")
+    assert done.returncode == 0, done.stdout
+    (tmp_path / "old").rename(tmp_path / "new")
+    [run] = (tmp_path / "outputs" / "default").glob("dense-*")
+    arguments = [f"run={run.relative_to(tmp_path)}", "pictures=likely"]
+    refused(generate(tmp_path, *arguments), "old")
+    moved = generate(tmp_path, *arguments, "data_root=new")
+    assert moved.returncode == 0, moved.stderr
+
+
+def test_a_run_on_pixels_has_all_pictures_but_those_of_a_basis(tmp_path):
+    small = ("network_scale=0.125", "trainer.limit_train_batches=2", "trainer.max_epochs=1")
+    done = train(tmp_path, "model=conv", "variance=shared", *TINY, *small)
+    assert done.returncode == 0, done.stdout
+    [run] = (tmp_path / "outputs" / "default").glob("conv-*")
+    done = generate(tmp_path, f"run={run}")
+    assert done.returncode == 0, done.stderr
+    assert {Path(path).stem for path in done.stdout.split()} == set(PICTURES) - OF_PROJECTIONS

@@ -1,0 +1,187 @@
+"""Mean and scatter of the pixels: numpy, scipy and scikit-learn are the oracles."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg, stats
+
+from svhn_vae.scatter import (
+    DEQUANTISATION_VARIANCE,
+    FITS,
+    as_moments,
+    fit_degrees_of_freedom,
+    floored,
+    mahalanobis,
+    robust_moments,
+    sample_moments,
+    student_t_log_prob,
+)
+
+NUM_PIXELS = 48
+
+
+def some_x(num_images: int) -> np.ndarray:
+    """Correlated pixels of very different variance, far from 0."""
+    rng = np.random.default_rng(num_images)
+    return 0.5 + rng.standard_normal((num_images, NUM_PIXELS)) @ (
+        rng.standard_normal((NUM_PIXELS, NUM_PIXELS)) * np.geomspace(0.1, 1e-3, NUM_PIXELS)
+    )
+
+
+@pytest.mark.parametrize("num_images", [5, 47, 48, 49, 300])
+def test_numpy_is_the_oracle(num_images):
+    x = some_x(num_images)
+    fitted = sample_moments(x)
+    covariance = np.cov(x, rowvar=False)
+    eigenvalues = linalg.eigvalsh(covariance)[::-1]
+    np.testing.assert_allclose(fitted.mean, x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(fitted.eigenvalues, eigenvalues.clip(min=0), rtol=1e-9, atol=1e-15)
+    basis = fitted.components.double().numpy()
+    np.testing.assert_allclose(basis.T * fitted.eigenvalues.numpy() @ basis, covariance, atol=1e-6 * eigenvalues[0])
+
+
+def test_components_are_eigenvectors_up_to_their_sign():
+    x = some_x(300)
+    _, vectors = linalg.eigh(np.cov(x, rowvar=False))
+    overlap = np.abs(sample_moments(x).components.double().numpy() @ vectors[:, ::-1])
+    np.testing.assert_allclose(overlap, np.eye(NUM_PIXELS), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_images", [2, 5, 47, 48, 49, 300])
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+def test_basis_is_complete_and_orthonormal(fit, num_images):
+    fitted = fit(some_x(num_images))
+    assert fitted.components.shape == (NUM_PIXELS, NUM_PIXELS)
+    assert fitted.components.dtype == torch.float32
+    assert fitted.mean.dtype == fitted.eigenvalues.dtype == torch.float64
+    gram = fitted.components.double() @ fitted.components.double().T
+    np.testing.assert_allclose(gram, np.eye(NUM_PIXELS), atol=1e-6)
+    assert (fitted.eigenvalues.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("num_images", [2, 5, 47])
+def test_no_variance_beyond_the_number_of_images(num_images):
+    """N images less their mean span N - 1 dimensions; rounding may give the N-th a trace."""
+    x = some_x(num_images)
+    fitted = sample_moments(x)
+    assert fitted.eigenvalues[num_images:].tolist() == [0] * (NUM_PIXELS - num_images)
+    assert fitted.eigenvalues[num_images - 2] > 1e-12 > fitted.eigenvalues[num_images - 1]
+    beyond = (x - x.mean(axis=0)) @ fitted.components[num_images:].double().numpy().T
+    np.testing.assert_allclose(beyond, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+def test_basis_does_not_depend_on_the_run(fit):
+    first = fit(some_x(100))
+    np.random.seed(1)
+    torch.manual_seed(1)
+    for array, again in zip(first, fit(some_x(100)), strict=True):
+        assert torch.equal(array, again)
+
+
+def test_variances_of_sample_moments_are_the_eigenvalues():
+    fitted = sample_moments(some_x(300))
+    assert fitted.degrees_of_freedom == math.inf
+    assert torch.equal(fitted.variances, fitted.eigenvalues)
+
+
+def test_no_variance_is_below_the_noise():
+    assert floored(torch.tensor([1.0, DEQUANTISATION_VARIANCE, 0.0])).min().item() == pytest.approx(1 / (12 * 256**2))
+
+
+# --- Student-t ------------------------------------------------------------------------------------------------------
+
+NUM_DIMS, DEGREES = 6, 4.0
+MEAN = np.linspace(0.3, 0.7, NUM_DIMS)
+SCATTER = linalg.toeplitz(0.01 * 0.7 ** np.arange(NUM_DIMS)) * np.geomspace(1, 0.5, NUM_DIMS)
+SCATTER = (SCATTER + SCATTER.T) / 2
+LAW = stats.multivariate_t(MEAN, SCATTER, DEGREES)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> np.ndarray:
+    return LAW.rvs(20_000, random_state=0)
+
+
+def scatter_of(fitted) -> np.ndarray:
+    basis = fitted.components.double().numpy()
+    return basis.T * fitted.eigenvalues.numpy() @ basis
+
+
+def test_log_density_is_scipys(drawn):
+    """Of the scatter plus the noise's variance, which the fit adds."""
+    distances, log_det = mahalanobis(drawn - MEAN, SCATTER)
+    oracle = stats.multivariate_t(MEAN, SCATTER + DEQUANTISATION_VARIANCE * np.eye(NUM_DIMS), DEGREES)
+    found = student_t_log_prob(distances, DEGREES, NUM_DIMS) - 0.5 * log_det
+    np.testing.assert_allclose(found, oracle.logpdf(drawn), rtol=1e-10)
+
+
+@pytest.mark.parametrize("degrees", [1.0, 4.0, 30.0])
+def test_degrees_of_freedom_are_found(degrees):
+    x = stats.multivariate_t(MEAN, SCATTER, degrees).rvs(20_000, random_state=1)
+    distances, _ = mahalanobis(x - MEAN, SCATTER)
+    found, log_likelihood = fit_degrees_of_freedom(distances, NUM_DIMS)
+    assert found == pytest.approx(degrees, rel=0.1)
+    assert log_likelihood == pytest.approx(student_t_log_prob(distances, found, NUM_DIMS).mean(), abs=1e-9)
+    assert log_likelihood >= student_t_log_prob(distances, degrees, NUM_DIMS).mean()
+
+
+def test_gaussian_images_have_many_degrees_of_freedom():
+    x = np.random.default_rng(0).multivariate_normal(MEAN, SCATTER, 20_000)
+    fitted = robust_moments(x)
+    assert fitted.degrees_of_freedom > 100
+    np.testing.assert_allclose(scatter_of(fitted), np.cov(x.T), atol=2e-4)
+
+
+def test_robust_moments_are_those_of_the_law(drawn):
+    fitted = robust_moments(drawn)
+    np.testing.assert_allclose(fitted.mean, MEAN, atol=3e-3)
+    np.testing.assert_allclose(scatter_of(fitted), SCATTER, atol=5e-4)
+    assert fitted.degrees_of_freedom.item() == pytest.approx(DEGREES, rel=0.05)
+
+
+def test_robust_moments_have_no_less_likelihood_than_the_truth(drawn):
+    fitted = robust_moments(drawn)
+    found = stats.multivariate_t(fitted.mean.numpy(), scatter_of(fitted), fitted.degrees_of_freedom.item())
+    assert found.logpdf(drawn).mean() > LAW.logpdf(drawn).mean() - 1e-3 * NUM_DIMS  # what a step may still gain
+
+
+def test_variances_are_those_of_the_images(drawn):
+    """A Student-t's covariance is nu / (nu - 2) times its scatter."""
+    fitted = robust_moments(drawn)
+    degrees = fitted.degrees_of_freedom.item()
+    np.testing.assert_allclose(fitted.variances, degrees / (degrees - 2) * fitted.eigenvalues.numpy(), rtol=1e-12)
+    scores = (drawn - MEAN) @ fitted.components.double().numpy().T
+    np.testing.assert_allclose(fitted.variances, scores.var(0), rtol=0.15)  # of heavy tails
+
+
+@pytest.mark.parametrize("degrees", [0.5, 1.0, 2.0])
+def test_variances_are_finite_where_the_law_has_none(degrees):
+    fitted = as_moments(np.zeros(3), np.eye(3), np.ones(3), degrees)
+    assert fitted.variances.isfinite().all()
+    assert (fitted.variances >= fitted.eigenvalues).all()
+
+
+def test_an_images_own_scale_leaves_the_axes_alone():
+    """Each image times a factor of its own: the covariance is spoilt, the robust scatter keeps its shape."""
+    rng = np.random.default_rng(2)
+    gaussian = rng.multivariate_normal(np.zeros(NUM_DIMS), SCATTER, 5000)
+    scaled = gaussian * np.exp(1.5 * rng.standard_normal((5000, 1)))
+    wanted, plain = SCATTER / np.trace(SCATTER), np.cov(scaled.T) / np.trace(np.cov(scaled.T))
+    robust = scatter_of(robust_moments(scaled))
+    robust /= np.trace(robust)
+    assert np.abs(robust - wanted).max() < 0.02
+    assert np.abs(robust - wanted).max() < 0.5 * np.abs(plain - wanted).max()
+
+
+@pytest.mark.parametrize("num_images", [2, 5, 47, 48, 49])
+def test_few_images_have_robust_moments(num_images):
+    fitted = robust_moments(some_x(num_images))
+    assert all(array.isfinite().all() for array in fitted)
+    assert fitted.eigenvalues.min().item() >= DEQUANTISATION_VARIANCE * (1 - 1e-6)
+
+
+def test_the_same_image_again_and_again_has_moments():
+    assert all(array.isfinite().all() for array in robust_moments(np.full((5, NUM_PIXELS), 0.5)))
