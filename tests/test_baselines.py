@@ -16,7 +16,15 @@ from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages, read_mat
 from svhn_vae.data.moments import moments_once
 from svhn_vae.evaluation import baselines as module
-from svhn_vae.evaluation.baselines import baselines, cosine_student_t, fitted, gaussians, ledoit_wolf, score
+from svhn_vae.evaluation.baselines import (
+    baselines,
+    cosine_student_t,
+    diagonal_post_loss,
+    fitted,
+    gaussians,
+    ledoit_wolf,
+    score,
+)
 from svhn_vae.evaluation.densities import StudentT, Uniform
 from svhn_vae.evaluation.mixture import PPCA, by_smoothness, fit_mixture, maximise
 from svhn_vae.scatter import DEQUANTISATION_VARIANCE, FITS, Moments, floored, robust_moments, sample_moments
@@ -398,3 +406,13 @@ def real_densities(tmp_path_factory):
 def test_real_images(real_densities, split):
     found = score(read_mat(REAL / f"{split}_32x32.mat").images, real_densities)
     assert found == pytest.approx(REAL_BITS[split], abs=0.02)
+
+
+def test_the_posts_loss_is_that_of_scikit_learns_coordinates_of_pixels_over_255():
+    pca = SklearnPCA(10, svd_solver="covariance_eigh").fit(X_TRAIN)
+    middles = (TEST.flatten(1).double().numpy() + 0.5) / 256
+    y = pca.transform(middles) * 256 / 255
+    spread = np.sqrt(np.maximum(pca.explained_variance_ * (256 / 255) ** 2, 0.01))
+    expected = -stats.norm.logpdf(y, scale=spread).sum(1).mean()
+    assert (pca.explained_variance_ < 0.0099).any()  # the floor decides for some
+    assert diagonal_post_loss(TEST, sample_moments(X_TRAIN), 10, 0.01) == pytest.approx(expected, rel=1e-4)

@@ -20,11 +20,11 @@ from svhn_vae.data.dataset import SVHN
 from svhn_vae.data.moments import moments_once
 splits, with_pca = sys.argv[2].split("+"), sys.argv[3] == "pca"
 start = time.monotonic()
-source = SVHN(splits=splits, limit=None, held_out=0.0001, root=sys.argv[1], verify="none", url="")
+source = SVHN(splits=splits, limit=None, held_out=0.0001, division="contiguous", root=sys.argv[1], verify="none", url="")
 dataset = source.load()
 if with_pca:
     start = time.monotonic()
-    moments_once(dataset.train.images, "stress", Path(sys.argv[1]))
+    moments_once(dataset.train.images, "stress", "sample", Path(sys.argv[1]))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 print(len(dataset.train.labels), dataset.train.images.dtype, peak, time.monotonic() - start)
 """

@@ -4,13 +4,14 @@ Shapes: N images, D pixels, K components kept. Units: bits per dimension.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from svhn_vae.data.batches import dequantised_chunks
+from svhn_vae.data.batches import centred, dequantised_chunks
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.moments import MAX_IMAGES, spaced
 from svhn_vae.elbo import bits_per_dim
@@ -18,7 +19,7 @@ from svhn_vae.evaluation.densities import Density, Gaussian, StudentT, Uniform
 from svhn_vae.evaluation.mixture import Mixture, by_smoothness, fit_mixture
 from svhn_vae.representation import cosine_basis
 from svhn_vae.runs import read_json, write_json
-from svhn_vae.scatter import Moments, fit_degrees_of_freedom, floored
+from svhn_vae.scatter import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored
 from svhn_vae.seeds import Stream
 
 FORMAT = 2  # to be raised with any change of what is scored, so that older files are not read
@@ -82,6 +83,18 @@ def gaussians(moments: Moments, num_components: int | None) -> dict[str, Density
         densities["full covariance"] = Gaussian(mean, components, eigenvalues)
     densities["full covariance, floored"] = Gaussian(mean, components, floored(eigenvalues))
     return densities
+
+
+def diagonal_post_loss(images: Tensor, moments: Moments, num_components: int, epsilon: float) -> float:
+    """The post's own loss, in nats of num_components raw coordinates of pixels / 255, without a network.
+
+    A Gaussian with the variance max(eigenvalue, epsilon) in each coordinate, of images (N, C, H, W) uint8 without
+    noise; the post's network has the same floor.
+    """
+    unit = NUM_LEVELS / (NUM_LEVELS - 1)
+    scores = (centred(images, 0).flatten(1) - moments.mean.float()) @ moments.components[:num_components].T * unit
+    variance = (moments.eigenvalues[:num_components] * unit**2).clamp(min=epsilon)
+    return 0.5 * (scores.square().double() / variance + (2 * math.pi * variance).log()).sum(1).mean().item()
 
 
 def ledoit_wolf(moments: Moments, x: Tensor, num_images: int) -> Gaussian:
