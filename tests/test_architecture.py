@@ -58,7 +58,7 @@ ALLOWED = {
     "evaluation.__init__": "",
     "evaluation.densities": "scatter",
     "evaluation.mixture": "evaluation.densities scatter",
-    "evaluation.baselines": "data.batches data.dataset data.moments elbo evaluation.* representation runs scatter seeds",
+    "evaluation.baselines": "data.* elbo evaluation.* representation runs scatter seeds",
     "evaluation.judge": "data.batches data.dataset data.mat",
     "evaluation.samples": "evaluation.judge scatter",
     "vae": "elbo networks.__init__ representation variance.*",

@@ -1,4 +1,4 @@
-"""Every head learns: `python -m pytest tests/test_learning.py -v` trains each for a few steps on pictures of one factor.
+"""Every head learns: `python -m pytest tests/test_learning.py -v` trains each for a few steps.
 
 What is drawn has a brightness of its own and noise of its own strength, so a head that says either gains.
 """

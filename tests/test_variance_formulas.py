@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.stats
 import torch
 from torch.distributions import Independent, LowRankMultivariateNormal, Normal
@@ -290,3 +291,17 @@ def test_logistic_mixture_has_no_infinity_where_a_probability_is_tiny(location):
 
 def test_only_a_cross_entropy_is_no_density():
     assert {name for name in options("variance") if not make(name, PIXELS).is_density} == {"bernoulli"}
+
+
+def test_spectral_is_a_gaussian_with_a_variance_per_frequency_and_one_per_place():
+    """Against the dense covariance A A', A = diag(exp(spectrum / 2)) T diag(exp(place / 2)), T by scipy."""
+    p = make("spectral", (1, 4, 4))(0.5 * torch.randn(2, 3, 1, 4, 4))
+    transform = np.stack([scipy.fft.dctn(place.reshape(4, 4), norm="ortho").ravel() for place in np.eye(16)], axis=1)
+    mean, spectrum, place = (part[0].double().numpy().ravel() for part in (p.mean, p.spectrum, p.place))
+    mixing = np.exp(spectrum / 2)[:, None] * transform * np.exp(place / 2)
+    covariance, y = mixing @ mixing.T, torch.randn(2, 1, 4, 4)
+    expected = scipy.stats.multivariate_normal(mean, covariance).logpdf(y[0].double().numpy().ravel())
+    assert p.log_prob(y)[0].item() == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(p.variance[0].flatten(), covariance.diagonal(), rtol=1e-4)
+    samples = p.sample((40_000,))[:, 0].flatten(1)
+    np.testing.assert_allclose(np.cov(samples.T), covariance, atol=0.06 * covariance.max())

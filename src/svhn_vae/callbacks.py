@@ -160,7 +160,7 @@ class Pictures(Callback):
 
 
 class OrderOfLearning(Callback):
-    """Which components are learnt first: figures/order_of_learning.png, and its numbers in order_of_learning.safetensors.
+    """Which components are learnt first: order_of_learning.safetensors in the run folder, and a picture of it.
 
     Explained variance on the first batch of validation images, at validations whose number grows by equal factors:
     what matters happens early, and a long training leaves a small file all the same.

@@ -17,8 +17,8 @@ Config = dict[str, Any]
 # What does not change a result: where things lie, who watches, on what it runs.
 NOT_IDENTITY = (
     "study", "rerun", "cache", "logger", "callbacks.progress", "callbacks.pictures", "callbacks.order_of_learning",
-    "data.root", "data.verify", "data.url", "trainer.accelerator", "trainer.devices", "trainer.profiler", "trainer.detect_anomaly", "compile",
-    "checkpoint_every_n_epochs", "iw_samples",
+    "data.root", "data.verify", "data.url", "trainer.accelerator", "trainer.devices", "trainer.profiler",
+    "trainer.detect_anomaly", "compile", "checkpoint_every_n_epochs", "iw_samples",
 )  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from svhn_vae.data.dataset import SVHN
 from svhn_vae.data.moments import moments_once
 splits, with_pca = sys.argv[2].split("+"), sys.argv[3] == "pca"
 start = time.monotonic()
-source = SVHN(splits=splits, limit=None, held_out=0.0001, division="contiguous", root=sys.argv[1], verify="none", url="")
+settings = {"limit": None, "held_out": 0.0001, "division": "contiguous", "verify": "none", "url": ""}
+source = SVHN(splits=splits, root=sys.argv[1], **settings)
 dataset = source.load()
 if with_pca:
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""The importance-weighted bound (Burda et al. 2016): closer to log p(x) the more samples, and never above it on average.
+"""The importance-weighted bound (Burda et al. 2016): the nearer to log p(x) the more samples, on average never above.
 
     log w = log p(y | z) + log p(r | z) + log |dy/dx| + log p(z) - log q(z | y),    z ~ q(z | y)
     log p(x) >= E log mean w_1..w_k, which is the elbo at k = 1 and log p(x) as k goes to infinity

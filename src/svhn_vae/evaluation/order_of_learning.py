@@ -9,7 +9,7 @@ Shapes: B images, E = event_shape of y, T times of measurement, G groups of comp
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from svhn_vae.cosine import cosines, to_frequencies
@@ -66,7 +66,9 @@ def draw(epochs: list[int], explained: Tensor, event_shape: torch.Size, caption:
     axes.set(xscale="log", yscale="log", xlabel="epoch", ylabel=name)
     axes.invert_yaxis()
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(ScalarFormatter())
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     axes.set_title(f"order of learning, {caption}", fontsize="small")
     return rendered(figure)
 
