@@ -58,18 +58,25 @@ def test_equal_settings_give_equal_judges_and_leave_the_generator_alone(dataset)
     first, again = (fit(dataset, SETTINGS, "cpu") for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
     other = fit(dataset, dataclasses.replace(SETTINGS, seed=1), "cpu")
-    opinions = [judge.judge(dataset.test.images).features for judge in (first, again, other)]
+    opinions = [judge.opinion(dataset.test.images).features for judge in (first, again, other)]
     assert torch.equal(opinions[0], opinions[1])
     assert not torch.equal(opinions[0], opinions[2])
 
 
 def test_opinions_do_not_depend_on_the_chunks(dataset, monkeypatch):
     judge = Judge(8, 0.5).eval()
-    whole = judge.judge(dataset.test.images)
+    whole = judge.opinion(dataset.test.images)
     monkeypatch.setattr(module, "CHUNK", 7)
-    assert torch.equal(judge.judge(dataset.test.images).digits, whole.digits)
-    torch.testing.assert_close(judge.judge(dataset.test.images).features, whole.features)
-    assert whole.features.shape == (60, 32)
+    assert torch.equal(judge.opinion(dataset.test.images).digits, whole.digits)
+    torch.testing.assert_close(judge.opinion(dataset.test.images).features, whole.features)
+    assert whole.features.shape == (60, 56)
+
+
+def test_features_of_training_images_vary_alike(dataset):
+    features = fit(dataset, SETTINGS, "cpu").opinion(dataset.train.images).features
+    stddev = features.std(0)
+    torch.testing.assert_close(stddev, (stddev > 0).float(), rtol=1e-3, atol=1e-3)  # 0: a dead one
+    assert (stddev > 0).double().mean() > 0.8
 
 
 def test_the_configured_network_is_as_small_as_it_says():
@@ -158,7 +165,7 @@ def test_trained_once_and_read_afterwards(fits, dataset, tmp_path):
 def test_every_setting_and_other_images_have_a_file_of_their_own(fits, dataset, tmp_path):
     names = [field.name for field in dataclasses.fields(SETTINGS)]
     for name in names:
-        changed = dataclasses.replace(SETTINGS, **{name: 2 * getattr(SETTINGS, name) + 1})
+        changed = dataclasses.replace(SETTINGS, **{name: getattr(SETTINGS, name) + 1})
         judge_once(dataset, changed, tmp_path, "cpu")
     fewer = dataclasses.replace(dataset, test=LabelledImages(*(array[:50] for array in dataset.test)))
     judge_once(fewer, SETTINGS, tmp_path, "cpu")
@@ -229,7 +236,11 @@ def test_the_command_trains_and_then_finds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"), [("judge.epoch=1", "'epoch' is not in"), ("data.limit=0", "data.limit")]
+    ("argument", "message"),
+    [
+        ("judge.epoch=1", "Could not override 'judge.epoch'"),
+        ("judge.max_shift=32", "judge.max_shift must be in 0..31 pixels, got 32"),
+    ],
 )
 def test_bad_input_is_one_line(argument, message, tmp_path):
     done = judge(tmp_path, *TINY, argument)
@@ -238,3 +249,8 @@ def test_bad_input_is_one_line(argument, message, tmp_path):
     [line] = done.stderr.splitlines()
     assert line.startswith("failed: ")
     assert message in line
+
+
+def test_settings_that_make_no_judge():
+    with pytest.raises(ValueError, match=r"judge\.epochs must be at least 1, got 0"):
+        dataclasses.replace(SETTINGS, epochs=0)

@@ -65,15 +65,16 @@ def test_evaluation_scores_an_image_alone_as_in_a_batch():
     module = fitted_module("pca.residual=scaled").eval()
     module.vae.networks.posterior_log_variance[-1].bias.data.fill_(-60.0)  # z is the posterior's mean
     batch = features(module)
-    together = evaluate(module.vae, batch)["per_image"]
-    alone = [evaluate(module.vae, Features(*(array[i : i + 1] for array in batch)))["per_image"] for i in range(8)]
+    together = evaluate(module.vae, module.vae(batch))["per_image"]
+    images = [Features(*(array[i : i + 1] for array in batch)) for i in range(8)]
+    alone = [evaluate(module.vae, module.vae(image))["per_image"] for image in images]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-2)
 
 
 def test_summary_is_the_mean_over_images_whatever_the_batches():
     module = fitted_module().eval()
     batch = features(module)
-    whole = evaluate(module.vae, batch)
+    whole = evaluate(module.vae, module.vae(batch))
     parts = [{name: value[cut] for name, value in whole.items()} for cut in (slice(0, 3), slice(3, 8))]
     one, two = (summarise("val", batches, is_density=True) for batches in ([whole], parts))
     assert set(one) == set(two)

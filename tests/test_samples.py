@@ -27,7 +27,7 @@ from svhn_vae.evaluation.samples import (
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """So that every matrix of pairs here is made of several."""
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(module, "MAX_PAIRS", 100)
 
 
 def normal(num: int, num_dims: int = 6, shift: float = 0.0) -> torch.Tensor:
@@ -162,7 +162,7 @@ def test_memorised():
 class Brightness(Judge):
     """Sees nothing but the mean level, in steps of 25.6 for the digit."""
 
-    def judge(self, images):
+    def opinion(self, images):
         level = images.float().mean((1, 2, 3))
         return Opinion(level[:, None], (level / 25.6).long())
 
@@ -183,7 +183,7 @@ def test_judge_scores_are_of_the_samples():
     judge.test_accuracy.fill_(0.75)
     samples, test_images, train_images = flat(10, 20, 30, 40, 50), flat(*range(0, 200, 10)), flat(*range(5, 255, 5))
     scores = judge_scores(judge, samples, test_images, train_images)
-    level, of_test, of_train = (judge.judge(images).features for images in (samples, test_images, train_images))
+    level, of_test, of_train = (judge.opinion(images).features for images in (samples, test_images, train_images))
     assert scores == {
         "samples/frechet": frechet_distance(level, of_test),
         "samples/kernel": kernel_distance(level, of_test),

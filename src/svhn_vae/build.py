@@ -66,6 +66,8 @@ def choices(hydra_cfg: DictConfig) -> dict[str, str]:
 
 def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job:
     """A whole run, its data loaded and its representation fitted. Raises what is wrong with either, in a line."""
+    if cfg.iw_samples < 0:
+        raise ValueError(f"iw_samples must be 0 or more, got {cfg.iw_samples}")
     module = build_module(cfg)
     trainer = build_trainer(cfg, folder)
     data = build_data(cfg, module.vae)

@@ -126,8 +126,8 @@ def draw_elements(axes: Axes, per_element: Tensor) -> None:
         axes.axhline(1, color="0.6", linewidth=1)
         axes.set(xscale="log", yscale="log", xlabel="element of y", ylabel="mean square of (y - mean) / sigma")
     else:
-        log_variance = per_element.mean(0).log10()
-        largest = log_variance.abs().max().clamp(min=0.1).item()
+        log_variance = per_element.mean(0).log10().numpy()
+        largest = max(abs(log_variance).max(), 0.1)
         shown = axes.imshow(log_variance, cmap="RdBu_r", vmin=-largest, vmax=largest)
         axes.figure.colorbar(shown, ax=axes, label="log10")
     axes.set_title(title, fontsize="small")

@@ -1,7 +1,7 @@
 """The judge: a small classifier of the digit, trained here and kept on disk, whose features measure other images.
 
-It replaces the downloaded network of the usual FID. What it was trained to overlook, such as contrast and an offset of
-a few pixels, it does not measure either.
+It replaces the downloaded network of the usual FID. Its last layer alone overlooks what it was trained to overlook:
+blurred, darker or reddish images are to it as good as real ones. So the features are of all depths, to the same scale.
 
 Shapes: N images (N, 3, 32, 32) uint8; x (B, 3, 32, 32) in [0, 1) of a batch; F features.
 """
@@ -24,9 +24,12 @@ from torch.nn import functional
 from svhn_vae.data.batches import centred
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages
+from svhn_vae.data.moments import spaced
 
 FORMAT = 1  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
+SIDE = 32  # pixels
+MAX_IMAGES = 10_000  # for the scales of channels and features
 CHUNK = 500  # images in the network at a time, when it does not learn: bounds memory
 
 
@@ -49,6 +52,13 @@ class Settings:
     contrast: float
     seed: int
 
+    def __post_init__(self) -> None:
+        for name in ("width", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"judge.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.max_shift < SIDE:
+            raise ValueError(f"judge.max_shift must be in 0..{SIDE - 1} pixels, got {self.max_shift}")
+
     @property
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:8]
@@ -57,7 +67,7 @@ class Settings:
 class Opinion(NamedTuple):
     """What the judge makes of N images."""
 
-    features: Tensor  # (N, F) float32
+    features: Tensor  # (N, F) float32, F = 7 width, in standard deviations of the training images
     digits: Tensor  # (N,) int64, the likeliest of each
 
 
@@ -66,35 +76,43 @@ class Judge(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            *convolution_pair(3, width),
-            nn.MaxPool2d(2),
-            *convolution_pair(width, 2 * width),
-            nn.MaxPool2d(2),
-            *convolution_pair(2 * width, 4 * width),
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(*convolution_pair(3, width)),
+                nn.Sequential(nn.MaxPool2d(2), *convolution_pair(width, 2 * width)),
+                nn.Sequential(nn.MaxPool2d(2), *convolution_pair(2 * width, 4 * width)),
+            ]
         )
         self.dropout = nn.Dropout(dropout)
         self.to_logits = nn.Linear(4 * width, NUM_DIGITS)
         for name in ("mean", "stddev"):  # of each channel of the training images
             self.register_buffer(name, torch.ones(3, 1, 1))
+        self.register_buffer("feature_stddev", torch.ones(7 * width))  # of the training images
         for name in ("val_accuracy", "test_accuracy", "seconds"):  # of training, on the machine that did it
             self.register_buffer(name, torch.zeros(()))
 
-    def features(self, x: Tensor) -> Tensor:
-        """x -> what the last layer sees (B, F), F = 4 width."""
-        normalised = ((x - self.mean) / self.stddev).contiguous(memory_format=torch.channels_last)  # faster on CPUs
-        return self.convolutions(normalised).mean((2, 3))
+    def stage_means(self, x: Tensor) -> list[Tensor]:
+        """x -> the mean over space of each stage: (B, width), (B, 2 width), (B, 4 width)."""
+        maps, means = (x - self.mean) / self.stddev, []
+        maps = maps.contiguous(memory_format=torch.channels_last)  # faster on CPUs
+        for stage in self.stages:
+            maps = stage(maps)
+            means.append(maps.mean((2, 3)))
+        return means
 
     def forward(self, x: Tensor) -> Tensor:
         """x -> logits (B, 10)."""
-        return self.to_logits(self.dropout(self.features(x)))
+        return self.to_logits(self.dropout(self.stage_means(x)[-1]))
 
     @torch.no_grad()
-    def judge(self, images: Tensor) -> Opinion:
+    def opinion(self, images: Tensor) -> Opinion:
         """Images -> their features and digits, on the CPU; in evaluation mode."""
-        device = self.mean.device
-        features = torch.cat([self.features(centred(chunk.to(device), 0)) for chunk in images.split(CHUNK)])
-        return Opinion(features.cpu(), self.to_logits(features).argmax(1).cpu())
+        device, opinions = self.mean.device, []
+        for chunk in images.split(CHUNK):
+            means = self.stage_means(centred(chunk.to(device), 0))
+            features = torch.cat(means, 1) / self.feature_stddev
+            opinions.append((features.cpu(), self.to_logits(means[-1]).argmax(1).cpu()))
+        return Opinion(*(torch.cat(arrays) for arrays in zip(*opinions, strict=True)))
 
 
 def convolution_pair(num_in: int, num_out: int) -> list[nn.Module]:
@@ -130,11 +148,13 @@ def fit(dataset: Dataset, settings: Settings, device: str) -> Judge:
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         judge = Judge(settings.width, settings.dropout)
-        x = centred(dataset.train.images, 0)
+        x = centred(spaced(dataset.train.images, MAX_IMAGES), 0)
         judge.mean.copy_(x.mean((0, 2, 3))[:, None, None])
         judge.stddev.copy_(x.std((0, 2, 3))[:, None, None])
         _learn(judge.to(device, memory_format=torch.channels_last), dataset.train, settings)
     judge.eval()
+    stddev = judge.opinion(spaced(dataset.train.images, MAX_IMAGES)).features.std(0)
+    judge.feature_stddev.copy_(torch.where(stddev > 0, stddev, 1))
     judge.val_accuracy.fill_(accuracy(judge, dataset.val))
     judge.test_accuracy.fill_(accuracy(judge, dataset.test))
     return judge
@@ -175,7 +195,7 @@ def augmented(x: Tensor, max_shift: int, contrast: float) -> Tensor:
 
 
 def accuracy(judge: Judge, part: LabelledImages) -> float:
-    return (judge.judge(part.images).digits == part.labels).double().mean().item()
+    return (judge.opinion(part.images).digits == part.labels).double().mean().item()
 
 
 def _path(dataset: Dataset, settings: Settings, cache: Path) -> Path:

@@ -61,7 +61,7 @@ def draw(epochs: list[int], explained: Tensor, event_shape: torch.Size, caption:
     axes = figure.subplots()
     name, edges = component_edges(event_shape)
     times = [epochs[0] / 2, *epochs]  # a column reaches back to the one before
-    shown = axes.pcolormesh(times, edges, explained.T.clamp(0, 1), cmap="magma", vmin=0, vmax=1)
+    shown = axes.pcolormesh(times, edges, explained.T.clamp(0, 1).numpy(), cmap="magma", vmin=0, vmax=1)
     figure.colorbar(shown, label="explained variance of validation images (0 or less: black)")
     axes.set(xscale="log", yscale="log", xlabel="epoch", ylabel=name)
     axes.invert_yaxis()

@@ -20,7 +20,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from svhn_vae.evaluation.judge import NUM_DIGITS, Judge
 from svhn_vae.scatter import NUM_LEVELS
 
-CHUNK = 1000  # rows of a matrix of pairs that are held at a time: bounds memory
+MAX_PAIRS = 20_000_000  # held at a time: 160 MB
 NUM_NEIGHBOURS = 3  # k of precision and recall
 
 
@@ -52,8 +52,8 @@ def to_levels(x: Tensor) -> Tensor:
 
 def judge_scores(judge: Judge, samples: Tensor, test_images: Tensor, train_images: Tensor) -> dict[str, float]:
     """All figures of N samples by name, and the judge's own accuracy, which they are worth no more than."""
-    (generated, digits), real = judge.judge(samples), judge.judge(test_images).features
-    known = judge.judge(train_images).features
+    (generated, digits), real = judge.opinion(samples), judge.opinion(test_images).features
+    known = judge.opinion(train_images).features
     return {
         "samples/frechet": frechet_distance(generated, real),
         "samples/kernel": kernel_distance(generated, real),
@@ -66,12 +66,12 @@ def judge_scores(judge: Judge, samples: Tensor, test_images: Tensor, train_image
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Between the Gaussians with the moments of features a (N, F) and b (M, F); squared, as in the FID, in their units.
+    """Between the Gaussians with the moments of features a (N, F) and b (M, F); squared, as the FID is.
 
     Not the FID, which is of Inception's features (Heusel et al. 2017): figures of different judges do not compare.
     """
     features = nn.Identity()
-    features.num_features = a.shape[1]
+    features.num_features = a.shape[1]  # torchmetrics asks for it
     metric = FrechetInceptionDistance(feature=features)
     metric.update(a.double(), real=False)
     metric.update(b.double(), real=True)
@@ -81,7 +81,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def kernel_distance(a: Tensor, b: Tensor) -> float:
     """Unbiased squared maximum mean discrepancy of features a (N, F), b (M, F), kernel (a.b / F + 1)^3.
 
-    Binkowski et al. 2018, there of Inception's features. Unbiased, so that it is below 0 for half of all equal laws.
+    Binkowski et al. 2018, there of Inception's features. Unbiased: of equal laws it is often below 0.
     """
     a, b = (features.double() / math.sqrt(a.shape[1]) for features in (a, b))
     within = sum((_kernel_sum(c, c) - _kernel(c.square().sum(1)).sum()) / (len(c) * (len(c) - 1)) for c in (a, b))
@@ -94,7 +94,12 @@ def _kernel(products: Tensor) -> Tensor:
 
 def _kernel_sum(a: Tensor, b: Tensor) -> Tensor:
     """Over all pairs of a (N, F) and b (M, F)."""
-    return sum(_kernel(rows @ b.T).sum() for rows in a.split(CHUNK))
+    return sum(_kernel(rows @ b.T).sum() for rows in _split(a, b))
+
+
+def _split(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """a in parts that make at most MAX_PAIRS pairs with b."""
+    return a.split(max(1, MAX_PAIRS // len(b)))
 
 
 def precision(generated: Tensor, real: Tensor) -> float:
@@ -119,8 +124,8 @@ def _share_among(points: Tensor, others: Tensor) -> float:
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
-    """Euclidean distances of a (N, D) to b (M, D), CHUNK rows of N at a time."""
-    return (torch.cdist(rows, b) for rows in a.split(CHUNK))
+    """Euclidean distances of a (N, D) to b (M, D), some rows of N at a time."""
+    return (torch.cdist(rows, b) for rows in _split(a, b))
 
 
 def digit_entropy(digits: Tensor) -> Digits:
@@ -148,9 +153,9 @@ def memorised(generated: Tensor, real: Tensor, known: Tensor) -> float:
 
 def agreement(judge: Judge, sources: Tensor, variants: Tensor) -> Agreement:
     """Of S sources (S, 3, 32, 32) and V variants of each (S, V, 3, 32, 32), both uint8."""
-    digits = judge.judge(variants.flatten(0, 1)).digits.view(variants.shape[:2])
+    digits = judge.opinion(variants.flatten(0, 1)).digits.view(variants.shape[:2])
     colours, due = (images.double().mean((-2, -1)) / NUM_LEVELS for images in (variants, sources[:, None]))
     return Agreement(
-        (digits == judge.judge(sources).digits[:, None]).double().mean().item(),
+        (digits == judge.opinion(sources).digits[:, None]).double().mean().item(),
         (colours - due).norm(dim=-1).mean().item(),
     )

@@ -1,0 +1,156 @@
+"""All scores of a run: the same at its end and from the script, for every head, and in a hierarchy."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import REPO, options
+from svhn_vae.build import load_dataset, load_run
+from svhn_vae.data.dataset import Dataset
+from svhn_vae.data.digits import draw_digits
+from svhn_vae.data.mat import LabelledImages
+from svhn_vae.elbo import bits_per_dim
+from svhn_vae.evaluation.score import Score, score_run
+from test_end_to_end import TINY, train
+from test_lit import fitted
+
+SMALL = "network_scale=0.03125"
+NUM_TEST = 20
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    parts = [LabelledImages(*map(torch.from_numpy, draw_digits(num, seed=num))) for num in (40, 10, NUM_TEST)]
+    return Dataset("digits", True, *parts)
+
+
+def score(dataset: Dataset, *overrides: str) -> Score:
+    return score_run(fitted(*overrides, SMALL).vae, dataset, split="test", iw_samples=3)
+
+
+@pytest.mark.parametrize("variance", options("variance"))
+def test_every_head_is_scored(variance, dataset):
+    overrides = ["experiment=spectral"] if variance == "spectral" else ["model=conv", f"variance={variance}"]
+    found = score(dataset, *overrides)
+    assert all(math.isfinite(value) for value in found.metrics.values())
+    assert [point["k"] for point in found.details["iw_curve"]] == [1, 2, 3]
+    assert found.metrics["test/iw_k"] == 3
+    assert {len(column) for column in found.per_image.values()} == {NUM_TEST}
+    for name, column in (("elbo", found.per_image["elbo"]), ("iw_elbo", found.per_image["iw_elbo"])):
+        assert column.mean().item() == pytest.approx(found.metrics[f"test/{name}"], rel=1e-5, abs=1e-2)
+    is_density = variance != "bernoulli"
+    for name in ("test/bits_per_dim", "test/iw_bits_per_dim", "test/calibration/coverage_90"):
+        assert (name in found.metrics) == is_density
+    if is_density:
+        assert sum(found.parts.values()) == pytest.approx(found.metrics["test/bits_per_dim"], abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["conv", "ladder"])
+def test_the_latents_kl_and_its_parts(model, dataset):
+    """In a hierarchy the posterior of some latents depends on others, and the aggregate is not computed."""
+    metrics, details = (lambda found: (found.metrics, found.details))(score(dataset, f"model={model}", "variance=shared"))
+    assert sum(details["kl_per_latent"]) == pytest.approx(metrics["test/kl"], rel=1e-4, abs=1e-6)
+    assert ("test/mutual_information" in metrics) == (model == "conv")
+    if model == "conv":
+        parts = metrics["test/mutual_information"] + metrics["test/aggregate_kl"]
+        assert parts == pytest.approx(metrics["test/kl"], rel=1e-4)
+
+
+def test_without_samples_there_is_no_curve(dataset):
+    found = score_run(fitted("model=conv", SMALL).vae, dataset, split="val", iw_samples=0)
+    assert not any("iw_" in name or "effective" in name for name in found.metrics)
+    assert {name.split("/")[0] for name in found.metrics} == {"val"}
+    assert found.details["iw_curve"] == []
+
+
+def test_a_bound_that_is_not_finite_is_all_there_is(dataset):
+    vae = fitted("model=conv", "variance=logvar", SMALL).vae
+    torch.nn.init.constant_(next(vae.networks.parameters()), math.nan)
+    found = score_run(vae, dataset, split="test", iw_samples=2)
+    assert math.isnan(found.metrics["test/elbo"])
+    assert found.details == {}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a run."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = train(folder, *TINY, "iw_samples=5")
+    assert done.returncode == 0, done.stdout
+    [run] = (folder / "outputs" / "default").glob("dense-*")
+    return run
+
+
+def test_a_finished_run_is_scored_again_to_the_last_digit(finished):
+    result = json.loads((finished / "result.json").read_text())
+    found = score_run(load_run(finished), load_dataset(finished, None), split="test", iw_samples=5)
+    assert {name: value for name, value in result["metrics"].items() if name.startswith("test/")} == found.metrics
+    assert result["parts"] == found.parts
+    assert result["details"] == json.loads(json.dumps(found.details))
+    val = score_run(load_run(finished), load_dataset(finished, None), split="val", iw_samples=0)
+    assert val.metrics["val/bits_per_dim"] == pytest.approx(result["metrics"]["val/bits_per_dim"], abs=1e-6)
+
+
+def test_a_run_leaves_its_scores_image_by_image_and_its_plots(finished):
+    per_image = load_file(finished / "per_image.safetensors")
+    metrics = json.loads((finished / "result.json").read_text())["metrics"]
+    assert per_image["index"].tolist() == list(range(200))
+    assert torch.equal(per_image["label"], load_dataset(finished, None).test.labels)
+    assert bits_per_dim(per_image["elbo"].mean().item(), 3072) == pytest.approx(metrics["test/bits_per_dim"], abs=1e-5)
+    terms = per_image["log_likelihood"] + per_image["residual"] + per_image["log_det"] - per_image["kl"]
+    torch.testing.assert_close(per_image["elbo"], terms)
+    assert load_file(finished / "order_of_learning.safetensors")["epochs"].tolist() == [1, 2]
+    for name in ("calibration", "order_of_learning"):
+        assert (finished / "figures" / f"{name}.png").is_file()
+
+
+def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """`python src/evaluate.py *arguments`, in a folder."""
+    command = [sys.executable, str(REPO / "src" / "evaluate.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_script_prints_the_scores_and_leaves_the_run_alone(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    done = evaluate(finished.parent, f"run={finished.name}", "iw_samples=5")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    metrics = json.loads((finished / "result.json").read_text())["metrics"]
+    for name in ("bits_per_dim", "iw_bits_per_dim", "mutual_information", "calibration/coverage_90"):
+        assert f"{metrics[f'test/{name}']:.4f}" in done.stdout
+    for words in ("200 test images", "effective sample size", "(-) PPCA, K = 500"):
+        assert words in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "run=FOLDER is missing"),
+        (["run=nowhere"], "nowhere is not a finished run: there is no .hydra/config.yaml"),
+        (["run=run", "split=train"], "split must be one of test, val, got train"),
+        (["run=run", "iw_samples=-1"], "iw_samples must be a whole number, 0 or more, got -1"),
+        (["run=run", "iw_samples=many"], "iw_samples must be a whole number, 0 or more, got many"),
+        (["run=run", "data_root=elsewhere"], "data_root=elsewhere is for images from files"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, finished, tmp_path):
+    (tmp_path / "run").symlink_to(finished)
+    done = evaluate(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("failed: ")
+    assert message in line
+
+
+def test_a_run_refuses_a_negative_number_of_samples_before_it_trains(tmp_path):
+    refused = train(tmp_path, *TINY, "iw_samples=-1")
+    assert refused.returncode == 1
+    assert "failed: iw_samples must be 0 or more, got -1" in refused.stdout

@@ -1,0 +1,55 @@
+"""What the latents say, against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from svhn_vae.elbo import kl_to_standard_normal
+from svhn_vae.evaluation.latents import linear_probe, mutual_information, of_the_aggregate
+
+NUM_IMAGES = 2000
+
+
+def sampled(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    return mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+
+
+def test_of_exact_posteriors_the_information_is_the_channels_and_the_aggregate_is_the_prior():
+    variance = torch.tensor([0.2, 0.5, 0.9])  # of posteriors whose means vary by the rest, so that q(z) = N(0, I)
+    mean = torch.randn(NUM_IMAGES, 3) * (1 - variance).sqrt()
+    log_variance = variance.log().expand(NUM_IMAGES, 3)
+    found = of_the_aggregate(mean, log_variance, sampled(mean, log_variance))
+    assert found["mutual_information"] == pytest.approx(-0.5 * variance.log().sum().item(), abs=0.06)
+    assert found["aggregate_kl"] == pytest.approx(0, abs=0.06)
+
+
+def test_collapsed_posteriors_say_nothing_and_their_aggregate_is_as_far_off_as_each():
+    mean, log_variance = torch.full((NUM_IMAGES, 2), 1.5), torch.full((NUM_IMAGES, 2), -0.3)
+    found = of_the_aggregate(mean, log_variance, sampled(mean, log_variance))
+    assert found["mutual_information"] == pytest.approx(0, abs=1e-9)
+    assert found["aggregate_kl"] == pytest.approx(kl_to_standard_normal(mean[:1], log_variance[:1]).sum().item())
+
+
+def test_posteriors_far_apart_say_which_image_it_is():
+    mean, log_variance = 100 * torch.arange(NUM_IMAGES).float()[:, None], torch.full((NUM_IMAGES, 1), -5.0)
+    information = mutual_information(mean, log_variance, sampled(mean, log_variance))
+    assert information == pytest.approx(math.log(NUM_IMAGES))
+
+
+def test_the_chunks_are_all_pairs():
+    mean, log_variance = torch.randn(1203, 4), torch.randn(1203, 4)
+    z = sampled(mean, log_variance)
+    posteriors = torch.distributions.Normal(mean.double(), (0.5 * log_variance.double()).exp())
+    log_q = posteriors.log_prob(z.double()[:, None]).sum(2)
+    expected = (log_q.diagonal() - log_q.logsumexp(1) + math.log(1203)).mean().item()
+    assert mutual_information(mean, log_variance, z) == pytest.approx(expected)
+
+
+def test_the_probe_reads_what_is_linear():
+    codes = torch.randn(600, 8)
+    labels = (codes[:, 2] > 0).byte() + 2 * (codes[:, 5] > 0).byte()
+    probe = linear_probe(codes[:300].numpy(), labels[:300])
+    assert (probe.predict(codes[300:].numpy()) == labels[300:].numpy()).mean() > 0.8
+    blind = linear_probe(codes[:300, :2].numpy(), labels[:300])
+    assert (blind.predict(codes[300:, :2].numpy()) == labels[300:].numpy()).mean() < 0.4
