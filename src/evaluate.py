@@ -17,14 +17,16 @@ from svhn_vae.evaluation.score import SPLITS, Score, score_run
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs import RunFolder
 
-UNITS = {
-    "bits_per_dim": "bits/dim, by the bound with one sample",
-    "iw_bits_per_dim": "bits/dim, by the importance-weighted bound",
-    "mutual_information": "nats that the latents tell of the image; at most the logarithm of the number of images",
-    "aggregate_kl": "nats from the aggregate posterior to the prior",
+MEANING = {
+    "elbo": "nats per image, as the terms below",
+    "bits_per_dim": "by the bound with one sample",
+    "iw_bits_per_dim": "by the bound with iw_k samples",
+    "effective_sample_size": "of iw_k samples: near 1, one decides",
     "active_units": "latents whose mean varies",
-    "probe_accuracy": "of the digit, from the posterior's mean, by a linear classifier",
-    "calibration/residual_variance": "mean square of (y - mean) / sigma: 1 is right, below it sigma is too large",
+    "mutual_information": "nats, latents and image; at most log of their number",
+    "aggregate_kl": "nats, aggregate posterior to prior",
+    "probe_accuracy": "digit, linear in the posterior's mean",
+    "calibration/residual_variance": "1 is right; below, sigma is too large",
 }
 
 
@@ -66,10 +68,10 @@ def score_table(title: str, score: Score, baselines: dict[str, float]) -> Table:
     table.add_column("")
     for name, value in score.metrics.items():
         quantity = name.partition("/")[2]
-        table.add_row(quantity, f"{value:.4f}", UNITS.get(quantity, ""))
+        table.add_row(quantity, f"{value:.4f}", MEANING.get(quantity, ""))
     for name, value in score.parts.items():
-        table.add_row(f"part: {name}", f"{value:.4f}", "bits/dim")
-    for name, value in baselines.items():
+        table.add_row(f"bits_per_dim: {name}", f"{value:.4f}", "part of it")
+    for name, value in sorted(baselines.items(), key=lambda item: item[1]):
         table.add_row(f"(-) {name}", f"{value:.4f}", "bits/dim of a model without a network")
     return table
 

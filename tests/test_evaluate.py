@@ -54,8 +54,9 @@ def test_every_head_is_scored(variance, dataset):
 @pytest.mark.parametrize("model", ["conv", "ladder"])
 def test_the_latents_kl_and_its_parts(model, dataset):
     """In a hierarchy the posterior of some latents depends on others, and the aggregate is not computed."""
-    metrics, details = (lambda found: (found.metrics, found.details))(score(dataset, f"model={model}", "variance=shared"))
-    assert sum(details["kl_per_latent"]) == pytest.approx(metrics["test/kl"], rel=1e-4, abs=1e-6)
+    found = score(dataset, f"model={model}", "variance=shared")
+    metrics = found.metrics
+    assert sum(found.details["kl_per_latent"]) == pytest.approx(metrics["test/kl"], rel=1e-4, abs=1e-6)
     assert ("test/mutual_information" in metrics) == (model == "conv")
     if model == "conv":
         parts = metrics["test/mutual_information"] + metrics["test/aggregate_kl"]

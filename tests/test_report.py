@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import save_file
+from scipy import stats
 
-from svhn_vae.report.collect import Run, labels, read_runs
+from svhn_vae.report.collect import Run, labels, read_runs, variants
 from svhn_vae.report.table import by_data, print_study
 
 SVHN = {"name": "svhn train", "synthetic": False, "digest": "0123456789abcdef"}
@@ -89,7 +92,7 @@ def rows(text: str) -> list[list[str]]:
     table: list[list[str]] = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("│┃").split("│")]
-        if line.startswith("│") and cells[1]:
+        if line.startswith("│") and cells[2]:
             table.append(cells)
         elif line.startswith("│"):
             table[-1][0] += " " + cells[0]
@@ -156,14 +159,16 @@ def test_what_is_no_run_or_was_set_aside_is_left_out(study):
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 
-def test_one_run_has_its_name():
-    assert labels(runs_of({})) == ["run0"]
+def test_one_variant_has_the_name_of_its_run_without_seed_and_hash():
+    [run] = runs_of({})
+    named = run._replace(name="dense-relu_eps-pca500-raw-spectrum-seed0-0123abcd")
+    assert [variant.label for variant in variants([named])] == ["dense-relu_eps-pca500-raw-spectrum"]
+    assert [variant.label for variant in variants([run])] == ["run0"]
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ([{"seed": 0}, {"seed": 1}], ["seed=0", "seed=1"]),
         ([setting("pca", whiten=True), setting("pca", whiten=False)], ["pca.whiten=true", "pca.whiten=false"]),
         ([setting("pca", n_components=100), {}], ["pca.n_components=100", "pca.n_components=500"]),
         ([setting("optimizer", betas=[0.5, 0.9]), {}], ["optimizer.betas=[0.5, 0.9]", "optimizer.betas=[0.9, 0.999]"]),
@@ -172,12 +177,19 @@ def test_one_run_has_its_name():
             ["variance=logvar", "variance=relu_eps"],
         ),
         (
-            [{"seed": 1, **setting("optimizer", lr=1e-3)}, {}, {"seed": 1}],
-            ["seed=1 optimizer.lr=0.001", "seed=0 optimizer.lr=0.0001", "seed=1 optimizer.lr=0.0001"],
+            [{**setting("pca", whiten=True), **setting("optimizer", lr=1e-3)}, {}, setting("pca", whiten=True)],
+            [
+                "pca.whiten=true optimizer.lr=0.001",
+                "pca.whiten=false optimizer.lr=0.0001",
+                "pca.whiten=true optimizer.lr=0.0001",
+            ],
         ),
-        ([{"choices": {"experiment": "small"}, "seed": 1}, {}], ["experiment=small seed=1", "seed=0"]),
+        (
+            [{"choices": {"experiment": "small"}, **setting("pca", whiten=True)}, {}],
+            ["experiment=small pca.whiten=true", "pca.whiten=false"],
+        ),
     ],
-    ids=["seed", "boolean", "number", "list", "choice", "two settings", "one without the choice"],
+    ids=["boolean", "number", "list", "choice", "two settings", "one without the choice"],
 )
 def test_label_is_what_differs(settings, expected):
     assert [" ".join(sorted(label.split(" "))) for label in labels(runs_of(*settings))] == [
@@ -186,8 +198,9 @@ def test_label_is_what_differs(settings, expected):
 
 
 def test_label_has_nothing_that_does_not_change_a_result():
-    moved = {"seed": 1, "study": "other", **setting("data", root="/b"), **setting("trainer", accelerator="gpu")}
-    assert labels(runs_of(moved, {})) == ["seed=1", "seed=0"]
+    moved = {"study": "other", **setting("data", root="/b"), **setting("trainer", accelerator="gpu")}
+    runs = runs_of({**moved, **setting("pca", whiten=True)}, {"seed": 1})
+    assert labels(runs) == ["pca.whiten=true", "pca.whiten=false"]
 
 
 def test_labels_tell_every_run_from_every_other():
@@ -235,7 +248,7 @@ def test_each_data_set_has_its_table(study):
     text = printed(study)
     assert text.count(" model ") - text.count("a model ") == 2
     assert text.index("variances: svhn train data 0123456789abcdef") < text.index("variances: synthetic data fedcba98")
-    assert [row[:2] for row in rows(text)] == [
+    assert [[row[0], row[2]] for row in rows(text)] == [
         ["a", "3.100"], ["(-) PPCA, K = 500", "3.567"], ["(-) uniform", "8.000"],
         ["b", "2.100"], ["(-) independent Gaussian", "7.500"], ["(-) uniform", "8.000"],
     ]  # fmt: skip
@@ -252,24 +265,60 @@ def test_synthetic_data_is_marked(study):
 
 
 def test_rows_are_in_the_order_of_their_bits(study):
-    write_done(study, "a", seed=0, bits=3.6)
-    write_done(study, "b", seed=1, bits=10.2)
-    write_done(study, "c", seed=2, bits=2.98765)
-    found = [row[:2] for row in rows(printed(study))]
+    write_done(study, "a", bits=3.6, **setting("pca", n_components=1))
+    write_done(study, "b", bits=10.2, **setting("pca", n_components=2))
+    write_done(study, "c", bits=2.98765, **setting("pca", n_components=3))
+    found = [[row[0], row[2]] for row in rows(printed(study))]
     assert found == [
-        ["seed=2", "2.988"], ["(-) PPCA, K = 500", "3.567"], ["seed=0", "3.600"], ["(-) uniform", "8.000"],
-        ["seed=1", "10.200"],
+        ["pca.n_components=3", "2.988"], ["(-) PPCA, K = 500", "3.567"], ["pca.n_components=1 !", "3.600"],
+        ["(-) uniform", "8.000"], ["pca.n_components=2 !", "10.200"],
     ]  # fmt: skip
+
+
+def test_runs_that_differ_in_their_seed_are_one_row_with_its_interval(study):
+    for seed, bits in enumerate([3.0, 3.1, 3.2]):
+        write_done(study, f"run{seed}", seed=seed, bits=bits)
+    [row] = [row for row in rows(printed(study)) if row[1]]
+    half = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
+    assert row[:3] == ["run0", "3", f"3.100 +-{half:.3f}"]
+
+
+def test_what_the_seeds_can_tell_from_the_best_is_said(study):
+    noise = (0.0, 0.01, -0.01)
+    for k, mean, swing in ((1, 3.0, 1), (2, 3.002, -1), (3, 3.5, 1)):
+        for seed, change in enumerate(noise):
+            write_done(study, f"run{k}{seed}", seed=seed, bits=mean + swing * change, **setting("pca", n_components=k))
+    text = printed(study)
+    assert "best: pca.n_components=1; worse than it: 1 of 2 (95 %, Holm, paired by seed)" in text
+    assert "cannot be told apart from it: pca.n_components=2" in text
+
+
+def test_one_seed_is_compared_image_by_image(study):
+    rng = np.random.default_rng(0)
+    elbo = 10_000 + rng.normal(0, 500, 800)
+    for k, loss in ((1, 0.0), (2, 5 * rng.normal(0, 1, 800)), (3, 40 + 5 * rng.normal(0, 1, 800))):
+        images = (elbo - loss).astype(np.float32)
+        bits = 8 - float(images.mean()) / (3072 * np.log(2))
+        folder = write_done(study, f"run{k}", bits=bits, **setting("pca", n_components=k))
+        save_file({"elbo": images}, folder / "per_image.safetensors")
+    assert "worse than it: 1 of 2 (95 %, Holm, paired by image, in blocks of neighbours)" in printed(study)
+
+
+def test_a_variant_that_does_not_beat_its_own_baseline_is_marked(study):
+    write_done(study, "a", bits=3.6, baselines={"independent Gaussian": 7.9, "PPCA, K = 500": 3.567})
+    write_done(study, "b", bits=3.6, **setting("pca", n_components=3), baselines={"independent Gaussian": 7.9})
+    marked = {row[0] for row in rows(printed(study)) if row[0].endswith("!")}
+    assert marked == {"pca.n_components=500 !"}
 
 
 def test_a_row_holds_parts_and_cost(study):
     write_done(study, "a", bits=3.0)
-    assert ["a", "3.000", "1.125", "0.250", "1.625", "17", "7,207", "62"] in rows(printed(study))
+    assert ["a", "1", "3.000", "1.125", "0.250", "1.625", "17", "7,207", "62"] in rows(printed(study))
 
 
 def test_every_baseline_has_one_row(study):
-    write_done(study, "a", seed=0, baselines={"uniform": 8.0, "PPCA, K = 500": 3.567})
-    write_done(study, "b", seed=1, baselines={"uniform": 8.0, "PPCA, K = 100": 4.5})
+    write_done(study, "a", baselines={"uniform": 8.0, "PPCA, K = 500": 3.567})
+    write_done(study, "b", **setting("pca", n_components=100), baselines={"uniform": 8.0, "PPCA, K = 100": 4.5})
     names = [row[0] for row in rows(printed(study)) if row[0].startswith("(-)")]
     assert names == ["(-) PPCA, K = 500", "(-) PPCA, K = 100", "(-) uniform"]
 
@@ -279,9 +328,9 @@ def test_a_run_without_a_number_stands_last(study, place):
     """Nothing is less than NaN: where it stood, the rows around it would be in no order."""
     bits = [2.5, 3.0, 3.9]
     bits.insert(place, float("nan"))
-    for seed, value in enumerate(bits):
-        write_done(study, f"run{seed}", seed=seed, bits=value)
-    assert [row[1] for row in rows(printed(study))] == ["2.500", "3.000", "3.567", "3.900", "8.000", "nan"]
+    for k, value in enumerate(bits):
+        write_done(study, f"run{k}", bits=value, **setting("pca", n_components=k + 1))
+    assert [row[2] for row in rows(printed(study))] == ["2.500", "3.000", "3.567", "3.900", "8.000", "nan"]
 
 
 def test_a_long_label_is_folded_and_no_figure_is_cut(study):
@@ -290,7 +339,7 @@ def test_a_long_label_is_folded_and_no_figure_is_cut(study):
     text = printed(study)
     assert "…" not in text
     assert max(len(line) for line in text.splitlines() if "│" in line) <= 120
-    assert [row[0].replace(" ", "") for row in rows(text) if row[1] == "2.750"] == [name]
+    assert [row[0].replace(" ", "") for row in rows(text) if row[2] == "2.750"] == [name.partition("-seed")[0]]
 
 
 def test_what_did_not_finish_is_listed_with_its_reason(study):
@@ -321,7 +370,7 @@ def test_where_the_files_are(study):
 def test_report_needs_neither_torch_nor_lightning():
     code = (
         "import sys, svhn_vae.runs, svhn_vae.report.collect, svhn_vae.report.table;"
-        "print({'torch', 'lightning', 'hydra', 'omegaconf', 'sklearn', 'scipy'} & set(sys.modules))"
+        "print({'torch', 'lightning', 'hydra', 'omegaconf', 'sklearn'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")

@@ -32,19 +32,44 @@ def _read(folder: RunFolder) -> Run:
     return Run(folder.path.name, status, facts.get("reason", ""), finished)
 
 
+class Variant(NamedTuple):
+    """Finished runs that differ in their seed alone."""
+
+    label: str
+    runs: list[Run]  # in the order of their seeds
+
+    def scores(self, metric: str) -> dict[int, float]:
+        """Seed -> the metric, of the runs that have it."""
+        results = [run.result for run in self.runs]
+        return {result["seed"]: result["metrics"][metric] for result in results if metric in result["metrics"]}
+
+
+def variants(runs: Sequence[Run]) -> list[Variant]:
+    """Finished runs by configuration, whatever their seed, each under a label that tells it from the others."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = {**identity(run.result["config"]), **run.result["choices"], "seed": None}
+        groups.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(run)
+    first = [group[0] for group in groups.values()]
+    named = labels(first) if len(first) > 1 else [run.name.rpartition("-seed")[0] or run.name for run in first]
+    return [
+        Variant(label, sorted(group, key=lambda run: run.result["seed"]))
+        for label, group in zip(named, groups.values(), strict=True)
+    ]
+
+
 PRESETS = ("trainer", "experiment")  # their choices set values of other groups
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """What tells each finished run from the others, for instance `variance=logvar pca.whiten=true`.
+    """What tells each finished run from the others but its seed, for instance `variance=logvar pca.whiten=true`.
 
     A choice is named where the runs differ in it; a value only where runs of the same choices differ in it, because
     otherwise it follows from the choice.
     """
-    if len(runs) == 1:
-        return [runs[0].name]
     choices = [run.result["choices"] for run in runs]
-    values = [{**choice, **_values(run)} for choice, run in zip(choices, runs, strict=True)]
+    groups = dict.fromkeys((group for choice in choices for group in choice), "none")  # of a group not chosen from
+    values = [{**groups, **choice, **_values(run)} for choice, run in zip(choices, runs, strict=True)]
     keys = dict.fromkeys(key for run in values for key in run)
     telling = [[key for key in keys if key in run and _tells(key, run, values)] for run in values]
     return [" ".join(f"{key}={_text(run[key])}" for key in shown) for run, shown in zip(values, telling, strict=True)]
@@ -52,14 +77,14 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 def _values(run: Run) -> dict[str, Any]:
     """By dotted key, every value that decides the result."""
-    return {key: value for key, value in identity(run.result["config"]).items() if "_target_" not in key}
+    settings = identity(run.result["config"]).items()
+    return {key: value for key, value in settings if "_target_" not in key and key != "seed"}
 
 
 def _tells(key: str, run: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
     """Whether a run differs in `key` from another one that made the choices which the value may follow from."""
     group, _, setting = key.partition(".")
-    follows_from_nothing = key == "seed" or key in PRESETS
-    governing = () if follows_from_nothing else {group if setting else None, *PRESETS} - {key, None}
+    governing = () if key in PRESETS else {group if setting else None, *PRESETS} - {key, None}
     alike = [other for other in others if all(run.get(name) == other.get(name) for name in governing)]
     return any(other.get(key) != run[key] for other in alike)
 
