@@ -122,7 +122,9 @@ def test_without_components_there_is_no_ppca():
 def moments_of(variance: np.ndarray) -> Moments:
     """On the pixels themselves as a basis, around grey."""
     mean = torch.full((NUM_PIXELS,), 0.5, dtype=torch.float64)
-    return Moments(mean, torch.eye(NUM_PIXELS), torch.from_numpy(variance), torch.tensor(torch.inf))
+    return Moments(
+        mean, torch.eye(NUM_PIXELS), torch.from_numpy(variance), torch.tensor(torch.inf), torch.tensor(variance.sum())
+    )
 
 
 def test_floors():

@@ -24,7 +24,9 @@ def some_moments() -> Moments:
     basis, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((NUM_PIXELS, NUM_PIXELS)))
     mean = torch.linspace(0.4, 0.6, NUM_PIXELS, dtype=torch.float64)
     eigenvalues = torch.linspace(1, 0.1, NUM_PIXELS, dtype=torch.float64)
-    return Moments(mean, torch.from_numpy(basis.astype(np.float32)), eigenvalues, torch.tensor(torch.inf))
+    return Moments(
+        mean, torch.from_numpy(basis.astype(np.float32)), eigenvalues, torch.tensor(torch.inf), eigenvalues.sum()
+    )
 
 
 def full_pca(**settings) -> PCA:

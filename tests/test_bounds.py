@@ -16,15 +16,15 @@ from svhn_vae.variance import GaussianHead
 
 SHAPE, D, K, NUM_IMAGES = (3, 4, 4), 48, 5, 300
 PROJECTION = {"pixel_levels": 256, "scatter": "sample", "residual": "isotropic", "num_bands": 1}
+WHOLE = {**PROJECTION, "n_components": D, "residual": "spectrum"}
+NONE = dict.fromkeys(("n_components", "residual", "num_bands", "pixel_levels", "scatter"))
 REPRESENTATIONS = {
-    "pixels": lambda: Pixels(
-        SHAPE, scale=True, n_components=None, whiten=False, residual=None, num_bands=None, scatter=None
-    ),
+    "pixels": lambda: Pixels(SHAPE, scale=True, whiten=False, **NONE),
     "PCA as it is": lambda: PCA(SHAPE, n_components=K, whiten=False, scale=False, **PROJECTION),
     "PCA scaled": lambda: PCA(SHAPE, n_components=K, whiten=False, scale=True, **PROJECTION),
     "PCA whitened": lambda: PCA(SHAPE, n_components=K, whiten=True, scale=True, **PROJECTION),
-    "DCT": lambda: DCT(SHAPE, n_components=D, whiten=False, scale=True, **PROJECTION),
-    "frequencies": lambda: Frequencies(SHAPE, n_components=D, whiten=True, scale=True, **PROJECTION),
+    "DCT": lambda: DCT(SHAPE, whiten=False, scale=True, **WHOLE),
+    "frequencies": lambda: Frequencies(SHAPE, whiten=True, scale=True, **WHOLE),
 }
 
 
@@ -33,7 +33,7 @@ class LinearGaussian(OneLevel):
 
     latent_dim = K
 
-    def __init__(self, W: Tensor, b: Tensor, variance: Tensor, event_shape: torch.Size) -> None:
+    def __init__(self, W: Tensor, b: Tensor, variance: Tensor, event_shape: torch.Size) -> None:  # noqa: N803
         super().__init__()
         self.W, self.b, self.variance, self.event_shape = W, b, variance, event_shape
         self.excess = 0.0  # of the posterior's log-variance

@@ -112,3 +112,25 @@ def test_the_run_folder_is_named_by_the_configuration():
     assert composed("seed=4", "pca.whiten=true", "variance=logvar", "study=try").hydra.run.dir != folder
     pixels = {"model": "conv", "variance": "shared", "pca": "none", "data": "synthetic"}
     assert run_name({"pca": {}, "seed": 0}, pixels).startswith("conv-shared-synthetic-pixels-seed0-")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["experiment=post_2017_as_run", "model=conv"],
+            r"model\.initialisation, .*chosen model \(Conv\) has no such",
+        ),
+        (["experiment=kingma_2014", "pca=none"], r"n_components=600 needs a PCA"),
+        (["variance=fixed", "+variance.epsilon=1"], r"variance\.epsilon: the chosen variance \(Fixed\) has no such"),
+    ],
+)
+def test_a_setting_of_another_choice_is_refused_in_a_line(overrides, message):
+    with pytest.raises(Exception, match=message) as caught:
+        build_vae(composed(*overrides, "network_scale=0.03125"))
+    assert "\n" not in str(caught.value.__cause__ or caught.value)
+
+
+def test_the_published_run_sweeps_over_other_heads():
+    for variance in ("logvar", "fixed", "student_t"):
+        build_vae(composed("experiment=post_2017_as_run", f"variance={variance}", *SMALL))

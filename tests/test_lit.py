@@ -30,7 +30,11 @@ def fitted(*overrides: str) -> LitVAE:
 
 # Of independent uniform pixels, exactly.
 MOMENTS = Moments(
-    torch.full((3072,), 0.5).double(), torch.eye(3072), torch.full((3072,), 1 / 12).double(), torch.tensor(math.inf)
+    torch.full((3072,), 0.5).double(),
+    torch.eye(3072),
+    torch.full((3072,), 1 / 12).double(),
+    torch.tensor(math.inf),
+    torch.tensor(256.0),  # 3072 / 12
 )
 
 

@@ -145,7 +145,7 @@ def test_the_frozen_branch_keeps_its_dropout():
     [
         ({"activation": "gelu"}, "model.activation must be one of relu, tanh, softplus, silu, none, got gelu"),
         ({"normalisation": "group"}, "model.normalisation must be one of batch, layer, none, got group"),
-        ({"initialisation": "kingma"}, "model.initialisation must be one of torch, keras, got kingma"),
+        ({"initialisation": "xavier"}, "model.initialisation must be one of torch, keras, kingma, got xavier"),
         ({"encoder_depth": 0}, "model.encoder_depth must be at least 1, got 0"),
         ({"posterior_depth": -1}, "model.posterior_depth must be at least 0, got -1"),
         ({"dropout": 1.5}, "model.dropout must be in 0..1, got 1.5"),

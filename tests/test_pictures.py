@@ -41,8 +41,14 @@ from svhn_vae.variance import DiagonalNormal, VarianceHead
 
 SIZE = 32 * MAGNIFICATION + GAP
 # Of independent uniform pixels.
+NO_PCA = dict.fromkeys(("n_components", "residual", "num_bands", "pixel_levels", "scatter"))
+POWER_LAW = torch.arange(1, 3073).double() ** -1.0
 MOMENTS = Moments(
-    torch.full((3072,), 0.5).double(), torch.eye(3072), torch.full((3072,), 1 / 12).double(), torch.tensor(1e9)
+    torch.full((3072,), 0.5).double(),
+    torch.eye(3072),
+    torch.full((3072,), 1 / 12).double(),
+    torch.tensor(1e9),
+    torch.tensor(256.0),  # 3072 / 12
 )
 
 
@@ -154,13 +160,20 @@ def pca(num_components: int) -> PCA:
     )  # fmt: skip
     basis = torch.linalg.qr(torch.randn(3072, 3072)).Q
     return representation.fit(
-        Moments(torch.full((3072,), 0.5).double(), basis, torch.arange(1, 3073).double() ** -1.0, torch.tensor(1e9))
+        Moments(torch.full((3072,), 0.5).double(), basis, POWER_LAW, torch.tensor(1e9), POWER_LAW.sum())
     )
 
 
 def unit_pixels() -> Pixels:
     representation = Pixels(
-        (3, 32, 32), scale=False, n_components=None, whiten=False, residual=None, num_bands=None, scatter=None
+        (3, 32, 32),
+        scale=False,
+        n_components=None,
+        whiten=False,
+        residual=None,
+        num_bands=None,
+        pixel_levels=None,
+        scatter=None,
     )
     return representation.fit(MOMENTS)
 

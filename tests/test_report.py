@@ -186,7 +186,7 @@ def test_one_variant_has_the_name_of_its_run_without_seed_and_hash():
         ),
         (
             [{"choices": {"experiment": "small"}, **setting("pca", whiten=True)}, {}],
-            ["experiment=small pca.whiten=true", "pca.whiten=false"],
+            ["experiment=small", "experiment=none"],
         ),
     ],
     ids=["boolean", "number", "list", "choice", "two settings", "one without the choice"],

@@ -1,11 +1,12 @@
 """From a configuration to objects. Hydra makes the leaves, the wiring is Python; no DictConfig leaves this file."""
 
+import inspect
 from pathlib import Path
 
 import lightning as L  # noqa: N812  its usual name
 import pooch
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
@@ -78,6 +79,8 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job
 def build_vae(cfg: DictConfig) -> VAE:
     """An untrained VAE, its representation not yet fitted; the same weights for the same seed."""
     torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
+    for group in ("pca", "variance", "model"):
+        check_settings(group, cfg[group])
     representation = instantiate(cfg.pca, image_shape=IMAGE_SHAPE)
     variance = instantiate(cfg.variance, event_shape=representation.event_shape, _convert_="all")
     networks = instantiate(
@@ -87,6 +90,20 @@ def build_vae(cfg: DictConfig) -> VAE:
         params_per_image=representation.residual.params_per_image,
     )
     return VAE(representation, networks, variance)
+
+
+def check_settings(group: str, node: DictConfig) -> None:
+    """Raises ValueError for settings that the chosen class does not have: an experiment may set them for another."""
+    chosen = get_class(node._target_)
+    parameters = inspect.signature(chosen).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [name for name in node if name != "_target_" and name not in parameters]
+    if unknown and not takes_any:
+        named = ", ".join(f"{group}.{name}" for name in unknown)
+        raise ValueError(
+            f"{named}: the chosen {group} ({chosen.__name__}) has no such setting, and an experiment or override sets "
+            f"it for another; leave it away with '~{group}.{unknown[0]}', or choose another {group}"
+        )
 
 
 def build_module(cfg: DictConfig) -> LitVAE:

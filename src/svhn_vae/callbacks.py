@@ -93,6 +93,7 @@ class Progress(ProgressBar):
 class SkipUpdates(Callback):
     """Leaves out updates whose gradient is not finite or longer than `max_gradient_norm`, and counts them.
 
+    A loss that is itself not finite still ends the run as diverged: running averages have seen it by then.
     A skipped update moves neither weights nor the optimiser's averages. The run ends as diverged once more than
     `max_skips` have been skipped. Reads the device once a step; null as the norm leaves every update alone.
     As very deep VAEs are trained (Child 2021).

@@ -72,6 +72,7 @@ class Pixels(Representation):
         whiten: bool,
         residual: None,
         num_bands: None,
+        pixel_levels: None,
         scatter: None,
     ) -> None:
         super().__init__()
@@ -80,6 +81,7 @@ class Pixels(Representation):
             "whiten": whiten or None,
             "residual": residual,
             "num_bands": num_bands,
+            "pixel_levels": pixel_levels,
             "scatter": scatter,
         }
         for name, value in given.items():

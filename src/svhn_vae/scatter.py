@@ -27,11 +27,12 @@ class Moments(NamedTuple):
     components: Tensor  # (D, D) float32, orthonormal rows, largest variance first
     eigenvalues: Tensor  # (D,) float64, as estimated: those beyond the number of images are 0
     degrees_of_freedom: Tensor  # () float64: of the Student-t whose scatter this is; infinite for the covariance
+    total_variance: Tensor  # () float64: of the pixels of the training images
 
     @property
     def variances(self) -> Tensor:
-        """(D,): of the pixels along the components; a Student-t's are larger than its scatter's eigenvalues."""
-        return self.eigenvalues / (1 - 2 / self.degrees_of_freedom.clamp(min=2.1))
+        """(D,): the eigenvalues, of the size that the pixels' total variance has."""
+        return self.eigenvalues * (self.total_variance / self.eigenvalues.sum())
 
 
 def sample_moments(x: np.ndarray) -> Moments:
@@ -49,7 +50,7 @@ def sample_moments(x: np.ndarray) -> Moments:
         # Any orthonormal completion serves: its variance is 0 in the sample.
         completed, _ = np.linalg.qr(components.T, mode="complete")
         components = np.concatenate([components, completed.T[num_images:]])
-    return as_moments(pca.mean_, components, eigenvalues, math.inf)
+    return as_moments(pca.mean_, components, eigenvalues, math.inf, eigenvalues.sum())
 
 
 def robust_moments(x: np.ndarray) -> Moments:
@@ -74,7 +75,7 @@ def robust_moments(x: np.ndarray) -> Moments:
         centred = (x - mean) * np.sqrt(weights)[:, None]
         scatter = centred.T @ centred
     eigenvalues, vectors = scipy.linalg.eigh(scatter)
-    return as_moments(mean, vectors.T[::-1], eigenvalues[::-1] + DEQUANTISATION_VARIANCE, degrees)
+    return as_moments(mean, vectors.T[::-1], eigenvalues[::-1] + DEQUANTISATION_VARIANCE, degrees, x.var(0).sum())
 
 
 FITS = {"sample": sample_moments, "robust": robust_moments}
@@ -104,12 +105,15 @@ def fit_degrees_of_freedom(distances: np.ndarray, num_dims: int) -> tuple[float,
     return float(np.exp(found.x)), -float(found.fun)
 
 
-def as_moments(mean: np.ndarray, components: np.ndarray, eigenvalues: np.ndarray, degrees: float) -> Moments:
+def as_moments(
+    mean: np.ndarray, components: np.ndarray, eigenvalues: np.ndarray, degrees: float, total_variance: float
+) -> Moments:
     return Moments(
         torch.from_numpy(np.ascontiguousarray(mean)),
         torch.from_numpy(np.ascontiguousarray(components, dtype=np.float32)),
         torch.from_numpy(np.ascontiguousarray(eigenvalues)),
         torch.tensor(degrees, dtype=torch.float64),
+        torch.tensor(total_variance, dtype=torch.float64),
     )
 
 

@@ -16,7 +16,7 @@ from svhn_vae.data.batches import dequantised_chunks
 from svhn_vae.scatter import FITS, Moments
 from svhn_vae.seeds import Stream
 
-FORMAT = 2  # to be raised with any change of what is fitted, so that older files are not read
+FORMAT = 3  # to be raised with any change of what is fitted, so that older files are not read
 MAX_IMAGES = 100_000  # the post's number; float64 covariance of that many holds 2.5 GB
 
 

@@ -117,7 +117,7 @@ def cosine_student_t(robust: Moments, x: Tensor) -> StudentT:
 
     The scatter is the robust one's diagonal in that basis; the degrees of freedom are fitted to it.
     """
-    as_gaussian = robust._replace(degrees_of_freedom=torch.tensor(torch.inf))  # its variances are the scatter
+    as_gaussian = robust._replace(total_variance=robust.eigenvalues.sum())  # its variances are the scatter
     axes, scatter = cosine_basis(as_gaussian, x.shape[1:])
     scatter = floored(scatter)
     distances = Gaussian(robust.mean, axes, scatter).distances(x.flatten(1))

@@ -17,7 +17,7 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Distribution
 
-from svhn_vae.evaluation.plot import rendered
+from svhn_vae.evaluation.plot import rendered, use_log_scales
 
 COVERAGES = (50, 90, 99)  # percent
 NUM_BINS = 15
@@ -62,7 +62,8 @@ class Calibration(NamedTuple):
 
 def residuals(likelihood: Distribution, y: Tensor) -> Residuals:
     """p(y | z) of images with features y (N, *E)."""
-    return Residuals((y - likelihood.mean).cpu(), likelihood.stddev.cpu())
+    sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).eps)  # 0 where a law on [0, 1) is all at one end
+    return Residuals((y - likelihood.mean).cpu(), sigma.cpu())
 
 
 def calibration(parts: list[Residuals]) -> Calibration:
@@ -102,7 +103,8 @@ def draw_reliability(axes: Axes, found: Calibration) -> None:
     ends = torch.cat([found.predicted, found.actual]).aminmax()
     axes.plot(ends, ends, color="0.6", linewidth=1, label="right")
     axes.plot(found.predicted, found.actual, "o-", markersize=4, label="found")
-    axes.set(xscale="log", yscale="log", xlabel="predicted sigma", ylabel="root mean square error")
+    use_log_scales(axes)
+    axes.set(xlabel="predicted sigma", ylabel="root mean square error")
     axes.set_title(f"sigma in {NUM_BINS} bins of equal size: above the line it is too small", fontsize="small")
     axes.legend()
 
@@ -124,7 +126,9 @@ def draw_elements(axes: Axes, per_element: Tensor) -> None:
     if per_element.dim() == 1:
         axes.plot(torch.arange(1, len(per_element) + 1), per_element, ".", markersize=3)
         axes.axhline(1, color="0.6", linewidth=1)
-        axes.set(xscale="log", yscale="log", xlabel="element of y", ylabel="mean square of (y - mean) / sigma")
+        use_log_scales(axes)
+        axes.set(xlabel="element of y", ylabel="mean square of (y - mean) / sigma")
+        axes.set_ylim(min(0.8 * per_element.min().item(), 0.5), max(1.25 * per_element.max().item(), 2))
     else:
         log_variance = per_element.mean(0).log10().numpy()
         largest = max(abs(log_variance).max(), 0.1)

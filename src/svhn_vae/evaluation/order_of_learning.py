@@ -9,11 +9,10 @@ Shapes: B images, E = event_shape of y, T times of measurement, G groups of comp
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from svhn_vae.cosine import cosines, to_frequencies
-from svhn_vae.evaluation.plot import rendered
+from svhn_vae.evaluation.plot import rendered, use_log_scales
 from svhn_vae.representation import Features
 from svhn_vae.vae import VAE
 
@@ -63,12 +62,9 @@ def draw(epochs: list[int], explained: Tensor, event_shape: torch.Size, caption:
     times = [epochs[0] / 2, *epochs]  # a column reaches back to the one before
     shown = axes.pcolormesh(times, edges, explained.T.clamp(0, 1).numpy(), cmap="magma", vmin=0, vmax=1)
     figure.colorbar(shown, label="explained variance of validation images (0 or less: black)")
-    axes.set(xscale="log", yscale="log", xlabel="epoch", ylabel=name)
+    use_log_scales(axes)
+    axes.set(xlabel="epoch", ylabel=name)
     axes.invert_yaxis()
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_locator(NullLocator())
     axes.set_title(f"order of learning, {caption}", fontsize="small")
     return rendered(figure)
 

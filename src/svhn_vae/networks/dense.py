@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from svhn_vae.networks.checks import at_least, fraction, one_of, positive
 from svhn_vae.networks.interface import OneLevel
-from svhn_vae.networks.layers import ACTIVATIONS, NoOutput, keras_weights, zero_linear
+from svhn_vae.networks.layers import ACTIVATIONS, INITIALISATIONS, NoOutput, zero_linear
 
 
 class Dense(OneLevel):
@@ -26,7 +26,8 @@ class Dense(OneLevel):
 
     normalise_input: batch normalisation of y, whatever normalises the blocks.
     batch_norm_momentum: the newest batch's weight in the running statistics, 1 - momentum in Keras's words.
-    initialisation: torch's own, or Keras's: Glorot-uniform weights, biases 0.
+    initialisation: torch's own; Keras's: Glorot-uniform weights, biases 0; or Kingma's: weights N(0, 1 / inputs),
+    biases 0, and the posterior's log-variance 0 for every image.
     frozen_variance: the post's fault. Its variance branch was not in the model that was trained: it keeps its initial
     weights, and in evaluation its batch normalisation takes mean 0 and variance 1, those of no data. Gradients still
     pass through it to the decoder, which learns to steer a random network.
@@ -65,7 +66,7 @@ class Dense(OneLevel):
         first = block.batch_norm(size) if normalise_input else nn.Identity()
         self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
         self.posterior_mean = block.branch(posterior, latent_dim)
-        self.posterior_log_variance = block.branch(posterior, latent_dim)
+        self.posterior_log_variance = log_variance_branch(block, posterior, latent_dim)
         trunk = [latent_dim, *[width] * decoder_depth]
         self.decoder = nn.Sequential(*block.chain(trunk))
         self.mean = block.linear(width, size)
@@ -101,7 +102,7 @@ class Block:
     def __post_init__(self) -> None:
         one_of(ACTIVATIONS, activation=self.activation)
         one_of(("batch", "layer", "none"), normalisation=self.normalisation)
-        one_of(("torch", "keras"), initialisation=self.initialisation)
+        one_of(INITIALISATIONS, initialisation=self.initialisation)
         fraction(dropout=self.dropout, batch_norm_momentum=self.batch_norm_momentum)
         positive(batch_norm_eps=self.batch_norm_eps)
 
@@ -120,8 +121,7 @@ class Block:
 
     def linear(self, before: int, after: int) -> nn.Linear:
         layer = nn.Linear(before, after)
-        if self.initialisation == "keras":
-            keras_weights(layer)
+        INITIALISATIONS[self.initialisation](layer)
         return layer
 
     def normalise(self, width: int) -> nn.Module:
@@ -130,6 +130,14 @@ class Block:
 
     def batch_norm(self, width: int) -> nn.BatchNorm1d:
         return nn.BatchNorm1d(width, momentum=self.batch_norm_momentum, eps=self.batch_norm_eps)
+
+
+def log_variance_branch(block: Block, widths: Sequence[int], latent_dim: int) -> nn.Module:
+    """What emits the posterior's log-variance."""
+    branch = block.branch(widths, latent_dim)
+    if block.initialisation == "kingma":
+        nn.init.zeros_(branch[-1].weight)
+    return branch
 
 
 def variance_branch(block: Block, widths: Sequence[int], num_outputs: int, *, frozen: bool) -> nn.Module:

@@ -14,7 +14,7 @@ SMALLEST = 4  # pixels: the resolution of the first level
 
 
 class Ladder(Networks):
-    """Very deep VAE (Child 2021) at SVHN's size: an encoder goes up to 4 x 4 pixels, a decoder comes down again and
+    """Very deep VAE (Child 2021) at SVHN's size: an encoder shrinks images to 4 x 4 pixels, a decoder comes back and
     draws latents in each of its blocks, from a prior that it computes itself.
 
     A block's latents are prior_mean + prior_sigma * e; the framework's z are the e of all blocks, in order, whose prior

@@ -37,6 +37,16 @@ def keras_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def kingma_weights(module: nn.Module) -> None:
+    """For `module.apply`, those of nips14-ssl: weights N(0, 1 / inputs), biases 0; hidden ones there N(0, 0.01^2)."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        nn.init.zeros_(module.bias)
+
+
+INITIALISATIONS = {"torch": lambda module: None, "keras": keras_weights, "kingma": kingma_weights}
+
+
 @torch.no_grad()
 def shrink_channels(layer: nn.Conv2d | nn.ConvTranspose2d, first: int, factor: float) -> None:
     """Multiplies the weights of all output channels but the `first`."""

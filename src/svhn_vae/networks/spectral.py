@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from svhn_vae.cosine import cosines, to_places
 from svhn_vae.networks.checks import at_least, fraction
 from svhn_vae.networks.interface import Inferred, Networks
-from svhn_vae.networks.layers import NoOutput
+from svhn_vae.networks.layers import zero_linear
 
 ENERGY_FLOOR = 1e-3  # of whitened coefficients, whose mean energy is 1: keeps the logarithm finite
 POOL = 2  # neighbouring frequencies whose energies the encoder sees together
@@ -40,7 +40,7 @@ class Spectral(Networks):
         dropout: float,
     ) -> None:
         super().__init__()
-        if len(event_shape) != 3 or (params_per_element, params_per_image) != (3, 0):
+        if len(event_shape) != 3 or params_per_element != 3:
             raise ValueError(
                 f"model=spectral needs variance=spectral and its coefficients (C, H, H), got features "
                 f"{tuple(event_shape)}: use variance=spectral alone, which chooses the rest"
@@ -48,7 +48,7 @@ class Spectral(Networks):
         at_least(1, latent_dim=latent_dim, width=width, place_channels=place_channels, place_width=place_width)
         fraction(dropout=dropout)
         channels, size, _ = event_shape
-        if size % grid:
+        if grid < 1 or size % grid:
             raise ValueError(f"model.grid must divide {size}, the features' height, got {grid}")
         self.event_shape, self.grid = torch.Size(event_shape), grid
         self.spectrum_dim, self.place_shape = latent_dim, (place_channels, grid, grid)
@@ -61,7 +61,7 @@ class Spectral(Networks):
         self.decode_spectrum = perceptron(latent_dim, width, 2 * channels * size + num_coarse, dropout)
         self.encode_place = three_convolutions(2 * channels, place_width, 2 * place_channels)
         self.decode_place = three_convolutions(place_channels, place_width, channels)
-        self.image_params = NoOutput()
+        self.image_params = zero_linear(self.latent_dim, params_per_image)
         self.mean, self.spectrum, self.place = (nn.Parameter(torch.zeros(self.event_shape)) for _ in range(3))
         self.register_buffer("waves", cosines(size).float(), persistent=False)
         self.shrink(0.1)
@@ -76,7 +76,8 @@ class Spectral(Networks):
         first = self.encode_spectrum(log_energy(y, POOL).flatten(1)).float()
         z_spectrum, *posterior_spectrum = sampled(first, noise_spectrum)
         spectrum = self._spectrum(z_spectrum)
-        whitened = to_places((y - self.mean) * (-0.5 * spectrum).exp(), self.waves)
+        with torch.autocast(y.device.type, enabled=False):
+            whitened = to_places((y.float() - self.mean) * (-0.5 * spectrum).exp(), self.waves)
         places = log_energy(whitened, self.event_shape[1] // self.grid)
         whole = log_energy(whitened, self.event_shape[1]).expand_as(places)
         second = self.encode_place(torch.cat([places, whole], dim=1)).float().flatten(1)

@@ -99,9 +99,10 @@ def soft_clip(value: Tensor, low: float, high: float) -> Tensor:
 
 
 def at_bounds(log_variance: Tensor, log_variance_range: tuple[float, float]) -> dict[str, Tensor]:
-    """The fractions of elements at either bound; "at" a soft one: within 2.5 % in sigma."""
+    """The fractions of elements at either bound; "at" a soft one: within 2.5 % in sigma. None is dead there."""
     (low, high), near = log_variance_range, 0.05
     return {
         "floor_fraction": (log_variance < low + near).float().mean(),
         "ceiling_fraction": (log_variance > high - near).float().mean(),
+        "dead_fraction": log_variance.new_zeros(()),
     }

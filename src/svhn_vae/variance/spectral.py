@@ -42,6 +42,8 @@ class SpectralNormal(Distribution):
         errors = to_frequencies((0.5 * self.place).exp() * noise, self.waves)
         return self.loc + (0.5 * self.spectrum).exp() * errors
 
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
     def log_prob(self, value: Tensor) -> Tensor:
         """value (B, C, H, H) -> (B,), in nats."""
         errors = to_places((value - self.loc) * (-0.5 * self.spectrum).exp(), self.waves)
