@@ -42,14 +42,13 @@ def test_the_posts_network_has_the_posts_number_of_parameters(overrides, expecte
 
 def test_kingmas_network():
     """The code that the post followed: 600 coordinates, 500-500 softplus both ways, 300 latents, all else linear."""
-    sizes = ("pca.n_components=600", "model.latent_dim=300", "model.width=500")
-    depths = ("encoder_depth=2", "posterior_depth=0", "decoder_depth=2", "variance_depth=0", "activation=softplus")
-    others = ("normalisation=none", "normalise_input=false", "dropout=0", "initialisation=keras")
-    vae = build_vae(composed("variance=logvar", *sizes, *(f"model.{setting}" for setting in depths + others)))
+    vae = build_vae(composed("experiment=kingma_2014"))
     weights = (600 * 500 + 500 * 500 + 500 * 2 * 300) + (300 * 500 + 500 * 500 + 500 * 2 * 600)
     assert num_trainable(vae) == weights + 4 * 500 + 2 * 300 + 2 * 600
     assert [type(layer) for layer in vae.networks.raw] == [nn.Linear]
-    assert (vae.networks.raw[-1].bias == 0).all()
+    assert all((layer.bias == 0).all() for layer in vae.networks.modules() if isinstance(layer, nn.Linear))
+    assert vae.networks.mean.weight.std().item() == pytest.approx(500**-0.5, rel=0.01)
+    assert (vae.networks.posterior_log_variance[-1].weight == 0).all()
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "softplus", "silu", "none"])
