@@ -1,4 +1,4 @@
-"""Scores a finished run again: python src/evaluate.py run=outputs/STUDY/RUN [iw_samples=64] [split=val]
+"""Scores a finished run again: python src/evaluate.py run=outputs/STUDY/RUN [iw_samples=64] [split=val] [judge=true]
 
 With the run's own iw_samples it gives the figures of its result.json, to the last digit on the same device.
 """
@@ -11,11 +11,15 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from svhn_vae.build import load_dataset, load_run
+from svhn_vae.build import cache_folder, load_dataset, load_judge, load_run
+from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import DataError
+from svhn_vae.evaluation.judge import Judge
+from svhn_vae.evaluation.samples import generated, judge_scores
 from svhn_vae.evaluation.score import SPLITS, Score, score_run
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs import RunFolder
+from svhn_vae.vae import VAE
 
 MEANING = {
     "elbo": "nats per image, as the terms below",
@@ -42,13 +46,16 @@ def evaluate(cfg: DictConfig) -> None:
     check(cfg)
     folder = RunFolder(Path(cfg.run))
     vae = load_run(folder.path).to("cuda" if torch.cuda.is_available() else "cpu")
-    score = score_run(vae, load_dataset(folder.path, cfg.data_root), split=cfg.split, iw_samples=cfg.iw_samples)
+    dataset = load_dataset(folder.path, cfg.data_root)
+    score = score_run(vae, dataset, split=cfg.split, iw_samples=cfg.iw_samples)
     console = wide_console()
     baselines = folder.result["baselines"] if cfg.split == "test" else {}
     name = f"{folder.path.resolve().name}, {len(score.per_image['elbo']):,} {cfg.split} images"
     console.print(score_table(name, score, baselines))
     if score.details.get("iw_curve"):
         console.print(curve_table(score))
+    if cfg.judge:
+        console.print(judge_table(vae, dataset, load_judge(dataset, cache_folder(cfg))))
 
 
 def check(cfg: DictConfig) -> None:
@@ -57,6 +64,8 @@ def check(cfg: DictConfig) -> None:
         raise ValueError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
     if cfg.split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {cfg.split}")
+    if not isinstance(cfg.judge, bool):
+        raise ValueError(f"judge must be true or false, got {cfg.judge}")
     if not isinstance(cfg.iw_samples, int) or isinstance(cfg.iw_samples, bool) or cfg.iw_samples < 0:
         raise ValueError(f"iw_samples must be a whole number, 0 or more, got {cfg.iw_samples}")
 
@@ -83,6 +92,26 @@ def curve_table(score: Score) -> Table:
     for point in score.details["iw_curve"]:
         bits = "no density" if point["bits_per_dim"] is None else f"{point['bits_per_dim']:.4f}"
         table.add_row(f"{point['k']}", f"{point['elbo']:.1f}", bits, f"{point['effective_sample_size']:.2f}")
+    return table
+
+
+def judge_table(vae: VAE, dataset: Dataset, judge: Judge) -> Table:
+    """Samples with and without the decoder's noise, as many as validation images; beside them what these score."""
+    num = len(dataset.val.labels)
+    judged = {
+        "samples": generated(vae, num, noisy=False),
+        "with the decoder's noise": generated(vae, num, noisy=True),
+        "validation images": dataset.val.images,
+    }
+    columns = [judge_scores(judge, images, dataset.test.images, dataset.train.images) for images in judged.values()]
+    title = f"{num:,} samples, by a judge that reads {columns[0]['judge/accuracy']:.1%} of the test images' digits"
+    table = Table(title=title, title_justify="left")
+    table.add_column("quantity")
+    for name in judged:
+        table.add_column(name, justify="right")
+    for name in columns[0]:
+        if name.startswith("samples/"):
+            table.add_row(name.removeprefix("samples/"), *(f"{column[name]:.3f}" for column in columns))
     return table
 
 

@@ -60,7 +60,7 @@ ALLOWED = {
     "evaluation.mixture": "evaluation.densities scatter",
     "evaluation.baselines": "data.* elbo evaluation.* representation runs scatter seeds",
     "evaluation.judge": "data.batches data.dataset data.mat data.moments",
-    "evaluation.samples": "evaluation.judge scatter",
+    "evaluation.samples": "evaluation.judge scatter seeds vae",
     "evaluation.bounds": "representation seeds vae",
     "evaluation.latents": "elbo",
     "evaluation.plot": "",

@@ -14,6 +14,7 @@ from svhn_vae import runs
 from svhn_vae.commandline import help_text
 from svhn_vae.data.dataset import Dataset, load_once
 from svhn_vae.data.module import DataModule
+from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.job import Job
 from svhn_vae.lit import NUM_DIMS, LitVAE
 from svhn_vae.runs import RunFolder
@@ -183,6 +184,12 @@ def load_run(path: str | Path) -> VAE:
     load_best(vae, folder)
     load_representation(vae, folder)
     return vae.eval()
+
+
+def load_judge(dataset: Dataset, cache: Path) -> Judge:
+    """The data set's judge with the settings of conf/judge.yaml: the one kept in the cache folder, or trained now."""
+    settings = instantiate(OmegaConf.load(CONF / "judge.yaml").judge)
+    return judge_once(dataset, settings, cache, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_dataset(path: str | Path, data_root: str | None) -> Dataset:

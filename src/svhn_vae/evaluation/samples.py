@@ -19,8 +19,11 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from svhn_vae.evaluation.judge import NUM_DIGITS, Judge
 from svhn_vae.scatter import NUM_LEVELS
+from svhn_vae.seeds import Stream, derive_seed
+from svhn_vae.vae import VAE
 
 MAX_PAIRS = 20_000_000  # held at a time: 160 MB
+BATCH = 250  # images generated at a time
 NUM_NEIGHBOURS = 3  # k of precision and recall
 
 
@@ -48,6 +51,19 @@ class Agreement(NamedTuple):
 def to_levels(x: Tensor) -> Tensor:
     """Generated x, clipped to [0, 1) -> images uint8, on the same levels as those they are compared with."""
     return (x * NUM_LEVELS).clamp(0, NUM_LEVELS - 1).byte()
+
+
+@torch.no_grad()
+def generated(vae: VAE, num: int, *, noisy: bool) -> Tensor:
+    """num samples of the prior as images (num, 3, 32, 32) uint8: the decoder's mean, or with its own noise (of a
+    truncated basis, what is cut off stays at its mean). The same latents at every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(Stream.PICTURES, num))
+        parts = []
+        for z in torch.randn(num, vae.networks.latent_dim).split(BATCH):
+            likelihood = vae.variance(vae.networks.decode(z.to(vae.device))[0])
+            parts.append(vae.representation.inverse(likelihood.sample() if noisy else likelihood.mean).cpu())
+    return to_levels(torch.cat(parts))
 
 
 def judge_scores(judge: Judge, samples: Tensor, test_images: Tensor, train_images: Tensor) -> dict[str, float]:
