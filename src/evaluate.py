@@ -46,11 +46,13 @@ def evaluate(cfg: DictConfig) -> None:
     check(cfg)
     folder = RunFolder(Path(cfg.run))
     vae = load_run(folder.path).to("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = load_dataset(folder.path, cfg.data_root)
+    dataset = load_dataset(folder.path, cfg.data_root, other_images=cfg.other_images)
+    is_its_own = dataset.digest == folder.result["data"]["digest"]
     score = score_run(vae, dataset, split=cfg.split, iw_samples=cfg.iw_samples)
     console = wide_console()
-    baselines = folder.result["baselines"] if cfg.split == "test" else {}
-    name = f"{folder.path.resolve().name}, {len(score.per_image['elbo']):,} {cfg.split} images"
+    baselines = folder.result["baselines"] if cfg.split == "test" and is_its_own else {}
+    others = "" if is_its_own else f" that are not the run's: {dataset.name} data {dataset.digest}"
+    name = f"{folder.path.resolve().name}, {len(score.per_image['elbo']):,} {cfg.split} images{others}"
     console.print(score_table(name, score, baselines))
     if score.details.get("iw_curve"):
         console.print(curve_table(score))
@@ -64,8 +66,9 @@ def check(cfg: DictConfig) -> None:
         raise ValueError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
     if cfg.split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {cfg.split}")
-    if not isinstance(cfg.judge, bool):
-        raise ValueError(f"judge must be true or false, got {cfg.judge}")
+    for switch in ("judge", "other_images"):
+        if not isinstance(cfg[switch], bool):
+            raise ValueError(f"{switch} must be true or false, got {cfg[switch]}")
     if not isinstance(cfg.iw_samples, int) or isinstance(cfg.iw_samples, bool) or cfg.iw_samples < 0:
         raise ValueError(f"iw_samples must be a whole number, 0 or more, got {cfg.iw_samples}")
 

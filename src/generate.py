@@ -33,7 +33,9 @@ def generate(cfg: DictConfig) -> None:
     folder = RunFolder(Path(cfg.run))
     vae = load_run(folder.path)
     names = chosen(cfg.pictures, possible(vae))
-    subject = Subject(vae, load_dataset(folder.path, cfg.data_root), folder.path.resolve().name, cfg.seed)
+    subject = Subject(
+        vae, load_dataset(folder.path, cfg.data_root, other_images=False), folder.path.resolve().name, cfg.seed
+    )
     with SummaryWriter(folder.path / "tensorboard") as board:
         for name in names:
             picture, path = draw(subject, name), folder.figures / f"{name}.png"

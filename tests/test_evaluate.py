@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,11 +91,11 @@ def finished(tmp_path_factory) -> Path:
 
 def test_a_finished_run_is_scored_again_to_the_last_digit(finished):
     result = json.loads((finished / "result.json").read_text())
-    found = score_run(load_run(finished), load_dataset(finished, None), split="test", iw_samples=5)
+    found = score_run(load_run(finished), load_dataset(finished, None, other_images=False), split="test", iw_samples=5)
     assert {name: value for name, value in result["metrics"].items() if name.startswith("test/")} == found.metrics
     assert result["parts"] == found.parts
     assert result["details"] == json.loads(json.dumps(found.details))
-    val = score_run(load_run(finished), load_dataset(finished, None), split="val", iw_samples=0)
+    val = score_run(load_run(finished), load_dataset(finished, None, other_images=False), split="val", iw_samples=0)
     assert val.metrics["val/bits_per_dim"] == pytest.approx(result["metrics"]["val/bits_per_dim"], abs=1e-6)
 
 
@@ -102,7 +103,7 @@ def test_a_run_leaves_its_scores_image_by_image_and_its_plots(finished):
     per_image = load_file(finished / "per_image.safetensors")
     metrics = json.loads((finished / "result.json").read_text())["metrics"]
     assert per_image["index"].tolist() == list(range(200))
-    assert torch.equal(per_image["label"], load_dataset(finished, None).test.labels)
+    assert torch.equal(per_image["label"], load_dataset(finished, None, other_images=False).test.labels)
     assert bits_per_dim(per_image["elbo"].mean().item(), 3072) == pytest.approx(metrics["test/bits_per_dim"], abs=1e-5)
     terms = per_image["log_likelihood"] + per_image["residual"] + per_image["log_det"] - per_image["kl"]
     torch.testing.assert_close(per_image["elbo"], terms)
@@ -155,3 +156,23 @@ def test_a_run_refuses_a_negative_number_of_samples_before_it_trains(tmp_path):
     refused = train(tmp_path, *TINY, "iw_samples=-1")
     assert refused.returncode == 1
     assert "failed: iw_samples must be 0 or more, got -1" in refused.stdout
+
+
+def test_samples_are_judged_beside_validation_images(finished):
+    done = evaluate(finished.parent, f"run={finished}", "iw_samples=0", "judge=true")
+    assert done.returncode == 0, done.stderr
+    for words in ("by a judge that reads", "validation images", "frechet", "recall", "memorised"):
+        assert words in done.stdout
+
+
+def test_other_images_are_scored_only_when_asked_for(finished, tmp_path):
+    """A run whose result names other images than are found."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    result = json.loads((run / "result.json").read_text())
+    result["data"]["digest"] = "0" * 16
+    (run / "result.json").write_text(json.dumps(result))
+    refused = evaluate(tmp_path, "run=run")
+    assert (refused.returncode, "ran on other images" in refused.stderr) == (1, True)
+    done = evaluate(tmp_path, "run=run", "other_images=true", "iw_samples=0")
+    assert "200 test images that are not the run's: synthetic data" in " ".join(done.stdout.split())
+    assert "(-)" not in done.stdout  # baselines of those images are not the run's

@@ -192,9 +192,10 @@ def load_judge(dataset: Dataset, cache: Path) -> Judge:
     return judge_once(dataset, settings, cache, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_dataset(path: str | Path, data_root: str | None) -> Dataset:
+def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool) -> Dataset:
     """The images of the finished run in a folder, read from `data_root` if their files were moved.
 
+    other_images: those found may be others than the run's, to score it on them.
     Raises FileNotFoundError if the run has no result, DataError if there are no images to be had, ValueError if they
     are others than the run's.
     """
@@ -209,6 +210,6 @@ def load_dataset(path: str | Path, data_root: str | None) -> Dataset:
             raise ValueError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
         cfg.root = data_root
     dataset, expected = load_once(instantiate(cfg, _convert_="all")), folder.result["data"]["digest"]
-    if dataset.digest != expected:
+    if dataset.digest != expected and not other_images:
         raise ValueError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
     return dataset
