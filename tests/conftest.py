@@ -1,6 +1,7 @@
 """What every test shares: the choices of each config group, composed configurations, a cache folder of its own."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from omegaconf import DictConfig
 
 from svhn_vae.build import CONF, register_resolvers
 
+# pytest-xdist's workers ignore Ctrl-C, and so would the commands that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 REPO = Path(__file__).parents[1]
 # The user's cache is left alone. Set before anything reads it, and inherited by the commands that tests run.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="svhn-vae-tests-")

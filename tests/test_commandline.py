@@ -28,7 +28,7 @@ def checked(*overrides: str) -> None:
         ("trainer.max_epochs=0", r"trainer\.check_val_every_n_epoch must be in 1\.\.0"),
         ("trainer.check_val_every_n_epoch=3000", r"must be in 1\.\.2000.*validates at least once, got 3000"),
         ("trainer.precision=bf16-true", r"trainer\.precision must be one of 32-true, bf16-mixed"),
-        ("monitor=val/kl", "monitor must be one of val/bits_per_dim"),
+        ("monitor=val/kl", "monitor must be one of val/negative_elbo"),
         ("seed=-1", "seed must be 0 or more, got -1"),
         ("study=../elsewhere", "study must be a name under outputs/"),
         ("study=/tmp/elsewhere", "study must be a name under outputs/"),

@@ -39,7 +39,8 @@ class LinearGaussian(nn.Module):
 
 def linear_gaussian_vae() -> VAE:
     representation = nn.Module()
-    representation.residual = Spectrum(0)
+    representation.mean = torch.zeros(())  # where the model is
+    representation.residual = Spectrum(0, 1)
     representation.residual.fit(torch.empty(0))
     return VAE(representation, LinearGaussian(), Fixed((6,), sigma=SIGMA))
 
@@ -47,7 +48,7 @@ def linear_gaussian_vae() -> VAE:
 def test_bound_of_a_linear_gaussian_vae_is_its_closed_form_likelihood():
     vae = linear_gaussian_vae()
     y = vae.networks.marginal().sample((8,))
-    features = Features(y, torch.zeros(8), torch.zeros(8))
+    features = Features(y, torch.zeros(8, 1), torch.zeros(8))
     elbos = torch.stack([vae(features).terms.elbo for _ in range(4000)])
     standard_error = elbos.std(0) / math.sqrt(len(elbos))
     exact = vae.networks.marginal().log_prob(y)
@@ -58,7 +59,7 @@ def test_bound_of_a_linear_gaussian_vae_is_its_closed_form_likelihood():
 def test_bound_with_a_wrong_posterior_is_lower():
     vae = linear_gaussian_vae()
     y = vae.networks.marginal().sample((8,))
-    features = Features(y, torch.zeros(8), torch.zeros(8))
+    features = Features(y, torch.zeros(8, 1), torch.zeros(8))
     exact = vae.networks.encode
     vae.networks.encode = lambda y: (exact(y)[0], exact(y)[1] + 1.0)
     elbos = torch.stack([vae(features).terms.elbo for _ in range(4000)]).mean(0)
@@ -71,7 +72,7 @@ def test_kl_is_torchs():
     mean, log_variance = torch.randn(5, 7), torch.randn(5, 7)
     posterior = Independent(Normal(mean, (0.5 * log_variance).exp()), 1)
     prior = Independent(Normal(torch.zeros(7), torch.ones(7)), 1)
-    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), kl_divergence(posterior, prior))
+    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance).sum(1), kl_divergence(posterior, prior))
 
 
 @pytest.mark.parametrize(("log_px", "bits"), [(0.0, 8.0), (3072 * math.log(2), 7.0), (-3072 * math.log(256), 16.0)])

@@ -27,7 +27,7 @@ from svhn_vae.runs import Config, RunFolder, identity, write_json
 from svhn_vae.storage import load_best, save_representation
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
-DRAWN = ("data", "samples", "reconstructions", "analogies", "sigma")
+DRAWN = ("data", "samples", "reconstructions")  # at a run's end; src/generate.py draws them all
 HPARAMS_METRICS = ("val/negative_elbo", "val/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
 
 

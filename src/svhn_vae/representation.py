@@ -38,6 +38,7 @@ class Representation(nn.Module, ABC):
     event_shape: torch.Size  # the shape of y for one image
     residual: Residual  # the law of what is cut off
     scatter: str  # of which moments it is fitted on: one of FITS
+    has_fitted_axes = False  # its first components are directions of the training images: it needs as many of these
     is_projection: bool  # dear to compute and smaller than the image: worth keeping for a whole data set
 
     @abstractmethod
@@ -192,6 +193,8 @@ class Projection(Representation):
 
 class PCA(Projection):
     """The principal components of the training images, the largest variance first."""
+
+    has_fitted_axes = True
 
     def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
         return moments.components, moments.variances

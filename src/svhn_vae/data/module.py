@@ -39,7 +39,6 @@ class DataModule(L.LightningDataModule):
         self._check_size()
         self.representation.fit(self.moments(self.representation.scatter))
         self._val = EvaluationBatches(self.dataset.val.images, self.representation)
-        self._test = EvaluationBatches(self.dataset.test.images, self.representation)
 
     def moments(self, scatter: str) -> Moments:
         """The training images' moments, `sample` or `robust`; from the cache, or fitted."""
@@ -61,12 +60,9 @@ class DataModule(L.LightningDataModule):
     def val_dataloader(self) -> EvaluationBatches:
         return self._val
 
-    def test_dataloader(self) -> EvaluationBatches:
-        return self._test
-
     def _check_size(self) -> None:
         """A basis needs at least as many images as components: the others would be arbitrary directions."""
-        if not self.representation.is_projection:
+        if not self.representation.has_fitted_axes:
             return
         num_images, num_components = len(self.dataset.train.labels), self.representation.event_shape.numel()
         if num_images < num_components:
