@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from svhn_vae.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
+from svhn_vae.networks import OneLevel
 from svhn_vae.representation import Features
 from svhn_vae.residual import Spectrum
 from svhn_vae.vae import VAE
@@ -16,7 +17,7 @@ from svhn_vae.variance import Fixed
 SIGMA = 0.5
 
 
-class LinearGaussian(nn.Module):
+class LinearGaussian(OneLevel):
     """y = W z + sigma noise with orthogonal columns, and the exact posterior, which is diagonal then."""
 
     latent_dim = 3
@@ -32,6 +33,9 @@ class LinearGaussian(nn.Module):
 
     def decode(self, z):
         return (z @ self.W.T).unsqueeze(1), z.new_empty(len(z), 0)
+
+    def shrink(self, factor):
+        raise NotImplementedError
 
     def marginal(self) -> MultivariateNormal:
         return MultivariateNormal(torch.zeros(6), self.W @ self.W.T + SIGMA**2 * torch.eye(6))
