@@ -15,8 +15,9 @@ from svhn_vae.build import cache_folder, load_dataset, load_judge, load_run
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import DataError
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.samples import generated, judge_scores
+from svhn_vae.evaluation.samples import agreement, generated, judge_scores, to_levels
 from svhn_vae.evaluation.score import SPLITS, Score, score_run
+from svhn_vae.pictures.gallery import Subject, analogy_rows
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs import RunFolder
 from svhn_vae.vae import VAE
@@ -57,7 +58,9 @@ def evaluate(cfg: DictConfig) -> None:
     if score.details.get("iw_curve"):
         console.print(curve_table(score))
     if cfg.judge:
-        console.print(judge_table(vae, dataset, load_judge(dataset, cache_folder(cfg))))
+        judge = load_judge(dataset, cache_folder(cfg))
+        console.print(judge_table(vae, dataset, judge))
+        console.print(analogies_line(Subject(vae, dataset, name, seed=0), judge), soft_wrap=True)
 
 
 def check(cfg: DictConfig) -> None:
@@ -116,6 +119,16 @@ def judge_table(vae: VAE, dataset: Dataset, judge: Judge) -> Table:
         if name.startswith("samples/"):
             table.add_row(name.removeprefix("samples/"), *(f"{column[name]:.3f}" for column in columns))
     return table
+
+
+def analogies_line(subject: Subject, judge: Judge) -> str:
+    """How far the post's analogies keep the digit and the colour of the image that they come from."""
+    rows = to_levels(analogy_rows(subject)).cpu()
+    digit, colour_distance = agreement(judge, rows[:, 0], rows[:, 1:])
+    return (
+        f"analogies of {len(rows)} images, one per digit: the judge sees the source's digit in {digit:.1%}; "
+        f"their mean colour is {colour_distance:.3f} from the source's, of at most 1.732"
+    )
 
 
 if __name__ == "__main__":

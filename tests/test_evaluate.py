@@ -161,7 +161,14 @@ def test_a_run_refuses_a_negative_number_of_samples_before_it_trains(tmp_path):
 def test_samples_are_judged_beside_validation_images(finished):
     done = evaluate(finished.parent, f"run={finished}", "iw_samples=0", "judge=true")
     assert done.returncode == 0, done.stderr
-    for words in ("by a judge that reads", "validation images", "frechet", "recall", "memorised"):
+    for words in (
+        "by a judge that reads",
+        "validation images",
+        "frechet",
+        "recall",
+        "memorised",
+        "the judge sees the source's digit in",
+    ):
         assert words in done.stdout
 
 

@@ -79,15 +79,22 @@ def reconstructions(subject: Subject) -> Picture:
 
 def analogies(subject: Subject) -> Picture:
     """The post's: an image of each digit, and 9 of 1000 noisy passes of it that differ much."""
+    what = f"analogies: a validation image of each digit, and {NUM_KEPT} of {NUM_PASSES} noisy passes"
+    return grid(analogy_rows(subject).flatten(0, 1), 1 + NUM_KEPT), what
+
+
+@torch.no_grad()
+def analogy_rows(subject: Subject) -> Tensor:
+    """(number of digits, 1 + NUM_KEPT, C, H, W) in [0, 1]: of each row the first is the original."""
     vae, (images, labels), rows = subject.vae, subject.dataset.val, []
     noise = torch.randn(NUM_PASSES, vae.networks.latent_dim, generator=generator(subject, POSTERIOR)).to(vae.device)
     for x in centred(images[first_of_each(labels)[0]], 0).to(vae.device).split(1):
         y = vae.representation(x).y
         params = (vae.networks(y.expand(len(part), *y.shape[1:]), part).params for part in noise.split(BATCH))
         passes = torch.cat([vae.representation.inverse(vae.variance(part).mean) for part in params]).clamp(0, 1)
-        rows += [x, farthest(passes, x, NUM_KEPT, NUM_CANDIDATES, generator(subject, CANDIDATES))]
-    what = f"analogies: a validation image of each digit, and {NUM_KEPT} of {NUM_PASSES} noisy passes"
-    return grid(torch.cat(rows), 1 + NUM_KEPT), what
+        kept = farthest(passes, x, NUM_KEPT, NUM_CANDIDATES, generator(subject, CANDIDATES))
+        rows.append(torch.cat([x, kept]))
+    return torch.stack(rows)
 
 
 def farthest(passes: Tensor, first: Tensor, num_kept: int, num_candidates: int, candidates: torch.Generator) -> Tensor:
