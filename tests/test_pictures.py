@@ -280,6 +280,19 @@ def test_interpolations_of_a_linear_model_are_straight_lines_between_the_images(
         np.testing.assert_allclose(at(picture, 2, 1 + step), expected, atol=1 / 255)
 
 
+def test_a_traversal_is_the_decoders_image_of_one_latent_alone(whole):
+    """The last of the first row: the latent whose posterior mean varies most at 3, the others at 0."""
+    picture, what = PICTURES["traversals"](whole)
+    vae, images = whole.vae, whole.dataset.val.images
+    noise = torch.zeros(len(images), vae.networks.latent_dim)
+    codes = vae.networks(vae.representation((images + 0.5) / 256).y, noise).mean
+    z = torch.zeros(1, vae.networks.latent_dim)
+    z[0, codes.std(0).argmax()] = 3.0
+    expected = vae.decode_mean(z)[0].permute(1, 2, 0).clamp(0, 1)
+    np.testing.assert_allclose(at(picture, 0, 9), expected, atol=1 / 255)
+    assert "the 10 latents whose means vary most" in what
+
+
 def test_arithmetic_of_a_linear_model_adds_the_difference_of_the_mean_images(whole):
     picture, _ = PICTURES["arithmetic"](whole)
     images, labels = whole.dataset.val

@@ -28,7 +28,8 @@ BLOCK_GAP = 12  # pixels between blocks of rows that belong together
 PRIOR, DECODER, POSTERIOR, CANDIDATES = range(4)  # places in the stream of random numbers
 NUM_PASSES, NUM_KEPT, NUM_CANDIDATES = 1000, 9, 100  # the post's, for its analogies
 NUM_DRAWS = 500  # of the decoder's noise, for sigma to within 3 %
-NUM_STEPS = 10  # of an interpolation
+NUM_STEPS = 10  # of an interpolation, and of a traversal
+MAX_TRAVERSED = 1000  # images that say which latents vary most
 BATCH = 100  # images in the networks at a time, where there are many: bounds memory
 MAX_MEAN_CODES = 5000  # images that the mean code of a digit is taken over
 NUM_COMPONENTS = (10, 50, 100, 300, 500, 1000)
@@ -123,6 +124,20 @@ def interpolations(subject: Subject) -> Picture:
     return grid(rows.flatten(0, 1), NUM_STEPS + 2), what
 
 
+def traversals(subject: Subject) -> Picture:
+    """What the decoder makes of each latent: the ten whose mean varies most, from -3 to 3, the others at 0."""
+    vae = subject.vae
+    x = pixels(subject.dataset.val.images, MAX_TRAVERSED).to(vae.device)
+    spread = torch.cat([infer(vae, chunk).mean for chunk in x.split(BATCH)]).std(0, correction=0)
+    values, widest = spread.topk(min(10, len(spread)))
+    z = torch.zeros(len(widest), NUM_STEPS, len(spread), device=vae.device)
+    z[torch.arange(len(widest)), :, widest] = torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
+    what = (
+        f"the {len(widest)} latents whose means vary most (sd {values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3"
+    )
+    return grid(vae.decode_mean(z.flatten(0, 1)), NUM_STEPS), what
+
+
 def arithmetic(subject: Subject) -> Picture:
     """z(image of digit a) - mean code of a + mean code of b, for every b."""
     vae = subject.vae
@@ -210,6 +225,7 @@ PICTURES: dict[str, Callable[[Subject], Picture]] = {
     "reconstructions": reconstructions,
     "analogies": analogies,
     "interpolations": interpolations,
+    "traversals": traversals,
     "arithmetic": arithmetic,
     "sigma": sigma,
     "likely": likely,
