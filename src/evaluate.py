@@ -12,15 +12,12 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from svhn_vae.build import cache_folder, load_dataset, load_judge, load_run
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import DataError
-from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.samples import agreement, generated, judge_scores, to_levels
+from svhn_vae.evaluation.judged import Judged, judged
+from svhn_vae.evaluation.samples import Agreement
 from svhn_vae.evaluation.score import SPLITS, Score, score_run
-from svhn_vae.pictures.gallery import Subject, analogy_rows
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs import RunFolder
-from svhn_vae.vae import VAE
 
 MEANING = {
     "elbo": "nats per image, as the terms below",
@@ -33,6 +30,7 @@ MEANING = {
     "probe_accuracy": "digit, linear in the posterior's mean",
     "calibration/residual_variance": "1 is right; below, sigma is too large",
 }
+JUDGED = {"samples": "samples", "noisy_samples": "with the decoder's noise", "validation": "validation images"}
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
@@ -58,9 +56,9 @@ def evaluate(cfg: DictConfig) -> None:
     if score.details.get("iw_curve"):
         console.print(curve_table(score))
     if cfg.judge:
-        judge = load_judge(dataset, cache_folder(cfg))
-        console.print(judge_table(vae, dataset, judge))
-        console.print(analogies_line(Subject(vae, dataset, name, seed=0), judge), soft_wrap=True)
+        found = judged(vae, dataset, load_judge(dataset, cache_folder(cfg)))
+        console.print(judge_table(found, len(dataset.val.labels)))
+        console.print(analogies_line(found.analogies), soft_wrap=True)
 
 
 def check(cfg: DictConfig) -> None:
@@ -101,33 +99,22 @@ def curve_table(score: Score) -> Table:
     return table
 
 
-def judge_table(vae: VAE, dataset: Dataset, judge: Judge) -> Table:
-    """Samples with and without the decoder's noise, as many as validation images; beside them what these score."""
-    num = len(dataset.val.labels)
-    judged = {
-        "samples": generated(vae, num, noisy=False),
-        "with the decoder's noise": generated(vae, num, noisy=True),
-        "validation images": dataset.val.images,
-    }
-    columns = [judge_scores(judge, images, dataset.test.images, dataset.train.images) for images in judged.values()]
-    title = f"{num:,} samples, by a judge that reads {columns[0]['judge/accuracy']:.1%} of the test images' digits"
+def judge_table(found: Judged, num: int) -> Table:
+    title = f"{num:,} samples, by a judge that reads {found.accuracy:.1%} of the test images' digits"
     table = Table(title=title, title_justify="left")
     table.add_column("quantity")
-    for name in judged:
-        table.add_column(name, justify="right")
-    for name in columns[0]:
-        if name.startswith("samples/"):
-            table.add_row(name.removeprefix("samples/"), *(f"{column[name]:.3f}" for column in columns))
+    for kind in found.scores:
+        table.add_column(JUDGED[kind], justify="right")
+    for name in found.scores["samples"]:
+        table.add_row(name, *(f"{scores[name]:.3f}" for scores in found.scores.values()))
     return table
 
 
-def analogies_line(subject: Subject, judge: Judge) -> str:
+def analogies_line(found: Agreement) -> str:
     """How far the post's analogies keep the digit and the colour of the image that they come from."""
-    rows = to_levels(analogy_rows(subject)).cpu()
-    digit, colour_distance = agreement(judge, rows[:, 0], rows[:, 1:])
     return (
-        f"analogies of {len(rows)} images, one per digit: the judge sees the source's digit in {digit:.1%}; "
-        f"their mean colour is {colour_distance:.3f} from the source's, of at most 1.732"
+        f"analogies of one image per digit: the judge sees the source's digit in {found.digit:.1%}; their mean colour "
+        f"is {found.colour_distance:.3f} from the source's, and {found.colour_distance_of_others:.3f} from the others'"
     )
 
 

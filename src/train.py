@@ -64,7 +64,7 @@ def train(cfg: DictConfig, folder: RunFolder) -> float:
         return finished(folder)
     if cfg.rerun and folder.facts:
         print(f"  the earlier run is now {folder.set_aside()}", flush=True)
-    folder.begin(dataset.digest)
+    folder.begin(dataset.digest, built.config, chosen)
     result = job.run(built)
     folder.end("done")
     metrics, seconds = result["metrics"], result["cost"]["seconds"]

@@ -1,6 +1,7 @@
 """The judge: what it is fitted to, what it overlooks, its file, and its command."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -206,7 +207,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(fits, dataset, tmp_path, m
             path.write_bytes(b"a part")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(module if broken == "save_file" else module.os, broken, fail)
+    monkeypatch.setattr(module if broken == "save_file" else os, broken, fail)
     assert isinstance(judge_once(dataset, SETTINGS, tmp_path, "cpu"), Judge)
     assert list(tmp_path.iterdir()) == []
     assert "cannot be written (no space left on device)" in capsys.readouterr().out

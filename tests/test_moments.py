@@ -1,5 +1,7 @@
 """Moments that are kept: fitted on the right images, and their file is whole, damaged and noticed, or absent."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -126,7 +128,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path, monkeypatch, cap
             path.write_bytes(b"a part")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(moments if broken == "save_file" else moments.os, broken, fail)
+    monkeypatch.setattr(moments if broken == "save_file" else os, broken, fail)
     assert_same(moments_once(IMAGES, "digest", "sample", tmp_path), moments._fit(IMAGES, "sample"))
     assert list(tmp_path.iterdir()) == []
     assert "cannot be written (no space left on device)" in capsys.readouterr().out

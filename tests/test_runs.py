@@ -60,6 +60,8 @@ WITH_EFFECT = [
     "trainer._target_", "trainer.max_epochs", "trainer.precision",
 ]  # fmt: skip
 
+DESCRIBED = {"config": CONFIG, "choices": CHOICES}
+
 
 def changed(key: str, value: object = "another") -> dict:
     """The configuration with one value, named by its dotted key, replaced or added."""
@@ -232,24 +234,24 @@ def test_a_new_folder_has_no_facts(folder):
 
 
 def test_begin(folder):
-    folder.begin("d1")
-    assert folder.facts == {"status": "running", "started": 1000.0, "data": "d1"}
+    folder.begin("d1", CONFIG, CHOICES)
+    assert folder.facts == {"status": "running", "started": 1000.0, "data": "d1", **DESCRIBED}
     assert json.loads((folder.path / "status.json").read_text()) == folder.facts
 
 
 @pytest.mark.parametrize("status", ["done", "diverged", "failed", "interrupted"])
 def test_end_keeps_when_it_started_and_on_what(folder, status):
-    folder.begin("d1")
+    folder.begin("d1", CONFIG, CHOICES)
     folder.end(status, "why", 7)
     due = {"status": status, "reason": "why", "step": 7, "started": 1000.0, "ended": 1001.0, "data": "d1"}
-    assert folder.facts == due
+    assert folder.facts == due | DESCRIBED
 
 
 def test_a_continued_run_forgets_why_it_ended(folder):
-    folder.begin("d1")
+    folder.begin("d1", CONFIG, CHOICES)
     folder.end("interrupted", "power")
-    folder.begin("d2")
-    assert folder.facts == {"status": "running", "started": 1002.0, "data": "d2"}
+    folder.begin("d2", CONFIG, CHOICES)
+    assert folder.facts == {"status": "running", "started": 1002.0, "data": "d2", **DESCRIBED}
     folder.end("done")
     assert folder.facts["reason"] == ""
     assert (folder.facts["started"], folder.facts["ended"], folder.facts["data"]) == (1002.0, 1003.0, "d2")
@@ -261,14 +263,14 @@ def test_a_run_that_fails_before_it_begins(folder):
 
 
 def test_result(folder):
-    folder.begin("d1")
+    folder.begin("d1", CONFIG, CHOICES)
     write_json(folder.path / "result.json", {"seed": 0})
     assert folder.result == {"seed": 0}
 
 
 def test_set_aside_keeps_everything_and_frees_the_name(folder):
     for number in (1, 2):
-        folder.begin(f"d{number}")
+        folder.begin(f"d{number}", CONFIG, CHOICES)
         folder.end("diverged", "not finite", 5)
         (folder.path / ".hydra").mkdir(exist_ok=True)
         (folder.path / ".hydra" / "config.yaml").write_text("seed: 0")

@@ -15,6 +15,7 @@ from svhn_vae.commandline import help_text
 from svhn_vae.data.dataset import Dataset, load_once
 from svhn_vae.data.module import DataModule
 from svhn_vae.evaluation.judge import Judge, judge_once
+from svhn_vae.history import History
 from svhn_vae.job import Job
 from svhn_vae.lit import NUM_DIMS, LitVAE
 from svhn_vae.runs import RunFolder
@@ -74,7 +75,8 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job
     trainer = build_trainer(cfg, folder)
     data = build_data(cfg, module.vae)
     data.setup()
-    return Job(folder, plain(cfg), chosen, data, module, trainer)
+    judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
+    return Job(folder, plain(cfg), chosen, data, module, trainer, judge)
 
 
 def build_vae(cfg: DictConfig) -> VAE:
@@ -136,7 +138,7 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
     return instantiate(
         cfg.trainer,
         default_root_dir=folder.path,
-        logger=logger(save_dir=folder.path),
+        logger=[logger(save_dir=folder.path), History(folder.path / "history.csv")],
         callbacks=[*instantiate(cfg.callbacks, _convert_="all").values(), *checkpoints(folder, cfg)],
         enable_progress_bar=True,  # callbacks.Progress
         enable_model_summary=False,

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as RichProgress
 from safetensors.torch import save_file
 
+from svhn_vae.atomic import replacing
 from svhn_vae.evaluation import order_of_learning
 from svhn_vae.lit import Diverged, LitVAE
 from svhn_vae.pictures.gallery import Subject, draw
@@ -188,9 +189,8 @@ class OrderOfLearning(Callback):
             return
         folder, event_shape = Path(trainer.default_root_dir), pl_module.vae.representation.event_shape
         explained = torch.stack(self._explained)
-        save_file(
-            {"epochs": torch.tensor(self._epochs), "explained": explained}, folder / "order_of_learning.safetensors"
-        )
+        with replacing(folder / "order_of_learning.safetensors") as beside:
+            save_file({"epochs": torch.tensor(self._epochs), "explained": explained}, beside)
         picture = order_of_learning.draw(self._epochs, explained, event_shape, folder.name)
         write_png(picture, folder / "figures" / "order_of_learning.png")
 

@@ -1,6 +1,8 @@
 """What a person at the command line gets besides a run: the help, checks of what was typed, the table at the end."""
 
 import re
+import shlex
+import sys
 import time
 from pathlib import Path, PurePath
 from typing import Any
@@ -11,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs import flatten
+from svhn_vae.study import note_command
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 MONITORED = ("negative_elbo", "bits_per_dim", "post_loss")
@@ -88,11 +91,18 @@ def described(path: Path) -> str:
     return comments[0] if comments else ""
 
 
+def command() -> str:
+    """This process's own, to be typed again."""
+    return shlex.join(["python", *sys.argv])
+
+
 class StudyTable(Callback):
-    """At the end of a run or a sweep: the table of its study; exit code 1 if one of its runs failed."""
+    """Notes the command in its study, and at the end prints the study's table; exit code 1 if a run of it failed."""
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
         self._start = time.time()
+        hypotheses = OmegaConf.to_container(config.hypotheses, resolve=True)
+        note_command(Path("outputs") / config.study, command(), config.question, hypotheses)
 
     on_multirun_start = on_run_start
 

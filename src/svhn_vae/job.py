@@ -3,32 +3,56 @@
 import importlib.metadata
 import math
 import platform
-import subprocess
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import lightning as L  # noqa: N812  its usual name
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard.summary import hparams
 
+from svhn_vae.atomic import replacing
 from svhn_vae.callbacks import Progress
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.module import DataModule
-from svhn_vae.evaluation import calibration
-from svhn_vae.evaluation.baselines import baselines
-from svhn_vae.evaluation.score import Score, score_run
+from svhn_vae.evaluation import calibration, order_of_learning
+from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
+from svhn_vae.evaluation.judge import Judge
+from svhn_vae.evaluation.judged import judged
+from svhn_vae.evaluation.score import Score, score_run, score_seen
+from svhn_vae.history import read_history
 from svhn_vae.lit import Diverged, LitVAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs import Config, RunFolder, identity, write_json
 from svhn_vae.storage import load_best, save_representation
+from svhn_vae.study import commit
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
-DRAWN = ("data", "samples", "reconstructions")  # at a run's end; src/generate.py draws them all
+DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
 HPARAMS_METRICS = ("val/negative_elbo", "val/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
+
+# TensorBoard's custom scalars: category -> chart -> the metrics in it
+DASHBOARD = {
+    "the bound": {
+        "bits/dim": ["Multiline", ["train/bits_per_dim", "val/bits_per_dim"]],
+        "negative ELBO, nats": ["Multiline", ["train/negative_elbo", "val/negative_elbo"]],
+        "KL, nats": ["Multiline", ["train/kl", "val/kl"]],
+        "log p(y | z), nats": ["Multiline", ["train/log_likelihood", "val/log_likelihood"]],
+        "log p(r | z), nats": ["Multiline", ["train/residual", "val/residual"]],
+        "the post's loss, nats": ["Multiline", ["train/post_loss", "val/post_loss"]],
+    },
+    "sigma": {
+        "share of elements": ["Multiline", [f"val/sigma/{name}_fraction" for name in ("floor", "ceiling", "dead")]]
+    },
+    "latents and gradients": {
+        "active units": ["Multiline", ["val/active_units"]],
+        "norm of an epoch's last gradient": ["Multiline", ["train/gradient_norm"]],
+        "skipped updates": ["Multiline", ["train/skipped_updates"]],
+    },
+}
 
 
 class Job(NamedTuple):
@@ -40,6 +64,7 @@ class Job(NamedTuple):
     data: DataModule  # set up
     module: LitVAE
     trainer: L.Trainer
+    judge: Callable[[Dataset], Judge] | None  # loads it, or trains it
 
 
 def run(job: Job) -> Config:
@@ -58,7 +83,10 @@ def run(job: Job) -> Config:
     if not math.isfinite(score.metrics["test/negative_elbo"]):
         raise Diverged(trainer.global_step, "the best checkpoint's test score is not finite")
     draw(job, score)
-    result = result_of(job, val, score, folder.facts["cost"])
+    others = learning_metrics(folder) | score_seen(job.module.vae, job.data.dataset)
+    if job.judge is not None:
+        others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
+    result = result_of(job, val | others, score, folder.facts["cost"])
     write_json(folder.path / "result.json", result)
     return result
 
@@ -81,14 +109,17 @@ def train(job: Job) -> None:
 
 
 def announce_hyperparameters(job: Job) -> None:
-    """Writes the HPARAMS tab's entry with the tags of the real metrics, which get their values when they are logged.
+    """Writes the layout of TensorBoard's custom scalars, and the HPARAMS tab's entry with the tags of the real metrics,
+    which get their values when they are logged.
 
     Lightning's own way logs a placeholder value, which then stands in the curves.
     """
     settings = {**identity(job.config), **job.choices}
     values = {key: value for key, value in settings.items() if is_hyperparameter(key, value)}
+    board = job.trainer.logger.experiment
     for summary in hparams(values, dict.fromkeys(HPARAMS_METRICS, 0.0)):
-        job.trainer.logger.experiment.file_writer.add_summary(summary)
+        board.file_writer.add_summary(summary)
+    board.add_custom_scalars(DASHBOARD)
 
 
 def is_hyperparameter(key: str, value: object) -> bool:
@@ -104,8 +135,23 @@ def score_test(job: Job) -> Score:
     vae.cpu()  # so that pictures do not depend on the device
     logger.log_metrics(score.metrics, job.trainer.global_step)
     logger.finalize("success")
-    save_file(score.per_image, job.folder.path / "per_image.safetensors")
+    with replacing(job.folder.path / "per_image.safetensors") as beside:
+        save_file(score.per_image, beside)
+    if score.calibration:
+        with replacing(job.folder.path / "calibration.safetensors") as beside:
+            save_file(calibration.by_component(score.calibration, vae.representation), beside)
     return score
+
+
+def learning_metrics(folder: RunFolder) -> dict[str, float]:
+    """Of the training: the last epoch's `train/` metrics, dropout and batch statistics included, and its order."""
+    rows = read_history(folder.path / "history.csv")
+    last = max((row for row in rows if "train/objective" in row), key=lambda row: row["step"], default={})
+    metrics = {name: value for name, value in last.items() if name.startswith("train/")}
+    if (path := folder.path / "order_of_learning.safetensors").is_file():
+        order = order_of_learning.rank_correlation(**load_file(path))
+        metrics |= {} if order is None else {"order/rank_correlation": order}
+    return metrics
 
 
 def draw(job: Job, score: Score) -> None:
@@ -119,7 +165,8 @@ def draw(job: Job, score: Score) -> None:
         write_png(gallery.draw(subject, drawn), figures / f"{drawn}.png")
 
 
-def result_of(job: Job, val: dict[str, float], score: Score, cost: Config) -> Config:
+def result_of(job: Job, metrics: dict[str, float], score: Score, cost: Config) -> Config:
+    """`metrics`: all but the test's."""
     dataset, representation = job.data.dataset, job.module.vae.representation
     num_components = representation.event_shape.numel() if representation.is_projection else None
     return {
@@ -127,9 +174,9 @@ def result_of(job: Job, val: dict[str, float], score: Score, cost: Config) -> Co
         "seed": job.config["seed"],
         "choices": job.choices,
         "data": data_facts(dataset),
-        "metrics": val | score.metrics,
+        "metrics": metrics | score.metrics,
         "parts": score.parts,
-        "details": score.details,
+        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, dataset)},
         "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
         "cost": cost,
         "commit": commit(),
@@ -168,14 +215,3 @@ def cost_of(job: Job, seconds: float) -> Config:
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
-
-
-def commit() -> str | None:
-    """The framework's commit, with + if files were changed since; None outside a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.strip() + "+" * bool(changed.strip())

@@ -52,6 +52,11 @@ class LitVAE(L.LightningModule):
         self._terms.append(torch.stack([term.detach().mean() for term in per_image(result)]))
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.trainer.is_last_batch:  # before it is clipped; of one step, because it costs a pass over all weights
+            gradients = [weights.grad for weights in self.parameters() if weights.grad is not None]
+            self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+
     def on_validation_epoch_start(self) -> None:
         if self._losses:
             self._check_finite()  # before a checkpoint is written
@@ -62,9 +67,8 @@ class LitVAE(L.LightningModule):
         objective = torch.stack(self._losses).mean()
         self._losses.clear()
         self._terms.clear()
-        self.log_dict(
-            {"train/objective": objective, **bound_metrics("train", terms, is_density=self.vae.variance.is_density)}
-        )
+        bound = bound_metrics("train", terms, is_density=self.vae.variance.is_density)
+        self.log_dict({"train/objective": objective, "train/gradient_norm": self._gradient_norm, **bound})
 
     def validation_step(self, batch: Features, batch_idx: int) -> None:
         self._evaluated.append(evaluate(self.vae, evaluation_pass(self.vae, batch, batch_idx)))

@@ -5,20 +5,21 @@ outputs/<study>/<readable name>-<hash>/ holds status.json, result.json, checkpoi
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from svhn_vae.atomic import replacing
+
 Config = dict[str, Any]
 
 # What does not change a result: where things lie, who watches, on what it runs.
 NOT_IDENTITY = (
-    "study", "rerun", "cache", "logger", "callbacks.progress", "callbacks.pictures", "callbacks.order_of_learning",
-    "data.root", "data.verify", "data.url", "trainer.accelerator", "trainer.devices", "trainer.profiler",
-    "trainer.detect_anomaly", "compile", "checkpoint_every_n_epochs", "iw_samples",
+    "study", "question", "hypotheses", "rerun", "judge", "cache", "logger", "callbacks.progress", "callbacks.pictures",
+    "callbacks.order_of_learning", "data.root", "data.verify", "data.url", "trainer.accelerator", "trainer.devices",
+    "trainer.profiler", "trainer.detect_anomaly", "compile", "checkpoint_every_n_epochs", "iw_samples",
 )  # fmt: skip
 
 
@@ -57,16 +58,8 @@ def run_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """All of the file or none of it, on the disk when it returns."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with beside.open("w") as file:
-            json.dump(content, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as beside, beside.open("w") as file:
+        json.dump(content, file, indent=2)
 
 
 def read_json(path: Path) -> Config:
@@ -76,6 +69,9 @@ def read_json(path: Path) -> Config:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+KEPT = ("started", "data", "config", "choices", "cost")  # facts that outlast a change of status
 
 
 class RunFolder:
@@ -92,8 +88,8 @@ class RunFolder:
 
     @property
     def facts(self) -> Config:
-        """status (running, interrupted, done, diverged, failed), reason, step, started, ended, the data's digest, and
-        the cost once training has ended; {} before it begins."""
+        """status (running, interrupted, done, diverged, failed), reason, step, started, ended, the data's digest,
+        configuration and choices, and the cost once training has ended; {} before it begins."""
         return read_json(self.path / "status.json")
 
     @property
@@ -106,9 +102,9 @@ class RunFolder:
     def result(self) -> Config:
         return read_json(self.path / "result.json")
 
-    def begin(self, data: str) -> None:
-        """`data` is the digest of the images."""
-        self._write_status("running", started=time.time(), data=data)
+    def begin(self, data: str, config: Mapping[str, Any], choices: Mapping[str, str]) -> None:
+        """`data` is the digest of the images, `choices` the file chosen in each group."""
+        self._write_status("running", started=time.time(), data=data, config=config, choices=choices)
 
     def trained(self, cost: Config) -> None:
         """Training has ended: what is left is to evaluate."""
@@ -120,7 +116,7 @@ class RunFolder:
 
     def _write_status(self, status: str, **facts: Any) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = {name: value for name, value in self.facts.items() if name in ("started", "data", "cost")}
+        kept = {name: value for name, value in self.facts.items() if name in KEPT}
         write_json(self.path / "status.json", {**kept, "status": status, **facts})
 
     def set_aside(self) -> Path:

@@ -1,19 +1,18 @@
 """What a run folder keeps of a model: the representation once, and checkpoints of the rest. Nothing is unpickled."""
 
-import os
-
 import torch
 from safetensors.torch import load_file, save_file
 
+from svhn_vae.atomic import replacing
 from svhn_vae.runs import RunFolder
 from svhn_vae.vae import VAE
 
 
 def save_representation(vae: VAE, folder: RunFolder) -> None:
     """It never changes once fitted, so the checkpoints do without it."""
-    beside = folder.representation.with_suffix(".partial")
-    save_file({name: buffer.contiguous() for name, buffer in vae.representation.named_buffers()}, beside)
-    os.replace(beside, folder.representation)
+    state = {name: buffer.contiguous() for name, buffer in vae.representation.named_buffers()}
+    with replacing(folder.representation) as beside:
+        save_file(state, beside)
 
 
 def load_representation(vae: VAE, folder: RunFolder) -> None:

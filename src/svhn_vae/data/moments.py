@@ -3,8 +3,6 @@
 The whole spectrum is kept, so that every number of components, whitened or not, is a slice of it.
 """
 
-import contextlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from svhn_vae.atomic import replacing
 from svhn_vae.data.batches import dequantised_chunks
 from svhn_vae.scatter import FITS, Moments
 from svhn_vae.seeds import Stream
@@ -63,17 +62,12 @@ def _read(path: Path) -> Moments | None:
 
 
 def _write(moments: Moments, path: Path) -> None:
-    """All of the file or none of it, also when several processes write it; a notice where it cannot be written."""
-    beside = path.with_suffix(f".{os.getpid()}.partial")
+    """A notice where it cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(moments._asdict(), beside)
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            save_file(moments._asdict(), beside)
     except (safetensors.SafetensorError, OSError) as error:  # the run can do without
         print(
             f"  {path} cannot be written ({error}): the next run fits it anew; cache=FOLDER is another place",
             flush=True,
         )
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from svhn_vae.data.batches import centred, dequantised_chunks
+from svhn_vae.data.batches import EvaluationBatches, centred, dequantised_chunks
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.moments import MAX_IMAGES, spaced
 from svhn_vae.elbo import bits_per_dim
@@ -21,6 +21,7 @@ from svhn_vae.representation import cosine_basis
 from svhn_vae.runs import read_json, write_json
 from svhn_vae.scatter import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored
 from svhn_vae.seeds import Stream
+from svhn_vae.vae import VAE
 
 FORMAT = 2  # to be raised with any change of what is scored, so that older files are not read
 MAX_IMAGES_AT_ONCE = 10_000  # for what is fitted on the images themselves, not on their moments
@@ -40,7 +41,6 @@ def baselines(
         return kept
     scores = score(dataset.test.images, fitted(dataset.train.images, moments, num_components))
     with contextlib.suppress(OSError):  # the run can do without; the moments beside it have said so
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, scores)
     return scores
 
@@ -95,6 +95,21 @@ def diagonal_post_loss(images: Tensor, moments: Moments, num_components: int, ep
     scores = (centred(images, 0).flatten(1) - moments.mean.float()) @ moments.components[:num_components].T * unit
     variance = (moments.eigenvalues[:num_components] * unit**2).clamp(min=epsilon)
     return 0.5 * (scores.square().double() / variance + (2 * math.pi * variance).log()).sum(1).mean().item()
+
+
+@torch.no_grad()
+def gaussian_post_loss(vae: VAE, dataset: Dataset) -> float | None:
+    """The test images' post_loss under independent Gaussians of the coordinates y, with their variances over training
+    images and the head's floor: what a network has to beat. None of pixels."""
+    if not vae.representation.is_projection:
+        return None
+    floor = math.exp(vae.variance.log_variance_range[0])
+    train, test = (
+        torch.cat([batch.y.flatten(1).cpu() for batch in EvaluationBatches(images, vae.representation)]).double()
+        for images in (spaced(dataset.train.images, MAX_IMAGES_AT_ONCE), dataset.test.images)
+    )
+    variance = train.var(0).clamp(min=floor)
+    return 0.5 * ((test - train.mean(0)).square() / variance + (2 * math.pi * variance).log()).sum(1).mean().item()
 
 
 def ledoit_wolf(moments: Moments, x: Tensor, num_images: int) -> Gaussian:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from svhn_vae.evaluation.plot import rendered, use_log_scales
+from svhn_vae.representation import Representation
 
 COVERAGES = (50, 90, 99)  # percent
 NUM_BINS = 15
@@ -27,6 +28,7 @@ NUM_WORST = 5
 class Residuals(NamedTuple):
     """Of N images, on the CPU."""
 
+    y: Tensor  # (N, *E)
     error: Tensor  # (N, *E): y - mean
     sigma: Tensor  # (N, *E): as predicted
 
@@ -41,6 +43,9 @@ class Calibration(NamedTuple):
     per_element: Tensor  # (*E): residual_variance of each element of y
     predicted: Tensor  # (Q,): root mean square sigma in bins of equal size, the smallest sigma first
     actual: Tensor  # (Q,): root mean square error there
+    variance: Tensor  # (*E): of y
+    sigma2: Tensor  # (*E): mean squared sigma of each element
+    error2: Tensor  # (*E): mean squared error
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -63,7 +68,7 @@ class Calibration(NamedTuple):
 def residuals(likelihood: Distribution, y: Tensor) -> Residuals:
     """p(y | z) of images with features y (N, *E)."""
     sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).eps)  # 0 where a law on [0, 1) is all at one end
-    return Residuals((y - likelihood.mean).cpu(), sigma.cpu())
+    return Residuals(y.cpu(), (y - likelihood.mean).cpu(), sigma.cpu())
 
 
 def calibration(parts: list[Residuals]) -> Calibration:
@@ -80,7 +85,21 @@ def calibration(parts: list[Residuals]) -> Calibration:
         per_element=z.square().mean(0),
         predicted=predicted,
         actual=actual,
+        variance=whole.y.var(0, correction=0),
+        sigma2=whole.sigma.square().mean(0),
+        error2=whole.error.square().mean(0),
     )
+
+
+def by_component(found: Calibration, representation: Representation) -> dict[str, Tensor]:
+    """Reliability `predicted`, `actual` (Q,), and of each element of y, flat (E,), its variance over the images
+    `eigenvalue`, `sigma2` and `error2`, in squared units of pixels in [0, 1)."""
+    size = found.sigma2.numel()
+    unit = representation.scale.cpu().square().flatten()
+    unit = unit[:size] if representation.is_projection else unit.expand(size)
+    squares = {"eigenvalue": found.variance, "sigma2": found.sigma2, "error2": found.error2}
+    reliability = {"predicted": found.predicted, "actual": found.actual}
+    return reliability | {name: (square.flatten() * unit).contiguous() for name, square in squares.items()}
 
 
 def half_width(percent: int) -> float:

@@ -6,11 +6,9 @@ blurred, darker or reddish images are to it as good as real ones. So the feature
 Shapes: N images (N, 3, 32, 32) uint8; x (B, 3, 32, 32) in [0, 1) of a batch; F features.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from svhn_vae.atomic import replacing
 from svhn_vae.data.batches import centred
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages
@@ -203,15 +202,10 @@ def _path(dataset: Dataset, settings: Settings, cache: Path) -> Path:
 
 
 def _write(judge: Judge, settings: Settings, path: Path) -> None:
-    """All of the file or none of it, also when several processes write it; a notice where it cannot be written."""
-    beside = path.with_suffix(f".{os.getpid()}.partial")
+    """A notice where it cannot be written."""
     state = {name: value.contiguous() for name, value in judge.state_dict().items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, beside, metadata={"settings": json.dumps(dataclasses.asdict(settings))})
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            save_file(state, beside, metadata={"settings": json.dumps(dataclasses.asdict(settings))})
     except (safetensors.SafetensorError, OSError) as error:  # this judge is there all the same
         print(f"  {path} cannot be written ({error}): the next use trains it anew; cache=FOLDER is another place")
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()

@@ -9,6 +9,7 @@ Shapes: B images, E = event_shape of y, T times of measurement, G groups of comp
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from svhn_vae.cosine import cosines, to_frequencies
@@ -17,6 +18,7 @@ from svhn_vae.representation import Features
 from svhn_vae.vae import VAE
 
 MAX_GROUPS = 64
+MIN_EXPLAINED = 0.1  # of its variance, for a group to count as learnt
 
 
 @torch.no_grad()
@@ -33,6 +35,18 @@ def explained_variance(vae: VAE, features: Features) -> Tensor:
     groups = component_groups(vae.representation.event_shape)
     size = torch.bincount(groups)
     return 1 - torch.zeros(len(size)).index_add_(0, groups, ratio) / size
+
+
+def rank_correlation(epochs: Tensor, explained: Tensor) -> float | None:
+    """Epochs (T,), explained variance (T, G) -> Spearman's correlation of a group's place and the epoch at which half
+    of what is ever explained of it was: 1 if the largest variances come first. None of fewer than three groups learnt.
+    """
+    best = explained.max(0).values
+    learnt = (best > MIN_EXPLAINED).nonzero()[:, 0]
+    half = epochs[(explained[:, learnt] >= best[learnt] / 2).int().argmax(0)]
+    if len(learnt) < 3 or (half == half[0]).all():
+        return None
+    return float(spearmanr(learnt.numpy(), half.numpy()).statistic)
 
 
 def in_components(vae: VAE, array: Tensor) -> Tensor:

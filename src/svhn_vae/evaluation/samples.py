@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from svhn_vae.evaluation.judge import NUM_DIGITS, Judge
+from svhn_vae.evaluation.reconstruction import sharpness
 from svhn_vae.scatter import NUM_LEVELS
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.vae import VAE
 
 MAX_PAIRS = 20_000_000  # held at a time: 160 MB
 BATCH = 250  # images generated at a time
+AGREEMENTS = ("digit_agreement", "colour_distance", "colour_distance_of_others")
 NUM_NEIGHBOURS = 3  # k of precision and recall
 
 
@@ -46,6 +48,19 @@ class Agreement(NamedTuple):
 
     digit: float  # share of the variants in which the judge sees the source's digit
     colour_distance: float  # mean distance between the mean colours of variant and source, each channel in [0, 1)
+    colour_distance_of_others: float  # the same to all other sources: what chance has
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {f"analogies/{name}": value for name, value in zip(AGREEMENTS, self, strict=True)}
+
+
+class References(NamedTuple):
+    """What samples are compared with."""
+
+    images: Tensor  # for testing
+    real: Tensor  # a judge's features of them
+    known: Tensor  # and of training images
 
 
 def to_levels(x: Tensor) -> Tensor:
@@ -66,18 +81,21 @@ def generated(vae: VAE, num: int, *, noisy: bool) -> Tensor:
     return to_levels(torch.cat(parts))
 
 
-def judge_scores(judge: Judge, samples: Tensor, test_images: Tensor, train_images: Tensor) -> dict[str, float]:
-    """All figures of N samples by name, and the judge's own accuracy, which they are worth no more than."""
-    (generated, digits), real = judge.opinion(samples), judge.opinion(test_images).features
-    known = judge.opinion(train_images).features
+def references(judge: Judge, test_images: Tensor, train_images: Tensor) -> References:
+    return References(test_images, judge.opinion(test_images).features, judge.opinion(train_images).features)
+
+
+def judge_scores(judge: Judge, samples: Tensor, against: References) -> dict[str, float]:
+    """All figures of N samples by name; they are worth no more than the judge's accuracy."""
+    (generated, digits), (images, real, known) = judge.opinion(samples), against
     return {
-        "samples/frechet": frechet_distance(generated, real),
-        "samples/kernel": kernel_distance(generated, real),
-        "samples/precision": precision(generated, real),
-        "samples/recall": recall(generated, real),
-        "samples/digit_entropy": digit_entropy(digits).entropy,
-        "samples/memorised": memorised(generated, real, known),
-        "judge/accuracy": judge.test_accuracy.item(),
+        "frechet": frechet_distance(generated, real),
+        "kernel": kernel_distance(generated, real),
+        "precision": precision(generated, real),
+        "recall": recall(generated, real),
+        "digit_entropy": digit_entropy(digits).entropy,
+        "memorised": memorised(generated, real, known),
+        "sharpness": sharpness(samples / NUM_LEVELS, images / NUM_LEVELS),
     }
 
 
@@ -170,8 +188,11 @@ def memorised(generated: Tensor, real: Tensor, known: Tensor) -> float:
 def agreement(judge: Judge, sources: Tensor, variants: Tensor) -> Agreement:
     """Of S sources (S, 3, 32, 32) and V variants of each (S, V, 3, 32, 32), both uint8."""
     digits = judge.opinion(variants.flatten(0, 1)).digits.view(variants.shape[:2])
-    colours, due = (images.double().mean((-2, -1)) / NUM_LEVELS for images in (variants, sources[:, None]))
+    colours, due = (images.double().mean((-2, -1)) / NUM_LEVELS for images in (variants, sources))
+    distances = torch.cdist(colours.flatten(0, 1), due).view(*digits.shape, len(due))  # (S, V, S)
+    is_own = torch.eye(len(due), dtype=torch.bool)[:, None].expand_as(distances)
     return Agreement(
         (digits == judge.opinion(sources).digits[:, None]).double().mean().item(),
-        (colours - due).norm(dim=-1).mean().item(),
+        distances[is_own].mean().item(),
+        distances[~is_own].mean().item(),
     )

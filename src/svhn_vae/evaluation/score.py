@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svhn_vae.data.batches import EvaluationBatches
+from svhn_vae.data.batches import EvaluationBatches, centred
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.moments import spaced
@@ -19,6 +19,7 @@ from svhn_vae.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard
 from svhn_vae.evaluation.bounds import Estimate, importance_weighted
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
 from svhn_vae.evaluation.latents import linear_probe, of_the_aggregate
+from svhn_vae.evaluation.reconstruction import reconstruction_metrics, round_trip_metrics
 from svhn_vae.lit import NUM_DIMS, evaluate, evaluation_pass, summarise
 from svhn_vae.networks.interface import OneLevel
 from svhn_vae.vae import VAE
@@ -27,6 +28,7 @@ SPLITS = ("test", "val")
 # Images looked at, evenly spaced: a logarithm more would change the aggregate posterior by less than a nat, and some
 # heads' variances are sums over 256 levels.
 MAX_AGGREGATED, MAX_CALIBRATED, MAX_PROBED = 10_000, 1_000, 5_000
+MAX_RECONSTRUCTED, MAX_SEEN = 1_000, 5_000
 
 
 class Score(NamedTuple):
@@ -77,6 +79,7 @@ def score_run(vae: VAE, dataset: Dataset, *, split: str, iw_samples: int) -> Sco
         **(aggregate_metrics(passes.posteriors) if passes.posteriors else {}),
         **probe_metrics(vae, dataset.train, batches, labels),
         **(calibrated.metrics if calibrated else {}),
+        **picture_metrics(vae, images),
     }
     details = {
         "iw_curve": [point._asdict() for point in curve],
@@ -87,6 +90,15 @@ def score_run(vae: VAE, dataset: Dataset, *, split: str, iw_samples: int) -> Sco
         score.per_image["iw_elbo"] = estimates[iw_samples].log_px.float()
     metrics = bound | {f"{split}/{name}": value for name, value in found.items()}
     return score._replace(metrics=metrics, details=details, calibration=calibrated)
+
+
+@torch.no_grad()
+def score_seen(vae: VAE, dataset: Dataset) -> dict[str, float]:
+    """The bound of training images, scored as test images are: what it has more than theirs is overfitting."""
+    batches = EvaluationBatches(spaced(dataset.train.images, MAX_SEEN), vae.representation)
+    evaluated = [evaluate(vae.eval(), evaluation_pass(vae, batch, index)) for index, batch in enumerate(batches)]
+    found = summarise("seen", evaluated, is_density=vae.variance.is_density)
+    return {name: value.item() for name, value in found.items()}
 
 
 def run_passes(vae: VAE, batches: EvaluationBatches) -> Passes:
@@ -142,6 +154,13 @@ def importance_metrics(last: CurvePoint) -> dict[str, float]:
 
 def aggregate_metrics(posteriors: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
     return of_the_aggregate(*(torch.cat(arrays) for arrays in zip(*posteriors, strict=True)))
+
+
+def picture_metrics(vae: VAE, images: Tensor) -> dict[str, float]:
+    """Of reconstructions and, where the representation cuts something off, of what it leaves."""
+    x = centred(spaced(images, MAX_RECONSTRUCTED), 0).to(vae.device)
+    found = reconstruction_metrics(vae, x)
+    return found | (round_trip_metrics(vae.representation, x) if vae.representation.is_projection else {})
 
 
 def probe_metrics(vae: VAE, train: LabelledImages, batches: EvaluationBatches, labels: Tensor) -> dict[str, float]:

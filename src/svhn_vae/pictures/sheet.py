@@ -12,6 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from svhn_vae.atomic import replacing
+
 MAGNIFICATION = 3
 GAP = 2  # pixels between images
 CAPTION_HEIGHT = 20  # of a line
@@ -67,5 +69,5 @@ def write(sheet: Image.Image, where: tuple[float, float], text: str, anchor: str
 
 
 def write_png(picture: np.ndarray, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    with replacing(path) as beside:
+        Image.fromarray(picture).save(beside, "PNG")

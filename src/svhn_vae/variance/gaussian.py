@@ -48,8 +48,6 @@ class DiagonalNormal(Distribution):
 class GaussianHead(VarianceHead):
     """A Gaussian with independent elements; a subclass says what their log-variance is."""
 
-    log_variance_range = (-math.inf, math.inf)
-
     @abstractmethod
     def log_variance(self, raw: Tensor) -> Tensor:
         """raw (B, P - 1, *E) -> log sigma^2, broadcastable to (B, *E)."""

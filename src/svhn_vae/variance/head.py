@@ -1,5 +1,6 @@
 """What a variance head is."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ class VarianceHead(nn.Module, ABC):
     params_per_element: int  # numbers that the decoder emits for each element of y
     bounded = True  # False: the density's gradient can overflow, by design
     is_density = True  # False: log_prob is no density of y, so the run has no bits per dimension and is not ranked
+    log_variance_range = (-math.inf, math.inf)  # of log sigma^2
     initial_factor = 1.0  # on the decoder's initial weights of all that it emits per element but the mean
 
     def __init__(self, event_shape: Sequence[int]) -> None:

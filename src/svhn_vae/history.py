@@ -1,0 +1,79 @@
+"""A run's learning curves as a table, history.csv: what TensorBoard draws, for programs and people to read."""
+
+import csv
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch.loggers.logger import DummyExperiment, Logger
+
+from svhn_vae.atomic import replacing
+
+SECONDS_BETWEEN_WRITES = 5.0
+PLACE = ("epoch", "step", "seconds")  # the columns before those of the metrics
+
+
+class History(Logger):
+    """One row per step at which metrics were logged: epoch, step, seconds since training began, and the metrics.
+
+    A continued run takes up the rows of its first part; those that it makes again replace the earlier ones.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._rows = {int(row["step"]): row for row in read_history(path)}
+        self._start: float | None = None
+        self._written = -SECONDS_BETWEEN_WRITES
+        self._ended = False
+
+    name = "history"
+    version = ""
+
+    @property
+    def experiment(self) -> DummyExperiment:
+        return DummyExperiment()
+
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
+        """They are in status.json."""
+
+    def log_graph(self, *args: object, **kwargs: object) -> None:
+        """Lightning calls this when training begins: the clock starts, or goes on."""
+        if self._start is None:
+            self._start = time.monotonic() - max((row["seconds"] for row in self._rows.values()), default=0.0)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        if self._ended:  # the best checkpoint's, which are no part of the curve
+            return
+        row = self._rows.setdefault(step, {})
+        row |= {**metrics, "step": step, "seconds": time.monotonic() - self._start}
+
+    def save(self) -> None:
+        """Lightning calls this after every row; the file is written now and then."""
+        if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
+            self._write()
+
+    def finalize(self, status: str) -> None:
+        self._write()
+        self._ended = True
+
+    def _write(self) -> None:
+        rows = [self._rows[step] for step in sorted(self._rows)]
+        if not rows:
+            return
+        metrics = sorted({name for row in rows for name in row} - set(PLACE))
+        with replacing(self.path) as beside, beside.open("w", newline="") as file:
+            table = csv.DictWriter(file, [*PLACE, *metrics])
+            table.writeheader()
+            table.writerows(rows)
+        self._written = time.monotonic()
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a history.csv, each without the metrics that it has not; [] where there is none or a damaged one."""
+    try:
+        with path.open(newline="") as file:
+            rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError):
+        return []
+    return rows if all(set(PLACE) <= set(row) for row in rows) else []

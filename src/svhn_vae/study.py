@@ -1,0 +1,29 @@
+"""A study is a folder of runs, what was asked of it, and the commands that made it. Knows neither torch nor Hydra."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from svhn_vae.runs import read_json, write_json
+
+
+def note_command(study: Path, command: str, question: str | None, hypotheses: list[dict[str, Any]]) -> None:
+    """Adds a command to the study's study.json. Its question and hypotheses are those of the last command that had any:
+    the runs do not depend on them."""
+    path = study / "study.json"
+    before = read_json(path)
+    asked = {"question": question, "hypotheses": hypotheses}
+    commands = [*before.get("commands", []), {"command": command, "time": time.time(), "commit": commit()}]
+    write_json(path, {**before, **{key: value for key, value in asked.items() if value}, "commands": commands})
+
+
+def commit() -> str | None:
+    """The framework's commit, with + if files were changed since; None outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + "+" * bool(changed.strip())
