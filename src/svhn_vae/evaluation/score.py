@@ -28,7 +28,7 @@ SPLITS = ("test", "val")
 # Images looked at, evenly spaced: a logarithm more would change the aggregate posterior by less than a nat, and some
 # heads' variances are sums over 256 levels.
 MAX_AGGREGATED, MAX_CALIBRATED, MAX_PROBED = 10_000, 1_000, 5_000
-MAX_RECONSTRUCTED, MAX_SEEN = 1_000, 5_000
+MAX_RECONSTRUCTED, MAX_SEEN = 1_000, 2_000
 
 
 class Score(NamedTuple):
