@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA as SklearnPCA
 
 from svhn_vae.data.batches import dequantised_chunks
 from svhn_vae.data.dataset import Dataset
+from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.mat import LabelledImages, read_mat
 from svhn_vae.data.moments import moments_once
 from svhn_vae.evaluation import baselines as module
@@ -21,6 +22,7 @@ from svhn_vae.evaluation.baselines import (
     cosine_student_t,
     diagonal_post_loss,
     fitted,
+    gaussian_post_loss,
     gaussians,
     ledoit_wolf,
     score,
@@ -29,6 +31,7 @@ from svhn_vae.evaluation.densities import StudentT, Uniform
 from svhn_vae.evaluation.mixture import PPCA, by_smoothness, fit_mixture, maximise
 from svhn_vae.scatter import DEQUANTISATION_VARIANCE, FITS, Moments, floored, robust_moments, sample_moments
 from svhn_vae.seeds import Stream
+from test_lit import fitted as fitted_vae
 
 REAL = Path(__file__).parents[2] / "shared" / "svhn"
 NUM_PIXELS = 48
@@ -419,3 +422,27 @@ def test_the_posts_loss_is_that_of_scikit_learns_coordinates_of_pixels_over_255(
     spread = np.sqrt(np.maximum(variance, epsilon))
     expected = -stats.norm.logpdf(y, scale=spread).sum(1).mean()
     assert diagonal_post_loss(TEST, sample_moments(X_TRAIN), 10, epsilon) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_post_loss_of_a_gaussian_is_scipys_in_the_models_coordinates():
+    """Of the test images with the noise that they are scored with; the floor is the head's."""
+    vae = fitted_vae(
+        "pca.whiten=true", "pca.n_components=20", "network_scale=0.03125", "variance.epsilon=0.665"
+    ).vae.eval()
+    parts = [LabelledImages(*map(torch.from_numpy, draw_digits(num, seed=num))) for num in (60, 10, 30)]
+    found = gaussian_post_loss(vae, Dataset("digits", True, *parts))
+    [train], [test] = (
+        [vae.representation(x).y.double().numpy() for x in dequantised_chunks(part.images, Stream.EVALUATION_NOISE)]
+        for part in (parts[0], parts[2])
+    )
+    variance = train.var(0, ddof=1)
+    assert (variance < 0.665).any()
+    assert (variance > 0.665).any()
+    expected = -stats.norm.logpdf(test, train.mean(0), np.sqrt(np.maximum(variance, 0.665))).sum(1).mean()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_pixels_have_no_post_loss_of_a_gaussian():
+    vae = fitted_vae("model=conv", "network_scale=0.03125").vae.eval()
+    parts = [LabelledImages(*map(torch.from_numpy, draw_digits(10, seed=num))) for num in range(3)]
+    assert gaussian_post_loss(vae, Dataset("digits", True, *parts)) is None

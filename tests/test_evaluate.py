@@ -17,7 +17,10 @@ from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.elbo import bits_per_dim
-from svhn_vae.evaluation.score import Score, score_run
+from svhn_vae.evaluation.judge import Judge
+from svhn_vae.evaluation.judged import judged
+from svhn_vae.evaluation.samples import generated, judge_scores, references
+from svhn_vae.evaluation.score import Score, score_run, score_seen
 from test_end_to_end import TINY, train
 from test_lit import fitted
 
@@ -62,6 +65,29 @@ def test_the_latents_kl_and_its_parts(model, dataset):
     if model == "conv":
         parts = metrics["test/mutual_information"] + metrics["test/aggregate_kl"]
         assert parts == pytest.approx(metrics["test/kl"], rel=1e-4)
+
+
+def test_training_images_are_scored_as_test_images_are(dataset):
+    vae = fitted("model=conv", SMALL).vae
+    swapped = Dataset("digits", True, dataset.test, dataset.val, dataset.train)
+    test = score_run(vae, dataset, split="test", iw_samples=0).metrics
+    for name, value in score_seen(vae, swapped).items():
+        assert value == test[name.replace("seen/", "test/")]
+
+
+def test_a_judge_is_asked_about_samples_and_analogies(dataset):
+    vae, judge = fitted("model=conv", SMALL).vae.eval(), Judge(4, 0.0).eval()
+    judge.test_accuracy.fill_(0.75)
+    found = judged(vae, dataset, judge)
+    assert found.metrics["judge/accuracy"] == 0.75
+    kinds = {name.partition("/")[0] for name in found.metrics}
+    assert kinds == {"samples", "noisy_samples", "validation", "analogies", "judge"}
+    real = references(judge, dataset.test.images, dataset.train.images)
+    assert found.scores["validation"] == judge_scores(judge, dataset.val.images, real)
+    means = generated(vae, len(dataset.val.labels), noisy=False)
+    assert found.scores["samples"] == judge_scores(judge, means, real)
+    assert found.scores["noisy_samples"] != found.scores["samples"]
+    assert judged(vae, dataset, judge) == found
 
 
 def test_without_samples_there_is_no_curve(dataset):

@@ -6,9 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from scipy.stats import spearmanr
 
 from svhn_vae.callbacks import OrderOfLearning
-from svhn_vae.evaluation.order_of_learning import MAX_GROUPS, component_groups, draw, explained_variance
+from svhn_vae.evaluation.order_of_learning import (
+    MAX_GROUPS,
+    component_groups,
+    draw,
+    explained_variance,
+    rank_correlation,
+)
 from test_lit import features, fitted, fitted_module
 
 
@@ -49,6 +56,25 @@ def test_the_plot_is_a_picture(event_shape, epochs):
     picture = draw(epochs, torch.rand(len(epochs), num_groups), torch.Size(event_shape), "caption")
     assert picture.shape[2] == 3
     assert picture.std() > 10
+
+
+EPOCHS = torch.tensor([1, 2, 3, 5])
+
+
+def test_groups_learnt_in_their_order_have_correlation_one():
+    explained = torch.tensor([[0.9, 0.1, 0.0, 0.0], [0.9, 0.8, 0.1, 0.0], [0.9, 0.8, 0.5, 0.0], [0.9, 0.8, 0.6, 0.05]])
+    assert rank_correlation(EPOCHS, explained) == pytest.approx(1)  # the last one is not learnt and does not count
+    assert rank_correlation(EPOCHS, explained.flip(1)) == pytest.approx(-1)
+
+
+def test_the_correlation_is_scipys_where_epochs_are_shared():
+    explained = torch.tensor([[0.5, 0.6, 0.0, 0.0], [0.5, 0.6, 0.0, 0.7], [0.5, 0.6, 0.7, 0.7], [0.5, 0.6, 0.7, 0.7]])
+    assert rank_correlation(EPOCHS, explained) == pytest.approx(spearmanr([0, 1, 2, 3], [1, 1, 3, 2]).statistic)
+
+
+@pytest.mark.parametrize("explained", [torch.zeros(4, 5), torch.tensor([[0.9, 0.9, 0.0]] * 4), torch.ones(4, 5)])
+def test_no_correlation_of_too_few_groups_or_one_epoch(explained):
+    assert rank_correlation(EPOCHS, explained) is None
 
 
 class TestCallback:

@@ -1,0 +1,42 @@
+"""What is known of a study: the commands, the question, and the framework's commit."""
+
+import json
+import subprocess
+
+from svhn_vae import study
+from svhn_vae.study import commit, note_command
+
+CLAIM = {"claim": "a", "metric": "test/bits_per_dim"}
+
+
+def noted(folder) -> dict:
+    return json.loads((folder / "study.json").read_text())
+
+
+def test_commands_add_up_in_their_order(tmp_path, monkeypatch):
+    times = iter([10.0, 20.0])
+    monkeypatch.setattr(study.time, "time", lambda: next(times))
+    note_command(tmp_path / "new", "first", "why?", [CLAIM])
+    note_command(tmp_path / "new", "second", None, [])
+    found = noted(tmp_path / "new")
+    assert [(entry["command"], entry["time"]) for entry in found["commands"]] == [("first", 10.0), ("second", 20.0)]
+    assert (found["question"], found["hypotheses"]) == ("why?", [CLAIM])
+
+
+def test_the_newest_question_counts(tmp_path):
+    note_command(tmp_path, "first", "why?", [CLAIM])
+    note_command(tmp_path, "second", "how?", [])
+    assert (noted(tmp_path)["question"], noted(tmp_path)["hypotheses"]) == ("how?", [CLAIM])
+
+
+def test_a_damaged_file_is_replaced(tmp_path):
+    (tmp_path / "study.json").write_text("{")
+    note_command(tmp_path, "first", None, [])
+    assert len(noted(tmp_path)["commands"]) == 1
+
+
+def test_the_commit_is_gits(monkeypatch):
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=study.__file__[:-8])
+    assert head.stdout.startswith(commit().rstrip("+"))
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None
