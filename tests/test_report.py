@@ -13,8 +13,8 @@ from rich.console import Console
 from safetensors.numpy import save_file
 from scipy import stats
 
-from svhn_vae.report.collect import Run, labels, read_runs, variants
-from svhn_vae.report.table import by_data, print_study
+from svhn_vae.report.collect import Run, by_data, labels, read_runs, variants
+from svhn_vae.report.table import print_study
 
 SVHN = {"name": "svhn train", "synthetic": False, "digest": "0123456789abcdef"}
 SVHN |= {"num_train": 6749, "num_val": 750, "num_test": 1499}
@@ -118,7 +118,8 @@ def test_a_run_that_has_just_begun(study):
     folder = study / "new"
     folder.mkdir()
     (folder / "status.json").write_text('{"status": "running", "started": 1.0, "data": "d"}')
-    assert read_runs(study) == [Run("new", "running", "", {})]
+    facts = {"status": "running", "started": 1.0, "data": "d"}
+    assert read_runs(study) == [Run("new", "running", "", {}, facts)]
 
 
 def test_an_old_result_of_a_run_that_runs_again_is_not_its_result(study):
@@ -133,18 +134,19 @@ def test_damaged_result_is_not_dropped_silently(study, content):
     path.unlink() if content is None else path.write_text(content)
     [run] = read_runs(study)
     assert (run.name, run.status, run.result) == ("hurt", "failed", {})
-    assert "result.json" in run.reason
-    assert "rerun=true" in run.reason
-    assert "failed: hurt: its result.json is missing or damaged" in printed(study)
+    assert "failed: hurt: result.json is missing or damaged" in printed(study)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "do'])
 def test_damaged_status_is_not_dropped_silently(study, content):
     (write_done(study, "hurt") / "status.json").write_text(content)
     [run] = read_runs(study)
-    assert (run.name, run.result) == ("hurt", {})
-    assert run.status != "done"
-    assert "hurt" in printed(study)
+    assert (run.name, run.status, run.result["name"]) == ("hurt", "done", "hurt")
+    assert "done: hurt: status.json is damaged: result.json says that it is done" in printed(study)
+    (study / "hurt" / "result.json").unlink()
+    [run] = read_runs(study)
+    assert (run.name, run.status, run.result) == ("hurt", "new", {})
+    assert "new: hurt: status.json is damaged" in printed(study)
 
 
 def test_what_is_no_run_or_was_set_aside_is_left_out(study):
@@ -222,6 +224,23 @@ def test_labels_tell_presets_from_each_other_when_changed():
     assert len(set(found)) == 3, found
 
 
+def test_every_variant_has_a_label_of_its_own():
+    """Also where they differ in nothing that a setting is, as in a class that was renamed."""
+    moved = {"variance": {**CONFIG["variance"], "_target_": "elsewhere.ReluEps"}}
+    found = [variant.label for variant in variants(runs_of({}, moved))]
+    assert len(set(found)) == 2
+
+
+def test_unfinished_runs_are_with_the_others_of_their_configuration(study):
+    write_done(study, "a0", seed=0)
+    facts = {"status": "diverged", "reason": "nan", "config": {**copy.deepcopy(CONFIG), "seed": 1}, "choices": CHOICES}
+    (study / "a1").mkdir()
+    (study / "a1" / "status.json").write_text(json.dumps(facts))
+    [variant] = variants(read_runs(study))
+    assert [run.name for run in variant.runs] == ["a0"]
+    assert [run.name for run in variant.unfinished] == ["a1"]
+
+
 def test_seconds_of_a_continued_run_are_marked_as_a_part(study):
     folder = write_done(study, "a")
     content = json.loads((folder / "result.json").read_text())
@@ -291,6 +310,27 @@ def test_what_the_seeds_can_tell_from_the_best_is_said(study):
     text = printed(study)
     assert "best: pca.n_components=1; worse than it: 1 of 2 (95 %, Holm, paired by seed)" in text
     assert "cannot be told apart from it: pca.n_components=2" in text
+
+
+def test_only_pairs_that_share_few_seeds_are_compared_by_image(study):
+    rng = np.random.default_rng(1)
+    noise = (0.0, 0.01, -0.01)
+    for k, num_seeds in ((1, 3), (2, 3), (3, 1)):
+        for seed in range(num_seeds):
+            bits = 3.0 + k + k * noise[seed]
+            folder = write_done(study, f"run{k}{seed}", seed=seed, bits=bits, **setting("pca", n_components=k))
+            save_file(
+                {"elbo": rng.normal(10_000 - 300 * k, 10, 80).astype(np.float32)}, folder / "per_image.safetensors"
+            )
+    how = "by seed; by image, in blocks of neighbours, where two share fewer than 3 seeds"
+    assert f"worse than it: 2 of 2 (95 %, Holm, paired {how})" in printed(study)
+
+
+def test_variants_without_a_common_seed_are_not_compared_by_seed(study):
+    for k in (1, 2):
+        for seed in range(3):
+            write_done(study, f"run{k}{seed}", seed=3 * k + seed, bits=3.0 + k, **setting("pca", n_components=k))
+    assert "worse than it" not in printed(study)  # and their images were not kept
 
 
 def test_one_seed_is_compared_image_by_image(study):
@@ -369,7 +409,7 @@ def test_where_the_files_are(study):
 
 def test_report_needs_neither_torch_nor_lightning():
     code = (
-        "import sys, svhn_vae.runs, svhn_vae.report.collect, svhn_vae.report.table;"
+        "import sys, svhn_vae.runs, svhn_vae.report.collect, svhn_vae.report.table, svhn_vae.report.page;"
         "print({'torch', 'lightning', 'hydra', 'omegaconf', 'sklearn'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -10,10 +10,13 @@ from svhn_vae.report.statistics import (
     blocks,
     clustered_mean,
     compare_all,
+    estimate,
     holm,
     mean_interval,
+    paired_by_block,
     paired_by_image,
     paired_by_seed,
+    summed,
 )
 
 RNG = np.random.default_rng(0)
@@ -43,6 +46,14 @@ def test_of_one_seed_there_is_no_interval():
 def test_scores_without_any_spread():
     assert mean_interval([3.0, 3.0, 3.0]) == (3.0, 3.0, 3.0, 0.0, 3)
     assert paired_by_seed(by_seed(A), by_seed(A)) == (0.0, 0.0, 0.0, 1.0, 6)
+
+
+def test_an_estimate_of_what_has_no_interval():
+    assert estimate([3.0])[0] == 3.0
+    assert np.isnan(estimate([3.0])[1:4]).all()
+    assert np.isnan(estimate([3.0, np.nan]).high)
+    assert np.isnan(estimate([]).mean)
+    assert estimate(A) == mean_interval(A)
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
@@ -84,6 +95,13 @@ def test_blocks_are_contiguous_and_the_last_may_be_short():
     assert blocks(19).tolist() == [0] * 8 + [1] * 8 + [2] * 3
 
 
+def test_pairs_of_sums_are_those_of_images():
+    rng = np.random.default_rng(5)
+    a, b, clusters = rng.normal(2.3, 0.1, 1499), rng.normal(2.4, 0.1, 1499), blocks(1499)
+    found = paired_by_block(summed(a, clusters), summed(b, clusters))
+    assert found == pytest.approx(paired_by_image(a, b, clusters))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -91,6 +109,7 @@ def test_blocks_are_contiguous_and_the_last_may_be_short():
         (lambda: paired_by_seed({0: 1.0}, {1: 2.0}), "at least 2 seeds or clusters, got 0"),
         (lambda: paired_by_image(A, B, np.zeros(6)), "at least 2 seeds or clusters, got 1"),
         (lambda: paired_by_image(A, B[:1], np.arange(6)), r"the same images, got \(6,\), \(1,\), \(6,\)"),
+        (lambda: paired_by_block(summed(A, np.arange(6)), summed(B[:5], np.arange(5))), "the same images, got 6 and 5"),
         (lambda: mean_interval([1.0, np.nan]), "expected finite scores"),
     ],
 )

@@ -1,11 +1,19 @@
 """The runs of a study, from their folders. Needs neither torch nor lightning."""
 
 import json
-from collections.abc import Sequence
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from svhn_vae.report.settings import in_words, telling
 from svhn_vae.runs import RunFolder, identity
+
+METRIC = "test/bits_per_dim"
+UNKNOWN_DATA = "unknown data: these runs ended before they had read any"
 
 
 class Run(NamedTuple):
@@ -13,8 +21,46 @@ class Run(NamedTuple):
 
     name: str
     status: str
-    reason: str  # why it diverged or failed
-    result: dict[str, Any]  # {} unless done
+    reason: str  # why it diverged or failed, or which of its files is damaged
+    result: Mapping[str, Any]  # {} unless done
+    facts: Mapping[str, Any] = MappingProxyType({})  # status.json: times, step, cost, configuration
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Resolved; {} of a run that has neither finished nor noted it, as older ones did not."""
+        return (self.result or self.facts).get("config", {})
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        return (self.result or self.facts).get("choices", {})
+
+    @property
+    def seed(self) -> int | None:
+        return self.config.get("seed")
+
+    @property
+    def digest(self) -> str | None:
+        """Names the run's images."""
+        return self.result["data"]["digest"] if self.result else self.facts.get("data")
+
+    @property
+    def commit(self) -> str:
+        """Empty where it was not noted."""
+        return (self.result or self.facts).get("commit") or ""
+
+    @property
+    def cost(self) -> Mapping[str, Any]:
+        """{} of a run whose training has not ended."""
+        return (self.result or self.facts).get("cost", {})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Choices, and by dotted key every value that decides the result, but for the seed."""
+        return {**self.choices, **_values(self)}
+
+    def metric(self, name: str) -> float:
+        """NaN where it has none."""
+        return self.result.get("metrics", {}).get(name, math.nan)
 
 
 def read_runs(study: Path) -> list[Run]:
@@ -24,70 +70,89 @@ def read_runs(study: Path) -> list[Run]:
 
 
 def _read(folder: RunFolder) -> Run:
-    facts, result = folder.facts, folder.result
+    facts = folder.facts
     status = facts.get("status", "new")
-    if status == "done" and not result:
-        status, facts = "failed", {"reason": "its result.json is missing or damaged: rerun=true makes it anew"}
-    finished = result if status == "done" else {}
-    return Run(folder.path.name, status, facts.get("reason", ""), finished)
+    result = folder.result if status == "done" else {}
+    reason = facts.get("reason", "") if result and "started" in facts else facts.get("reason") or folder.damage
+    return Run(folder.path.name, "failed" if status == "done" and not result else status, reason, result, facts)
+
+
+def by_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by their data: figures on different images do not compare, so each data set has a table of its own.
+
+    A run that has not finished goes to its images where they are known, and to the only ones where it had read none.
+    """
+    titles = {run.digest: data_title(run) for run in runs if run.result}
+    groups: dict[str, list[Run]] = {title: [] for title in titles.values()}
+    only = next(iter(groups)) if len(groups) == 1 else UNKNOWN_DATA
+    for run in runs:
+        title = titles.get(run.digest, f"data {run.digest}" if run.digest else only)
+        groups.setdefault(title, []).append(run)
+    return groups
+
+
+def data_title(run: Run) -> str:
+    data = run.result["data"]
+    return f"{data['name']} data {data['digest']}, {data['num_train']:,} images to train, {data['num_test']:,} to test"
 
 
 class Variant(NamedTuple):
-    """Finished runs that differ in their seed alone."""
+    """Runs that differ in their seed alone."""
 
     label: str
-    runs: list[Run]  # in the order of their seeds
+    runs: list[Run]  # the finished ones, in the order of their seeds
+    unfinished: list[Run]  # all others: diverged, failed, interrupted, running
+    settings: dict[str, Any]  # {} where they were not noted
 
     def scores(self, metric: str) -> dict[int, float]:
         """Seed -> the metric, of the runs that have it."""
-        results = [run.result for run in self.runs]
-        return {result["seed"]: result["metrics"][metric] for result in results if metric in result["metrics"]}
+        return {run.seed: run.metric(metric) for run in self.runs if metric in run.result["metrics"]}
+
+    @property
+    def score(self) -> float:
+        """The mean bits/dim over seeds; NaN where there is no density, or nothing has finished."""
+        scores = self.scores(METRIC).values()
+        return statistics.fmean(scores) if scores else math.nan
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        return (self.runs or self.unfinished)[0].choices
 
 
 def variants(runs: Sequence[Run]) -> list[Variant]:
-    """Finished runs by configuration, whatever their seed, each under a label that tells it from the others."""
+    """Runs by configuration, whatever their seed, each under a label that tells it from the others.
+
+    A run whose configuration is not known stands alone, under its name.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        settings = {**identity(run.result["config"]), **run.result["choices"], "seed": None}
-        groups.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(run)
+        settings = {**identity(run.config), **run.choices, "seed": None}
+        key = json.dumps(settings, sort_keys=True, default=str) if run.config else run.name
+        groups.setdefault(key, []).append(run)
     first = [group[0] for group in groups.values()]
-    named = labels(first) if len(first) > 1 else [run.name.rpartition("-seed")[0] or run.name for run in first]
+    known = [run for run in first if run.config]
+    named = labels(known) if len(known) > 1 else [run.name.rpartition("-seed")[0] or run.name for run in known]
+    label_of = dict(zip((run.name for run in known), named, strict=True))
     return [
-        Variant(label, sorted(group, key=lambda run: run.result["seed"]))
-        for label, group in zip(named, groups.values(), strict=True)
+        _variant(label_of.get(run.name, run.name), group) for run, group in zip(first, groups.values(), strict=True)
     ]
 
 
-PRESETS = ("trainer", "experiment")  # their choices set values of other groups
+def _variant(label: str, group: list[Run]) -> Variant:
+    finished = [run for run in group if run.result]
+    finished.sort(key=lambda run: run.seed)
+    return Variant(label, finished, [run for run in group if not run.result], group[0].settings)
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """What tells each finished run from the others but its seed, for instance `variance=logvar pca.whiten=true`.
-
-    A choice is named where the runs differ in it; a value only where runs of the same choices differ in it, because
-    otherwise it follows from the choice.
-    """
-    choices = [run.result["choices"] for run in runs]
-    groups = dict.fromkeys((group for choice in choices for group in choice), "none")  # of a group not chosen from
-    values = [{**groups, **choice, **_values(run)} for choice, run in zip(choices, runs, strict=True)]
-    keys = dict.fromkeys(key for run in values for key in run)
-    telling = [[key for key in keys if key in run and _tells(key, run, values)] for run in values]
-    return [" ".join(f"{key}={_text(run[key])}" for key in shown) for run, shown in zip(values, telling, strict=True)]
+    """What tells each run from the others but its seed, for instance `variance=logvar pca.whiten=true`."""
+    groups = list(dict.fromkeys(group for run in runs for group in run.choices))
+    told = telling([run.settings for run in runs], groups)
+    found = [" ".join(f"{key}={in_words(value)}" for key, value in shown.items()) for shown in told]
+    twice = {label for label, times in Counter(found).items() if times > 1}  # they differ in what is no setting
+    return [f"{label} {run.name}".strip() if label in twice else label for label, run in zip(found, runs, strict=True)]
 
 
 def _values(run: Run) -> dict[str, Any]:
-    """By dotted key, every value that decides the result."""
-    settings = identity(run.result["config"]).items()
+    settings = identity(run.config).items()
     return {key: value for key, value in settings if "_target_" not in key and key != "seed"}
-
-
-def _tells(key: str, run: dict[str, Any], others: Sequence[dict[str, Any]]) -> bool:
-    """Whether a run differs in `key` from another one that made the choices which the value may follow from."""
-    group, _, setting = key.partition(".")
-    governing = () if key in PRESETS else {group if setting else None, *PRESETS} - {key, None}
-    alike = [other for other in others if all(run.get(name) == other.get(name) for name in governing)]
-    return any(other.get(key) != run[key] for other in alike)
-
-
-def _text(value: object) -> str:
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

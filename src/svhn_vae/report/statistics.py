@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtr, stdtrit  # Student's t, a hundred times as fast as scipy.stats' for one number
 
 LEVEL = 0.05  # of the intervals and tests
 # Neighbouring crops show one picture, of which SVHN has two on average. The intervals of real differences are 1.6 times
@@ -48,6 +48,13 @@ def mean_interval(scores: Sequence[float]) -> Estimate | None:
     return clustered_mean(np.asarray(scores), np.arange(len(scores))) if len(scores) > 1 else None
 
 
+def estimate(scores: Sequence[float]) -> Estimate:
+    """Of one seed or several; the interval of one, or of what is not finite, is NaN."""
+    if len(scores) > 1 and all(map(math.isfinite, scores)):
+        return clustered_mean(np.asarray(scores), np.arange(len(scores)))
+    return Estimate(float(np.mean(scores)) if len(scores) else math.nan, math.nan, math.nan, math.nan, len(scores))
+
+
 def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate:
     """a - b over the seeds that both have, from seed -> score: what a seed shares with itself falls out."""
     seeds = sorted(a.keys() & b.keys())
@@ -74,16 +81,39 @@ def clustered_mean(values: Array, clusters: Array) -> Estimate:
     """
     if not np.isfinite(values).all():
         raise ValueError("expected finite scores: leave out the variants that have none")
-    names, index = np.unique(clusters, return_inverse=True)
-    num = len(names)
+    return mean_of(summed(values, clusters))
+
+
+class Summed(NamedTuple):
+    """What an interval needs of values: of each cluster their sum (C,) and their number (C,)."""
+
+    sums: Array
+    sizes: Array
+
+
+def summed(values: Array, clusters: Array) -> Summed:
+    _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    return Summed(np.bincount(index, values, minlength=len(sizes)), sizes)
+
+
+def mean_of(values: Summed) -> Estimate:
+    """The same of values that are kept as sums."""
+    num, num_values = len(values.sizes), int(values.sizes.sum())
     if num < 2:
         raise ValueError(f"expected at least 2 seeds or clusters, got {num}: of one nothing is known of the spread")
-    mean = float(values.mean())
-    sums = np.bincount(index, values - mean)
-    error = math.sqrt(num / (num - 1) * np.square(sums).sum()) / len(values)
-    reach = error * float(student_t.ppf(1 - LEVEL / 2, num - 1))
-    p_value = 2 * student_t.sf(abs(mean) / error, num - 1) if error else float(mean == 0)
-    return Estimate(mean, mean - reach, mean + reach, float(p_value), num)
+    mean = float(values.sums.sum()) / num_values
+    residuals = values.sums - mean * values.sizes
+    error = math.sqrt(num / (num - 1) * float(residuals @ residuals)) / num_values
+    reach = error * float(stdtrit(num - 1, 1 - LEVEL / 2))
+    p_value = 2 * float(stdtr(num - 1, -abs(mean) / error)) if error else float(mean == 0)
+    return Estimate(mean, mean - reach, mean + reach, p_value, num)
+
+
+def paired_by_block(a: Summed, b: Summed) -> Estimate:
+    """a - b of the same images in the same clusters."""
+    if not np.array_equal(a.sizes, b.sizes):
+        raise ValueError(f"expected values of the same images, got {a.sizes.sum()} and {b.sizes.sum()}")
+    return mean_of(Summed(a.sums - b.sums, a.sizes))
 
 
 def compare_all(variants: Mapping[str, Variant], paired: Callable[[Variant, Variant], Estimate]) -> list[Comparison]:

@@ -1,0 +1,230 @@
+"""The table of claims, by the command itself: every study's verdicts, what has no runs, what is damaged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import REPO
+from svhn_vae.report.claims import HEADER, NOTE, effect_text, gather
+from svhn_vae.report.statistics import Estimate
+from test_hypotheses import NOISE, Study, hypothesis
+
+EXPERIMENT = """\
+# @package _global_
+# python src/train.py -m experiment=claims/09_whitening trainer=demo
+#
+# Why.
+defaults:
+  - override /model: dense
+study: claims/09_whitening
+hypotheses:
+  - claim: Whitening fails.
+    source: the post
+    metric: test/bits_per_dim
+    better: lower
+    favours: {pca.whiten: false}
+    over: {pca.whiten: true}
+    margin: 0.25
+hydra:
+  sweeper:
+    params:
+      pca.whiten: false,true
+"""
+
+
+def run_claims(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, REPO / "src" / "claims.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def write_study(path: Path, *hypotheses: dict, num_seeds: int = 6) -> None:
+    """Whose favoured side is lower by about 0.1 bits."""
+    study = Study(path)
+    for seed, (a, b) in enumerate(NOISE.T[:num_seeds]):
+        study.add(3.0 + a, seed=seed, variance="per_dimension")
+        study.add(3.1 + b, seed=seed)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "study.json").write_text(json.dumps({"question": "?", "hypotheses": hypotheses, "commands": []}))
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Two studies, one of them nested, with three verdicts."""
+    path = tmp_path / "outputs"
+    write_study(path / "claims" / "02_rates", hypothesis(claim="It is better [by much] | or not."))
+    wrong, unclear = hypothesis(claim="It is worse.", better="higher"), hypothesis(claim="A tenth.", margin=0.1)
+    write_study(path / "ablation", wrong, unclear)
+    return path
+
+
+@pytest.fixture
+def experiments(tmp_path):
+    path = tmp_path / "claims"
+    path.mkdir()
+    (path / "09_whitening.yaml").write_text(EXPERIMENT)
+    return path
+
+
+def found(outputs: Path, experiments: Path) -> list[tuple[str, str, str]]:
+    return [(name, one.claim, one.verdict) for name, one in gather(outputs, experiments).found]
+
+
+DUE = [
+    ("ablation", "It is worse.", "refuted"),
+    ("ablation", "A tenth.", "undecided"),
+    ("claims/02_rates", "It is better [by much] | or not.", "supported"),
+    ("claims/09_whitening", "Whitening fails.", "not run"),
+]
+
+
+# --- gathered -------------------------------------------------------------------------------------------------------
+
+
+def test_studies_of_both_depths_and_experiments_that_have_not_run(outputs, experiments):
+    assert found(outputs, experiments) == DUE
+    [*_, (_, waiting)] = gather(outputs, experiments).found
+    assert waiting.reason == "python src/train.py -m experiment=claims/09_whitening trainer=demo"
+
+
+def test_an_experiment_that_has_run_is_there_once(outputs, experiments):
+    write_study(outputs / "claims" / "09_whitening", hypothesis(claim="Whitening fails."))
+    assert found(outputs, experiments) == [*DUE[:-1], ("claims/09_whitening", "Whitening fails.", "supported")]
+
+
+def test_an_experiment_that_has_only_been_asked_is_not_run(outputs, experiments):
+    write_study(outputs / "claims" / "09_whitening", hypothesis(claim="Whitening fails."), num_seeds=0)
+    assert found(outputs, experiments) == DUE
+
+
+def test_a_study_that_has_only_been_asked_and_is_no_experiment_is_undecided(outputs, experiments):
+    write_study(outputs / "b", hypothesis(), num_seeds=0)
+    assert found(outputs, experiments) == [*DUE[:2], ("b", "A claim.", "undecided"), *DUE[2:]]
+
+
+def test_what_states_no_hypothesis_is_no_claim(outputs, experiments):
+    write_study(outputs / "quiet")
+    (outputs / "older" / "run").mkdir(parents=True)
+    (experiments / "quiet.yaml").write_text("study: quiet\n")
+    (experiments / "silent.yaml").write_text("study: silent\nhypotheses: []\n")
+    assert found(outputs, experiments) == DUE
+    assert gather(outputs, experiments).damaged == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"hypotheses": "all"}', "{}"])
+def test_a_damaged_study_is_said_and_the_others_go_on(outputs, experiments, content):
+    write_study(outputs / "claims" / "09_whitening", hypothesis())
+    path = outputs / "claims" / "09_whitening" / "study.json"
+    path.write_text(content)
+    assert found(outputs, experiments) == DUE[:-1]
+    assert gather(outputs, experiments).damaged == [f"{path} is damaged: expected hypotheses to be a list"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("hypotheses: [", "expected the node content"),
+        ("- a", "expected keys and values"),
+        (EXPERIMENT.replace("better: lower", "better: less"), "better must be lower or higher, got 'less'"),
+        ("hypotheses: 3", "expected hypotheses to be a list"),
+    ],
+)
+def test_a_damaged_experiment_is_said_and_the_others_go_on(outputs, experiments, content, message):
+    path = experiments / "01_bad.yaml"
+    path.write_text(content)
+    assert found(outputs, experiments) == DUE
+    [line] = gather(outputs, experiments).damaged
+    assert line.startswith(f"{path}: ")
+    assert message in line
+    assert "\n" not in line
+
+
+def test_a_command_is_made_where_no_comment_has_it(outputs, experiments):
+    (experiments / "09_whitening.yaml").write_text(EXPERIMENT[EXPERIMENT.index("defaults") :])
+    [*_, (_, waiting)] = gather(outputs, experiments).found
+    assert waiting.reason == "python src/train.py -m experiment=claims/09_whitening"
+
+
+def test_a_bad_hypothesis_of_a_study_is_a_row(outputs, experiments):
+    write_study(outputs / "ablation2", {"claim": "It has no metric."})
+    row = gather(outputs, experiments).found[2]
+    assert (row[1].claim, row[1].verdict) == ("It has no metric.", "undecided")
+    assert "missing" in row[1].reason
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_table_and_writes_it(outputs, experiments):
+    done = run_claims(outputs, "--experiments", experiments)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert all(name in done.stdout for name in (*HEADER, *NOTE))
+    assert "supported" in done.stdout
+    assert "…" not in done.stdout
+    assert any("[by" in line for line in lines if line.startswith("│"))  # no markup
+    assert max(len(line) for line in lines if line.startswith("│")) <= 120
+    assert any(
+        line.startswith("ablation, A tenth: the interval holds the margin 0.1; paired by seed") for line in lines
+    )
+    assert any(line.endswith("python src/train.py -m experiment=claims/09_whitening trainer=demo") for line in lines)
+    assert "nothing is corrected for their number" in done.stdout
+    assert [path.name for path in outputs.glob("*claims.md*")] == ["claims.md"]
+
+
+def test_markdown_is_what_is_written(outputs, experiments):
+    (outputs / "hurt").mkdir()
+    (outputs / "hurt" / "study.json").write_text("{")
+    done = run_claims(outputs, "--experiments", experiments, "--markdown")
+    assert done.stdout == (outputs / "claims.md").read_text()
+    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")] for line in table]
+    assert cells[0] == list(HEADER)
+    assert all(len(row) == len(HEADER) for row in cells)
+    assert [tuple(row[:3]) for row in cells[2:]] == [tuple(cell.replace("|", "/") for cell in row) for row in DUE]
+    mean = 0.1 + (NOISE[1] - NOISE[0]).mean()
+    assert cells[4][3].startswith(f"{mean:+.3f} [+0.0")
+    assert cells[4][3].endswith("] test/bits_per_dim, lower is better")
+    size = "svhn train (01234567), 6,749 images, 8 epochs, batch 500, 0.97 M weights"
+    assert cells[4][4:] == ["0", "6", size]
+    assert cells[5][3:] == ["test/bits_per_dim, lower is better", "0.25", "", ""]
+    assert f"{outputs / 'hurt' / 'study.json'} is damaged" in done.stdout
+
+
+def test_nothing_claimed_is_a_line(tmp_path):
+    done = run_claims(tmp_path, "--experiments", tmp_path / "none")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("no claims: neither a study under ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "claims.md").exists()
+
+
+def test_a_missing_folder_is_a_line(tmp_path):
+    done = run_claims(tmp_path / "missing")
+    assert done.returncode == 2
+    assert f"no folder {tmp_path / 'missing'}" in done.stderr
+
+
+def test_claims_need_neither_torch_nor_matplotlib():
+    code = "import sys, svhn_vae.report.claims; print({'torch', 'lightning', 'hydra', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
+
+
+# --- figures in the table -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("effect", "due"),
+    [
+        ((0.12345, 0.11234, 0.13456), "+0.123 [+0.112, +0.135]"),
+        ((-12345.6, -12545.6, -12145.6), "-12,346 [-12,546, -12,146]"),
+        ((1e-4, -2e-4, 4e-4), "+0.00010 [-0.00020, +0.00040]"),
+        ((0.5, 0.5, 0.5), "+0.5 (with every seed)"),
+        ((0.5, float("nan"), float("nan")), "+0.5 (1 seed)"),
+    ],
+)
+def test_effects_have_two_figures_of_their_interval(effect, due):
+    assert effect_text(Estimate(*effect, 0.01, 3)) == due

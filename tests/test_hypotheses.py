@@ -1,0 +1,677 @@
+"""Verdicts on small run folders: scipy's tests and hand-made crossed designs are the oracles."""
+
+import copy
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from conftest import CONF
+from svhn_vae.report.collect import read_runs
+from svhn_vae.report.hypotheses import Verdict, parse, verdicts
+from svhn_vae.report.svg import drawn, styled
+from svhn_vae.report.verdict_plot import draw
+
+BITS = "test/bits_per_dim"
+CONFIG = {
+    "study": "s",
+    "seed": 0,
+    "batch_size": 500,
+    "data": {"_target_": "svhn_vae.data.dataset.SVHN", "root": "/a", "limit": None},
+    "pca": {"_target_": "svhn_vae.representation.PCA", "n_components": 500, "whiten": False},
+    "model": {"_target_": "svhn_vae.networks.dense.Dense", "width": 64, "dropout": 0.2},
+    "variance": {"_target_": "svhn_vae.variance.Fixed", "sigma": 0.1},
+    "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
+    "trainer": {"_target_": "lightning.Trainer", "max_epochs": 8},
+}
+CHOICES = {"data": "svhn", "pca": "default", "model": "dense", "variance": "fixed", "logger": "tensorboard"}
+NOISE = np.random.default_rng(0).normal(size=(2, 6)) * 0.01
+
+
+class Study:
+    """A folder of runs, written one by one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, value=None, status="done", *, seed=0, digest="0123456789abcdef", metrics=(), **settings) -> None:
+        """A run with `value` bits/dim. Settings are choices, or values of groups as group__name."""
+        config, choices = copy.deepcopy(CONFIG) | {"seed": seed}, dict(CHOICES)
+        for name, setting in settings.items():
+            group, _, key = name.partition("__")
+            if key:
+                config[group][key] = setting
+            else:
+                (choices if group in choices else config)[group] = setting
+        folder = self.path / f"run{len(list(self.path.glob('*'))):03}"
+        folder.mkdir(parents=True)
+        facts = {"status": status, "reason": "", "data": digest, "config": config, "choices": choices}
+        (folder / "status.json").write_text(json.dumps(facts))
+        if status == "done":
+            result = {
+                "seed": seed,
+                "choices": choices,
+                "config": config,
+                "data": {"name": "svhn train", "digest": digest, "num_train": 6749},
+                "metrics": ({} if value is None else {BITS: value}) | dict(metrics),
+                "baselines": {"uniform": 8.0},
+                "cost": {"epochs": 8, "num_parameters": 967_000},
+                "details": {"post_loss_of_gaussian": -400.0, "iw_curve": []},
+            }
+            (folder / "result.json").write_text(json.dumps(result))
+
+    def verdict(self, **changed) -> Verdict:
+        [found] = verdicts(self.path, read_runs(self.path), [hypothesis(**changed)])
+        return found
+
+
+def hypothesis(**changed) -> dict:
+    """That a variance per dimension has fewer bits than a fixed one."""
+    favours, over = {"variance": "per_dimension"}, {"variance": "fixed"}
+    asked = {"metric": BITS, "better": "lower", "favours": favours, "over": over, "margin": 0.0, "minus": None}
+    return {"claim": "A claim.", "source": "the post"} | asked | changed
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path / "study")
+
+
+@pytest.fixture
+def paired(study):
+    """Six seeds, the favoured side lower by about 0.1."""
+    for seed, (a, b) in enumerate(NOISE.T):
+        study.add(3.0 + a, seed=seed, variance="per_dimension")
+        study.add(3.1 + b, seed=seed)
+    return study
+
+
+# --- what is a hypothesis -------------------------------------------------------------------------------------------
+
+
+def test_a_hypothesis_and_its_defaults():
+    whole = hypothesis()
+    short = {key: value for key, value in whole.items() if key not in ("minus", "margin")}
+    assert parse(short) == parse(whole)
+    assert parse(whole)._asdict() == whole
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"margn": 1}, "'A claim.': margn unknown: expected claim, source, metric, minus, better"),
+        ({"claim": ""}, "claim must be a sentence, got ''"),
+        ({"source": None}, "source must be a text, got None"),
+        ({"metric": "bits"}, "metric must be split/quantity, diverged, .*, got 'bits'"),
+        ({"metric": "test/"}, "metric must be"),
+        ({"minus": "bits"}, "minus must be null or another metric, got 'bits'"),
+        ({"better": "less"}, "better must be lower or higher, got 'less'"),
+        ({"better": ["lower"]}, "better must be lower or higher"),
+        ({"favours": "variance=fixed"}, "favours must be settings or choices"),
+        ({"favours": {"variance": {"sigma": 1}}}, "favours must be settings or choices"),
+        ({"favours": {"variance": []}}, "favours must be settings or choices"),
+        ({"favours": {}}, "favours and over must each name settings, unless over is null"),
+        ({"over": {}}, "favours and over must each name settings"),
+        ({"over": {"variance": "per_dimension"}}, "favours and over are the same runs"),
+        ({"margin": "0.1"}, "margin must be a number, got '0.1'"),
+        ({"margin": True}, "margin must be a number"),
+        ({"margin": math.nan}, "margin must be a number"),
+        ({"metric": "diverged", "minus": BITS}, "of diverged, nothing can be subtracted"),
+    ],
+)
+def test_what_is_no_hypothesis(study, changed, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        parse(hypothesis(**changed))
+    assert "\n" not in str(raised.value)
+    found = study.verdict(**changed)
+    assert (found.verdict, found.reason) == ("undecided", str(raised.value))
+
+
+@pytest.mark.parametrize("key", ["claim", "source", "metric", "better", "favours", "over"])
+def test_what_must_be_there(key):
+    content = hypothesis()
+    del content[key]
+    with pytest.raises(ValueError, match=f"{key} missing"):
+        parse(content)
+
+
+@pytest.mark.parametrize("content", [None, "a claim", ["a claim"]])
+def test_what_is_not_even_a_mapping(study, content):
+    with pytest.raises(ValueError, match="a hypothesis must have claim, source"):
+        parse(content)
+    assert verdicts(study.path, [], [content])[0].verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.glob("experiment/**/*.yaml")), ids=lambda path: path.relative_to(CONF).as_posix()
+)
+def test_hypotheses_of_experiments(path):
+    content = yaml.safe_load(path.read_text())
+    for stated in content.get("hypotheses") or []:
+        parse(stated)
+
+
+# --- pairs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_paired_verdict_is_the_paired_t_test(paired):
+    due = stats.ttest_rel(3.1 + NOISE[1], 3.0 + NOISE[0])
+    found = paired.verdict()
+    assert (found.verdict, found.num_seeds, found.num_runs) == ("supported", 6, 12)
+    assert found.effect.mean == pytest.approx(0.1 + (NOISE[1] - NOISE[0]).mean())
+    assert (found.effect.low, found.effect.high) == pytest.approx(tuple(due.confidence_interval(0.95)))
+    assert found.effect.p_value == pytest.approx(due.pvalue)
+    assert found.reason == "paired by seed, t over 6 seeds"
+    assert (found.favours, found.over, found.metric) == ("variance=per_dimension", "variance=fixed", BITS)
+    assert found.favoured == [("", seed, pytest.approx(3.0 + value)) for seed, value in enumerate(NOISE[0])]
+    assert found.other == [("", seed, pytest.approx(3.1 + value)) for seed, value in enumerate(NOISE[1])]
+
+
+def test_where_higher_is_better_it_is_refuted(paired):
+    lower, higher = paired.verdict(), paired.verdict(better="higher")
+    assert higher.verdict == "refuted"
+    assert higher.effect[:3] == pytest.approx((-lower.effect.mean, -lower.effect.high, -lower.effect.low))
+
+
+@pytest.mark.parametrize(
+    ("margin", "due"),
+    [(0.0, "supported"), (0.05, "supported"), (0.1, "undecided"), (0.2, "refuted"), (-0.2, "supported")],
+)
+def test_the_margin_decides(paired, margin, due):
+    assert paired.verdict(margin=margin).verdict == due
+
+
+def test_to_lose_little_is_supported_by_a_negative_margin(paired):
+    sides = {"favours": {"variance": "fixed"}, "over": {"variance": "per_dimension"}}
+    assert paired.verdict(**sides).verdict == "refuted"
+    assert paired.verdict(**sides, margin=-0.05).verdict == "refuted"
+    assert paired.verdict(**sides, margin=-0.2).verdict == "supported"
+
+
+def test_an_interval_that_holds_the_margin_is_undecided(study):
+    for seed, (a, b) in enumerate(NOISE.T):
+        study.add(3.0 + a, seed=seed, variance="per_dimension")
+        study.add(3.001 + b, seed=seed)
+    found = study.verdict()
+    assert found.effect.low < 0 < found.effect.high
+    assert found.verdict == "undecided"
+    assert found.reason.startswith("the interval holds the margin 0; paired by seed")
+
+
+def test_seeds_of_one_side_are_left_out_and_said(paired):
+    before = paired.verdict()
+    paired.add(9.0, seed=8, variance="per_dimension")
+    paired.add(-9.0, seed=9)
+    found = paired.verdict()
+    assert (found.effect, found.num_seeds, found.num_runs) == (before.effect, 6, 12)
+    assert "left out of variance=per_dimension: 1 without a counterpart (seed 8)" in found.reason
+    assert "left out of variance=fixed: 1 without a counterpart (seed 9)" in found.reason
+    assert len(found.favoured) == len(found.other) == 6
+
+
+def test_one_seed_decides_nothing(study):
+    study.add(3.0, variance="per_dimension", optimizer__lr=1e-4)
+    study.add(3.5, optimizer__lr=1e-4)
+    study.add(3.0, variance="per_dimension", optimizer__lr=1e-3)
+    study.add(3.6, optimizer__lr=1e-3)
+    found = study.verdict()
+    assert (found.verdict, found.num_seeds) == ("undecided", 1)
+    assert found.effect.mean == pytest.approx(0.55)
+    assert math.isnan(found.effect.low)
+    assert found.reason.startswith("1 seed: at least 2 are needed")
+
+
+def test_a_list_of_values_and_settings_of_every_kind(study):
+    for seed in (0, 1, 2):
+        study.add(3.0 + NOISE[0, seed], seed=seed, variance="per_dimension")
+        study.add(3.2 + NOISE[0, seed], seed=seed, variance="logvar")
+        study.add(4.0, seed=seed, pca__whiten=True, model__dropout=0.0)
+        study.add(5.0, seed=seed, pca__whiten=True, model__dropout=0.5)
+    either, whitened = {"variance": ["per_dimension", "logvar"]}, {"pca.whiten": True, "model.dropout": 0}
+    found = study.verdict(favours=either, over=whitened)
+    assert found.num_runs == 9
+    assert found.effect.mean == pytest.approx(4.0 - 3.1 - NOISE[0, :3].mean())
+    assert found.favours == "variance=per_dimension|logvar"
+    assert found.over == "pca.whiten=true model.dropout=0"
+
+
+# --- crossed designs ------------------------------------------------------------------------------------------------
+
+RATES = (1e-4, 1e-3, 5e-3)
+
+
+def crossed(study: Study, without=()) -> dict[tuple[int, float], float]:
+    """Three seeds by three learning rates on both sides, with an effect that depends on both; the differences."""
+    differences = {}
+    for seed, lr in itertools.product(range(3), RATES):
+        rate, extra = 300 * lr, NOISE[0, seed] + 20 * lr * NOISE[1, seed]
+        if ("a", seed, lr) not in without:
+            study.add(3.0 + rate, seed=seed, optimizer__lr=lr, variance="per_dimension")
+        if ("b", seed, lr) not in without:
+            study.add(3.1 + rate + extra, seed=seed, optimizer__lr=lr)
+        differences[seed, lr] = 0.1 + extra
+    return differences
+
+
+def by_seed(differences) -> list[float]:
+    return [np.mean([value for (of, _), value in differences.items() if of == seed]) for seed in range(3)]
+
+
+def test_a_crossed_design_is_paired_in_its_cells_and_has_a_value_per_seed(study):
+    due = stats.ttest_1samp(by_seed(crossed(study)), 0)
+    found = study.verdict()
+    assert (found.num_seeds, found.num_runs, found.effect.num) == (3, 18, 3)
+    assert (found.effect.low, found.effect.high) == pytest.approx(tuple(due.confidence_interval(0.95)))
+    assert found.reason == "paired by seed and optimizer.lr, t over 3 seeds"
+    assert found.favoured[1] == ("optimizer.lr=0.001", 0, pytest.approx(3.3))
+
+
+def test_missing_cells_are_left_out_on_both_sides_and_said(study):
+    """Without pairing, the dearest learning rate's bits would decide."""
+    missing = {("a", 1, 5e-3), ("b", 2, 1e-4)}
+    differences = crossed(study, without=missing)
+    for _, seed, lr in missing:
+        del differences[seed, lr]
+    found = study.verdict()
+    assert found.effect.mean == pytest.approx(np.mean(by_seed(differences)))
+    assert found.num_runs == 14
+    assert "not every seed has every setting" in found.reason
+    assert "left out of variance=per_dimension: 1 without a counterpart (optimizer.lr=0.0001: 1)" in found.reason
+    assert "left out of variance=fixed: 1 without a counterpart (optimizer.lr=0.005: 1)" in found.reason
+
+
+def test_a_setting_that_one_side_alone_was_run_at_is_left_out(study):
+    crossed(study, without={("b", seed, 5e-3) for seed in range(3)})
+    found = study.verdict()
+    assert found.num_runs == 12
+    assert "3 without a counterpart (optimizer.lr=0.005: 3)" in found.reason
+
+
+def test_what_follows_from_a_choice_does_not_keep_runs_apart(study):
+    """conv brings pca=none, no K, and settings of its own, one of which was swept; the rate was swept on both sides."""
+    for seed, lr in itertools.product(range(3), (1e-4, 1e-3)):
+        study.add(3.0 + NOISE[0, seed], seed=seed, optimizer__lr=lr)
+        for strides in (1, 2):
+            conv = {"model": "conv", "model__strides": strides, "pca": "none", "pca__n_components": None}
+            study.add(3.4 + strides, seed=seed, optimizer__lr=lr, **conv)
+    found = study.verdict(favours={"model": "dense"}, over={"model": "conv"})
+    assert (found.verdict, found.num_runs) == ("supported", 18)
+    assert found.effect.mean == pytest.approx(4.9 - 3.0 - NOISE[0, :3].mean())
+    assert found.reason.endswith("paired by seed and optimizer.lr, t over 3 seeds; the sides differ also in pca"), (
+        found.reason
+    )
+
+
+def test_what_was_swept_on_one_side_alone_with_values_of_its_own_is_averaged(study):
+    """K, of which conv has none."""
+    for seed in range(3):
+        study.add(3.0 + NOISE[0, seed], seed=seed, pca__n_components=100)
+        study.add(3.2 + NOISE[0, seed], seed=seed, pca__n_components=500)
+        study.add(3.4, seed=seed, model="conv", pca="none", pca__n_components=None)
+    found = study.verdict(favours={"model": "dense"}, over={"model": "conv"})
+    assert found.effect.mean == pytest.approx(3.4 - 3.1 - NOISE[0, :3].mean())
+    assert found.reason == "paired by seed, t over 3 seeds; the sides differ also in pca"
+
+
+def test_what_follows_from_a_crossed_setting_and_the_claim_does_not_keep_runs_apart(study):
+    """The batch follows from the rate, on either side in its way, and 200 is on both."""
+    for seed, (lr, batch) in itertools.product(range(3), ((1e-4, 100), (1e-3, 200))):
+        study.add(3.0 + NOISE[0, seed], seed=seed, variance="per_dimension", optimizer__lr=lr, batch_size=batch)
+        study.add(3.5, seed=seed, optimizer__lr=lr, batch_size=2 * batch)
+    found = study.verdict()
+    assert found.num_runs == 12
+    assert found.reason == ("paired by seed and optimizer.lr, t over 3 seeds; the sides differ also in batch_size")
+
+
+def test_what_some_runs_do_not_have_does_not_keep_runs_apart(study):
+    """A run that failed before it had read its data."""
+    for seed in range(3):
+        study.add(3.0 + NOISE[0, seed], seed=seed, variance="per_dimension")
+        study.add(3.5, seed=seed)
+    study.add(None, "failed", seed=3, digest=None)
+    assert study.verdict().reason == "paired by seed, t over 3 seeds; left out of variance=fixed: 1 failed (seed 3)"
+
+
+def test_what_follows_from_the_claim_and_another_choice_does_not_keep_runs_apart(study):
+    """The width follows from the scale, which the claim is about, and there is none where the model is conv."""
+    for seed, scale in itertools.product(range(2), (1, 2)):
+        study.add(3.0 + 0.1 * scale + NOISE[0, seed], seed=seed, network_scale=scale, model__width=64 * scale)
+        study.add(4.0 + 0.1 * scale + NOISE[1, seed], seed=seed, network_scale=scale, model="conv", model__width=None)
+    found = study.verdict(favours={"network_scale": 1}, over={"network_scale": 2})
+    assert found.effect.mean == pytest.approx(0.1)
+    assert found.num_runs == 8
+    assert "paired by seed and model" in found.reason
+    assert "the sides differ also in model.width" in found.reason
+
+
+def test_sides_that_differ_in_what_the_claim_does_not_name_are_said(study):
+    for seed in range(3):
+        study.add(3.0 + NOISE[0, seed], seed=seed, variance="per_dimension", optimizer__lr=1e-3, logger="none")
+        study.add(3.5, seed=seed)
+    found = study.verdict()
+    assert found.verdict == "supported"
+    assert found.reason.endswith("the sides differ also in optimizer.lr")
+
+
+def test_settings_that_change_places_between_the_sides_are_said(study):
+    """Within each side the model decides the rate, but not the same way."""
+    for seed, (model, rate, other) in itertools.product(range(2), (("dense", 1e-4, 1e-3), ("conv", 1e-3, 1e-4))):
+        study.add(3.0 + NOISE[0, seed], seed=seed, model=model, optimizer__lr=rate, variance="per_dimension")
+        study.add(3.5, seed=seed, model=model, optimizer__lr=other)
+    assert study.verdict().reason.endswith(
+        "paired by seed and model, t over 2 seeds; the sides differ also in optimizer.lr"
+    )
+
+
+def test_runs_on_other_images_are_not_compared(study):
+    for seed in range(3):
+        study.add(3.0 + NOISE[0, seed], seed=seed, variance="per_dimension")
+        study.add(3.5, seed=seed)
+        study.add(1.0, seed=seed, digest="fedcba9876543210")
+    found = study.verdict()
+    assert found.num_runs == 6
+    assert "left out of variance=fixed: 3 without a counterpart (data.digest=fedcba9876543210: 3)" in found.reason
+
+
+def test_a_claim_about_the_data_compares_runs_on_other_images(study):
+    for seed in range(3):
+        study.add(3.0 + NOISE[0, seed], seed=seed)
+        study.add(3.5, seed=seed, digest="fedcba9876543210", data__limit=1000)
+    found = study.verdict(favours={"data.limit": None}, over={"data.limit": 1000})
+    assert (found.verdict, found.reason) == ("supported", "paired by seed, t over 3 seeds")
+    assert found.size.startswith("svhn train (01234567) and svhn train (fedcba98), ")
+
+
+def test_runs_on_both_sides(paired):
+    found = paired.verdict(over={"pca.whiten": False})
+    assert (found.verdict, found.effect) == ("undecided", None)
+    assert found.reason == "6 runs on both sides: favours and over must tell them apart"
+
+
+# --- the metric itself ----------------------------------------------------------------------------------------------
+
+
+def test_over_nothing_the_metric_is_compared_with_the_margin(paired):
+    due = stats.ttest_1samp(3.0 + NOISE[0], 0)
+    found = paired.verdict(over=None, better="higher", margin=2.5)
+    assert (found.verdict, found.num_runs, found.over, found.other) == ("supported", 6, "0", [])
+    assert (found.effect.low, found.effect.high) == pytest.approx(tuple(due.confidence_interval(0.95)))
+    assert paired.verdict(over=None, better="higher", margin=3.5).verdict == "refuted"
+    assert paired.verdict(over=None, better="lower", margin=-3.5).verdict == "supported"
+    assert found.reason == "t over 6 seeds"
+
+
+def test_another_metric_is_subtracted(study):
+    """A gap between training and test of about 0.5."""
+    for seed, (a, b) in enumerate(NOISE.T):
+        study.add(3.5 + a, seed=seed, metrics={"seen/bits_per_dim": 3.0 + b})
+    due = stats.ttest_rel(3.5 + NOISE[0], 3.0 + NOISE[1])
+    found = study.verdict(favours={}, over=None, better="higher", minus="seen/bits_per_dim", margin=0.3)
+    assert found.verdict == "supported"
+    assert (found.effect.low, found.effect.high) == pytest.approx(tuple(due.confidence_interval(0.95)))
+    assert found.metric == "test/bits_per_dim - seen/bits_per_dim"
+    assert found.favours == "all runs"
+
+
+def test_each_seed_is_one_value_however_many_settings_it_has(study):
+    differences = crossed(study)
+    values = [3.1 + np.mean([300 * lr for lr in RATES]) - 0.1 + value for value in by_seed(differences)]
+    due = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = study.verdict(favours={"variance": "fixed"}, over=None, better="higher")
+    assert (found.num_seeds, found.num_runs) == (3, 9)
+    assert (found.effect.low, found.effect.high) == pytest.approx(tuple(due))
+
+
+@pytest.mark.parametrize(
+    ("metric", "due"),
+    [("baseline/uniform", 8.0), ("cost/num_parameters", 967_000), ("details/post_loss_of_gaussian", -400.0)],
+)
+def test_other_parts_of_a_result(paired, metric, due):
+    assert paired.verdict(metric=metric, over=None, better="higher").effect.mean == due
+
+
+@pytest.mark.parametrize("metric", ["samples/frechet", "details/iw_curve", "baseline/none", "cost/none"])
+def test_no_such_metric(paired, metric):
+    found = paired.verdict(metric=metric)
+    assert (found.verdict, found.effect) == ("undecided", None)
+    assert found.reason.startswith("no run of variance=per_dimension has the metric; ")
+    assert f"left out of variance=fixed: 6 without {metric} (seed 0, 1, 2, 3, 4, 5)" in found.reason
+
+
+# --- seeds that agree -----------------------------------------------------------------------------------------------
+
+
+def test_seeds_that_agree_decide_by_their_value_without_a_p_value(study):
+    for seed in range(3):
+        study.add(3.0 + seed / 3, seed=seed, variance="per_dimension")
+        study.add(3.1 + seed / 3, seed=seed)
+    found = study.verdict()
+    assert found.verdict == "supported"
+    assert found.effect[:3] == pytest.approx((0.1, 0.1, 0.1))
+    assert math.isnan(found.effect.p_value)
+    assert "alike with all 3 seeds, which leaves no spread to test: the value alone decides" in found.reason
+    assert study.verdict(margin=0.2).verdict == "refuted"
+
+
+def test_runs_without_any_difference_are_undecided(study):
+    for seed in range(3):
+        study.add(3.0, seed=seed, variance="per_dimension")
+        study.add(3.0, seed=seed)
+    found = study.verdict()
+    assert (found.verdict, found.effect.mean) == ("undecided", 0.0)
+    assert found.reason.startswith("the effect is the margin; ")
+
+
+@pytest.mark.parametrize("changes", [(1e-15, 2e-15, 3e-15), (1e-15, 1e-15, 1e-15)])
+def test_rounding_is_no_difference(study, changes):
+    for seed, change in enumerate(changes):
+        study.add(1.0 - change, seed=seed, variance="per_dimension")
+        study.add(1.0, seed=seed)
+    found = study.verdict()
+    assert (found.verdict, found.effect.mean) == ("undecided", 0.0)
+
+
+def test_a_value_without_spread_may_be_the_margin(study):
+    """Nor does rounding decide: 3.3 - 3.0 is more than 0.3."""
+    for seed in range(3):
+        study.add(3.0, seed=seed, variance="per_dimension")
+        study.add(3.3, seed=seed)
+    found = study.verdict(margin=0.3)
+    assert found.effect.mean != 0.3
+    assert (found.verdict, found.reason.split("; ")[0]) == ("undecided", "the effect is the margin")
+
+
+# --- what has no value ----------------------------------------------------------------------------------------------
+
+
+def test_what_has_no_value_is_left_out_and_counted(paired):
+    before = paired.verdict()
+    paired.add(None, "diverged", seed=7, variance="per_dimension", optimizer__lr=1e-3)
+    paired.add(None, "diverged", seed=8, variance="per_dimension", optimizer__lr=5e-3)
+    paired.add(None, "running", seed=7)
+    paired.add(None, "failed", seed=8)
+    paired.add(None, seed=9)
+    paired.add(math.nan, seed=10)
+    found = paired.verdict()
+    assert (found.verdict, found.effect) == (before.verdict, before.effect)
+    first, second = found.reason.split("; ")[1:]
+    assert first == ("left out of variance=per_dimension: 2 diverged (optimizer.lr=0.001: 1, optimizer.lr=0.005: 1)")
+    assert second == (
+        "left out of variance=fixed: 1 running (seed 7), 1 failed (seed 8), 1 without test/bits_per_dim (seed 9), "
+        "1 not finite (seed 10)"
+    )
+
+
+def test_a_side_that_diverged_altogether_has_no_score(study):
+    for seed in range(3):
+        study.add(None, "diverged", seed=seed, variance="per_dimension")
+        study.add(3.0, seed=seed)
+    found = study.verdict()
+    assert (found.verdict, found.effect) == ("undecided", None)
+    assert "left out of variance=per_dimension: 3 diverged (seed 0, 1, 2)" in found.reason
+
+
+def test_where_a_side_diverged_the_other_is_not_compared_at_other_settings(study):
+    for seed in range(3):
+        study.add(3.0, seed=seed, variance="per_dimension", optimizer__lr=1e-4)
+        study.add(None, "diverged", seed=seed, variance="per_dimension", optimizer__lr=1e-3)
+        study.add(2.0, seed=seed, optimizer__lr=1e-3)
+    found = study.verdict()
+    assert (found.verdict, found.effect) == ("undecided", None)
+    assert found.reason.startswith("no run has a counterpart of the same seed, optimizer.lr; ")
+
+
+def test_runs_of_unknown_settings_are_said(paired):
+    folder = paired.path / "old"
+    folder.mkdir()
+    (folder / "status.json").write_text('{"status": "interrupted"}')
+    assert paired.verdict().reason.endswith("; 1 unfinished run of unknown settings")
+
+
+def test_a_study_without_runs(study):
+    found = study.verdict()
+    assert (found.verdict, found.reason) == ("undecided", f"{study.path} holds no runs")
+
+
+def test_a_side_without_runs(paired):
+    found = paired.verdict(over={"variance": "logvar"})
+    assert (found.verdict, found.reason.split("; ")[0]) == ("undecided", "no run has variance=logvar")
+
+
+# --- divergence -----------------------------------------------------------------------------------------------------
+
+DIVERGENCE = {"metric": "diverged", "favours": {"variance": "relu_eps"}, "over": {"variance": "logvar"}}
+
+
+def diverging(study: Study) -> None:
+    """At the two highest of three rates, logvar diverges with all of five seeds; relu_eps once."""
+    for seed, lr in itertools.product(range(5), RATES):
+        study.add(3.0, seed=seed, variance="relu_eps", optimizer__lr=lr,
+                  status="diverged" if (seed, lr) == (0, 5e-3) else "done")  # fmt: skip
+        study.add(3.0, seed=seed, variance="logvar", optimizer__lr=lr, status="diverged" if lr > 1e-4 else "done")
+
+
+def test_shares_that_diverged(study):
+    diverging(study)
+    found = study.verdict(**DIVERGENCE)
+    assert (found.verdict, found.num_seeds, found.num_runs) == ("supported", 5, 30)
+    assert found.size.startswith("svhn train (01234567), 6,749 images, ")
+    low, high = (stats.binomtest(count, 15).proportion_ci(method="wilson") for count in (1, 10))
+    assert found.effect.mean == pytest.approx(9 / 15)
+    assert found.effect.low == pytest.approx(9 / 15 - math.hypot(10 / 15 - high.low, low.high - 1 / 15))
+    assert found.effect.high == pytest.approx(9 / 15 + math.hypot(high.high - 10 / 15, 1 / 15 - low.low))
+    assert "variance=relu_eps: 1 of 15 diverged (optimizer.lr=0.005: 1 of 5)" in found.reason
+    assert "variance=logvar: 10 of 15 diverged (optimizer.lr=0.001: 5 of 5, optimizer.lr=0.005: 5 of 5)" in found.reason
+    assert study.verdict(**DIVERGENCE | {"better": "higher"}).verdict == "refuted"
+
+
+def test_shares_are_of_settings_that_both_sides_were_run_at(study):
+    diverging(study)
+    for seed in range(5):
+        study.add(3.0, seed=seed, variance="relu_eps", optimizer__lr=1.0, status="diverged")
+    found = study.verdict(**DIVERGENCE)
+    assert found.effect.mean == pytest.approx(9 / 15)
+    assert "left out of variance=relu_eps: 5 without a counterpart (optimizer.lr=1: 5)" in found.reason
+
+
+def test_runs_that_came_to_no_end_are_in_no_share(study):
+    diverging(study)
+    for status in ("running", "failed", "interrupted"):
+        study.add(None, status, seed=9, variance="logvar")
+    found = study.verdict(**DIVERGENCE)
+    assert found.num_runs == 30
+    at = "(optimizer.lr=0.0001: 1)"
+    assert f"left out of variance=logvar: 1 running {at}, 1 failed {at}, 1 interrupted {at}" in found.reason
+
+
+def test_shares_of_more_runs_at_some_settings_are_said(study):
+    diverging(study)
+    says = "not as many runs of both sides at every setting"
+    assert says not in study.verdict(**DIVERGENCE).reason
+    study.add(3.0, seed=5, variance="relu_eps")
+    assert says in study.verdict(**DIVERGENCE).reason
+
+
+def test_nothing_diverged(study):
+    for seed in range(3):
+        study.add(3.0, seed=seed, variance="relu_eps")
+        study.add(3.0, seed=seed, variance="logvar")
+    found = study.verdict(**DIVERGENCE)
+    assert (found.verdict, found.effect.mean) == ("undecided", 0.0)
+    assert found.effect.high - found.effect.low > 0.5
+    assert study.verdict(**DIVERGENCE, margin=-0.6).verdict == "supported"
+
+
+def test_shares_of_one_seed_decide_nothing(study):
+    for lr in np.geomspace(1e-4, 1, 20).tolist():
+        study.add(3.0, variance="relu_eps", optimizer__lr=lr)
+        study.add(None, "diverged", variance="logvar", optimizer__lr=lr)
+    found = study.verdict(**DIVERGENCE)
+    assert (found.verdict, found.num_seeds) == ("undecided", 1)
+    assert found.effect.low > 0.5
+
+
+def test_one_share_against_nothing(study):
+    diverging(study)
+    found = study.verdict(metric="diverged", favours={"variance": "logvar"}, over=None, better="higher", margin=0.3)
+    due = stats.binomtest(10, 15).proportion_ci(method="wilson")
+    assert found.verdict == "supported"
+    assert (found.effect.low, found.effect.high) == pytest.approx((due.low, due.high))
+    assert "Wilson's interval" in found.reason
+
+
+# --- size and picture -----------------------------------------------------------------------------------------------
+
+
+def test_size(paired):
+    assert paired.verdict().size == "svhn train (01234567), 6,749 images, 8 epochs, batch 500, 0.97 M weights"
+
+
+def test_size_of_runs_that_differ(study):
+    for seed in range(2):
+        study.add(3.0 + seed, seed=seed, variance="per_dimension", batch_size=500)
+        study.add(3.5, seed=seed, batch_size=500)
+        study.add(3.0 + seed, seed=seed, variance="per_dimension", batch_size=2000)
+        study.add(3.5, seed=seed, batch_size=2000)
+    assert "batch 500 to 2,000, 0.97 M weights" in study.verdict().size
+
+
+def test_size_of_runs_that_diverged(study):
+    for seed in range(2):
+        study.add(None, "diverged", seed=seed, variance="logvar")
+    found = study.verdict(metric="diverged", favours={"variance": "logvar"}, over=None)
+    assert found.size == "svhn (01234567), 8 epochs, batch 500"
+
+
+def test_the_picture_holds_runs_effect_and_margin(study):
+    crossed(study)
+    verdict = study.verdict(margin=0.02)
+    with styled():
+        figure = draw(verdict)
+        svg = drawn(figure, "verdict", "", "").svg
+    runs, effect = figure.axes
+    dots = sorted(value for line in runs.lines if line.get_marker() == "o" for value in line.get_xdata())
+    assert dots == pytest.approx(sorted(value for *_, value in [*verdict.favoured, *verdict.other]))
+    assert sum(line.get_marker() != "o" for line in runs.lines) == 9  # pairs
+    assert effect.lines[0].get_xdata() == [0.02, 0.02]
+    [bar] = [container for container in effect.containers if container.has_xerr]
+    assert bar.lines[0].get_xdata() == pytest.approx([verdict.effect.mean])
+    [[left, right]] = [segment[:, 0] for segment in bar.lines[2][0].get_segments()]
+    assert (left, right) == pytest.approx((verdict.effect.low, verdict.effect.high))
+    assert all(text in svg for text in ("variance=per_dimension", "variance=fixed", "optimizer.lr=0.005", "supported"))
+
+
+@pytest.mark.parametrize("num", [0, 1, 13])
+def test_there_is_a_picture_of_every_verdict(study, num):
+    """Of none, of one seed, of more settings than fit beside each other."""
+    for lr in range(num):
+        study.add(3.0, variance="per_dimension", optimizer__lr=1.0 + lr)
+        study.add(3.1, optimizer__lr=1.0 + lr)
+    with styled():
+        assert "<svg" in drawn(draw(study.verdict()), "verdict", "", "").svg
+        assert "<svg" in drawn(draw(study.verdict(over=None)), "verdict", "", "").svg
