@@ -73,8 +73,7 @@ def not_run(path: Path) -> tuple[str, list[Verdict]]:
 
 def row(study: str, verdict: Verdict) -> tuple[str, ...]:
     """The cells under HEADER."""
-    better = f"{verdict.metric}, {verdict.better} is better" if verdict.metric else ""
-    effect = f"{effect_text(verdict.effect)} {better}" if verdict.effect else better
+    effect = f"{effect_text(verdict.effect)} {verdict.metric}" if verdict.effect else verdict.metric
     seeds = str(verdict.num_seeds or "")
     margin = f"{verdict.margin:g}" if verdict.margin else "0"
     return study, verdict.claim, verdict.verdict, effect, margin, seeds, verdict.size
@@ -86,7 +85,7 @@ def effect_text(effect: Estimate) -> str:
     if not reach > 0:  # of one seed there is none, or all seeds agree
         return f"{effect.mean:+.4g}" + (" (1 seed)" if math.isnan(reach) else " (with every seed)")
     decimals = max(0, 1 - math.floor(math.log10(reach)))
-    return "{:+,.{d}f} [{:+,.{d}f}, {:+,.{d}f}]".format(effect.mean, effect.low, effect.high, d=decimals)
+    return "{:+z,.{d}f} [{:+z,.{d}f}, {:+z,.{d}f}]".format(effect.mean, effect.low, effect.high, d=decimals)
 
 
 def table(claims: Claims) -> Table:
@@ -102,9 +101,16 @@ def reasons(claims: Claims) -> list[str]:
 
 def markdown(claims: Claims) -> str:
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]
-    lines += [_line(row(name, verdict)) for name, verdict in claims.found]
+    rows = [row(name, verdict) for name, verdict in claims.found]
+    lines += [_line(_without_repetition(*pair)) for pair in zip([("",) * len(HEADER), *rows], rows, strict=False)]
     parts = [lines, *([note] for note in NOTE), [f"- {_escaped(each)}" for each in [*reasons(claims), *claims.damaged]]]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _without_repetition(before: Sequence[str], cells: Sequence[str]) -> list[str]:
+    """A row without its study and size where the row before has them."""
+    study, *rest, size = cells
+    return ["" if study == before[0] else study, *rest, "" if (study, size) == (before[0], before[-1]) else size]
 
 
 def _line(cells: Sequence[str]) -> str:
