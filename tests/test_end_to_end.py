@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -149,9 +150,9 @@ def test_a_different_data_set_under_the_same_configuration_is_refused(sweep, tmp
 
 def test_a_finished_run_stays_finished_whatever_goes_wrong_later(sweep, tmp_path):
     folder = shutil.copytree(sweep[0], tmp_path / "copy")
-    failed = train(folder, *TINY, "trainer.accelerator=gpu")  # no part of the configuration's identity
-    assert failed.returncode == 1
-    assert "failed: " in failed.stdout
+    refused = train(folder, *TINY, "trainer.accelerator=gpu")  # no part of the configuration's identity
+    assert refused.returncode == 1
+    assert "refused: " in refused.stdout
     assert {status["status"] for status in runs(folder).values()} == {"done"}
 
 
@@ -174,10 +175,16 @@ def test_convolutions_run_with_nothing_else_named(tmp_path):
 def test_divergence_is_a_result_and_the_sweep_goes_on(tmp_path):
     done = train(tmp_path, "-m", "variance=logvar", "optimizer.lr=1e4,1e-3", *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
-    statuses = {status["status"]: status for status in runs(tmp_path).values()}
+    statuses = {status["status"]: (name, status) for name, status in runs(tmp_path).items()}
     assert set(statuses) == {"diverged", "done"}
-    assert isinstance(statuses["diverged"]["step"], int)
+    name, status = statuses["diverged"]
+    assert isinstance(status["step"], int)
     assert "not finite at step" in done.stdout
+    assert "sigma_max" in status["state"]["head"]
+    left = tmp_path / "outputs" / "default" / name
+    assert "val/bits_per_dim" in json.loads((left / "partial_result.json").read_text())["metrics"]
+    assert (left / "figures" / "samples.png").is_file()
+    assert not (left / "result.json").exists()
     for checkpoint in (tmp_path / "outputs").rglob("*.ckpt"):
         weights = torch.load(checkpoint, weights_only=True)["state_dict"]
         assert all(value.isfinite().all() for value in weights.values())
@@ -194,16 +201,28 @@ def test_a_failing_run_is_one_line_and_the_sweep_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model=conv", "pca.whiten=true"], "pca.whiten=true needs a PCA"),
-        (["pca.n_components=5000"], "pca.n_components must be in 1..3072"),
+        (["model=conv", "pca.whiten=true"], "refused: pca.whiten=true needs a PCA"),
+        (["varience=fixed"], "refused: varience is no setting: did you mean variance?"),
+        (["trainer.accelerator=gpu"], "gpu"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(tmp_path, arguments, message):
+    done = train(tmp_path, *TINY, *arguments)
+    [line] = done.stdout.strip().splitlines()
+    assert message in line
+    assert (done.returncode, done.stderr) == (1, "")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["batch_size=5000"], "batch_size must be in 1..1080"),
         (["data=svhn", "data.root=/nowhere"], "data.root=/nowhere"),
         (["data=svhn", "data.url=http://127.0.0.1:9"], "set data.root=FOLDER, or try data=synthetic"),
-        (["trainer.accelerator=gpu"], "gpu"),
-        (["pca.whiten=maybe"], "pca.whiten must be true or false, got maybe"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, arguments, message):
+def test_what_the_data_do_not_allow_is_one_line(tmp_path, arguments, message):
     tiny = [word for word in TINY if not word.startswith("data") or "data=svhn" not in arguments]
     done = train(tmp_path, *tiny, *arguments)
     assert done.returncode == 1
@@ -211,6 +230,7 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
     [line] = [line for line in done.stdout.splitlines() if line.startswith("  failed: ")]
     assert message in line
     assert "Traceback" not in done.stdout + done.stderr
+    assert bool(os.listdir(tmp_path)) == (arguments == ["batch_size=5000"])  # the others never began
 
 
 def train_and_kill(folder: Path, wanted: str, *arguments: str) -> None:
@@ -265,9 +285,21 @@ def test_ctrl_c_says_that_the_same_command_continues(tmp_path):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         printed, _ = process.communicate(timeout=60)
-    assert "interrupted: the same command continues it" in printed
-    assert process.returncode != 0
+    assert "stopping after this epoch; once more to leave at once" in printed
+    assert re.search(r"  interrupted after \d+ epochs: the same command continues it\n$", printed)
+    assert process.returncode == 128 + signal.SIGINT
     assert [status["status"] for status in runs(tmp_path).values()] == ["interrupted"]
+
+
+def test_two_sweeps_of_one_command_share_the_work(tmp_path):
+    command = [sys.executable, str(REPO / "src" / "train.py"), "-m", "seed=0,1,2,3", *TINY]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = "".join(process.communicate(timeout=300)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert [status["status"] for status in runs(tmp_path).values()] == ["done"] * 4
+    assert printed.count("bits/dim on synthetic data") == 4
+    assert printed.count("left alone: ") + printed.count("done already") == 4
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_profile_prints_the_profilers_table(tmp_path):

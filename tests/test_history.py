@@ -14,8 +14,9 @@ def clock(monkeypatch):
     return now
 
 
-def logged(path, clock, rows, *, finish=True):
+def logged(path, clock, rows, *, finish=True, before=()):
     table = History(path)
+    table.take_up(before)
     table.log_graph(None)
     for step, metrics in rows:
         clock["seconds"] += 10
@@ -44,14 +45,31 @@ def test_floats_come_back_exactly(tmp_path, clock):
     assert (row["a"], row["b"], row["c"]) == (1 / 3, 1e-300, float("inf"))
 
 
-def test_a_continued_run_takes_its_rows_up_and_its_clock(tmp_path, clock):
+def test_a_continued_run_takes_up_the_checkpoints_rows_and_clock(tmp_path, clock):
+    """What its file holds, it makes again: it may be ahead of the checkpoint, behind it or damaged."""
     path = tmp_path / "h.csv"
-    logged(path, clock, [(5, {"epoch": 0, "a": 1}), (10, {"epoch": 1, "a": 2})])
+    table = logged(path, clock, [(5, {"epoch": 0, "a": 1}), (10, {"epoch": 1, "a": 2})])
+    kept = table.rows_with({"b": 7.0}, 10, 1)
+    assert [(row["step"], row.get("b")) for row in kept] == [(5, None), (10, 7)]
+    path.write_text("damaged")
     clock["seconds"] += 1000  # it was not running
-    logged(path, clock, [(10, {"epoch": 1, "a": 3}), (15, {"epoch": 2, "a": 4})])
+    logged(path, clock, [(15, {"epoch": 2, "a": 4})], before=kept)
     rows = read_history(path)
-    assert [(row["step"], row["a"]) for row in rows] == [(5, 1), (10, 3), (15, 4)]
-    assert [row["seconds"] for row in rows] == [10, 30, 40]
+    assert [(row["step"], row["a"], row.get("b")) for row in rows] == [(5, 1, None), (10, 2, 7), (15, 4, None)]
+    assert [row["seconds"] for row in rows] == [10, 20, 30]
+
+
+def test_a_row_that_is_yet_to_come_is_kept_and_changes_nothing(tmp_path, clock):
+    table = logged(tmp_path / "h.csv", clock, [(5, {"epoch": 0, "a": 1})])
+    assert table.rows_with({"train/b": 2.0}, 9, 1)[-1] == {"epoch": 1, "train/b": 2, "step": 9, "seconds": 10}
+    assert [row["step"] for row in table.rows] == [5]
+
+
+def test_a_folder_that_was_removed_is_not_made_again(tmp_path, clock):
+    table = logged(tmp_path / "h.csv", clock, [(5, {"epoch": 0, "a": 1})], finish=False)
+    table.path = tmp_path / "gone" / "h.csv"
+    table.finalize("success")
+    assert not table.path.parent.exists()
 
 
 def test_what_is_logged_after_training_is_no_part_of_the_curve(tmp_path, clock):

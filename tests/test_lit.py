@@ -95,14 +95,25 @@ def test_active_units_counts_latents_whose_posterior_mean_varies():
     assert summarise("val", evaluated, is_density=True)["val/active_units"] == 1
 
 
-@pytest.mark.parametrize(("losses", "step", "message"), [([1.0, math.nan], 11, "1.0 nats"), ([math.inf, 1.0], 10, "")])
-def test_a_loss_that_is_not_finite_names_its_step(losses, step, message, monkeypatch):
+def test_a_loss_that_is_not_finite_is_no_part_of_the_epochs_mean(monkeypatch):
+    """Its update was left out."""
+    module, logged = fitted_module(), {}
+    monkeypatch.setattr(module, "log_dict", logged.update)
+    module._losses = [torch.tensor(loss) for loss in (1.0, math.nan, 3.0, math.inf)]
+    module._terms = [torch.full((5,), value) for value in (1.0, math.nan, 3.0, math.nan)]
+    module._gradient_norm = torch.tensor(0.0)
+    module.on_train_epoch_end()
+    assert logged["train/objective"] == 2
+    assert logged["train/kl"] == 2
+
+
+def test_weights_that_are_not_finite_are_divergence(monkeypatch):
     module = fitted_module()
     monkeypatch.setattr(LitVAE, "global_step", 12)
-    module._losses = [torch.tensor(loss) for loss in losses]
-    with pytest.raises(Diverged, match=f"at step {step}.*{message}") as error:
+    next(module.vae.networks.parameters()).data[0] = math.nan
+    with pytest.raises(Diverged, match="the weights were not finite after step 12") as error:
         module.on_train_epoch_end()
-    assert error.value.step == step
+    assert error.value.step == 12
 
 
 def test_training_steps_are_reproducible_from_seed_and_step():

@@ -23,6 +23,8 @@ CONFIG = {
     "monitor": "val/bits_per_dim",
     "compile": False,
     "rerun": False,
+    "impossible": "refuse",
+    "on_error": "continue",
     "cache": None,
     "data": {
         "_target_": "svhn_vae.data.dataset.SVHN", "root": None, "verify": "official", "url": "http://a.example",
@@ -48,7 +50,8 @@ CONFIG = {
 }  # fmt: skip
 CHOICES = {"data": "svhn", "pca": "default", "model": "dense", "variance": "relu_eps", "trainer": "default"}
 WITHOUT_EFFECT = [
-    "study", "rerun", "cache", "compile", "data.root", "data.verify", "data.url", "logger._target_", "logger.name",
+    "study", "rerun", "impossible", "on_error", "cache", "compile",
+    "data.root", "data.verify", "data.url", "logger._target_", "logger.name",
     "callbacks.progress._target_", "callbacks.pictures._target_", "callbacks.pictures.every_n_epochs",
     "trainer.accelerator", "trainer.devices", "trainer.detect_anomaly", "trainer.profiler",
 ]  # fmt: skip
@@ -272,15 +275,55 @@ def test_set_aside_keeps_everything_and_frees_the_name(folder):
     for number in (1, 2):
         folder.begin(f"d{number}", CONFIG, CHOICES)
         folder.end("diverged", "not finite", 5)
-        (folder.path / ".hydra").mkdir(exist_ok=True)
-        (folder.path / ".hydra" / "config.yaml").write_text("seed: 0")
         facts = folder.facts
         aside = folder.set_aside()
         assert aside == folder.path.with_name(f"dense-seed0.previous{number}")
         assert RunFolder(aside).facts == facts
         assert folder.facts == {}
-        assert [file.relative_to(folder.path) for file in folder.path.rglob("*.*") if file.is_file()] == [
-            Path(".hydra/config.yaml")
-        ]
+        assert not folder.path.exists()
     assert RunFolder(folder.path.with_name("dense-seed0.previous1")).facts["data"] == "d1"
-    assert (folder.path / ".hydra" / "config.yaml").read_text() == "seed: 0"
+
+
+RESULT = {"metrics": {}, "data": {"digest": "d1"}, "config": CONFIG, "choices": CHOICES, "cost": {"seconds": 1}}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"status": ', b"[1]", b'{"status": 1}', b'{"data": "d2"}', bytes(9)])
+def test_where_the_status_is_damaged_the_result_tells_that_it_is_done(folder, content):
+    folder.begin("d1", CONFIG, CHOICES)
+    folder.status.write_bytes(content)
+    assert (folder.facts, folder.is_finished, folder.damage) == ({}, False, "status.json is damaged")
+    write_json(folder.path / "result.json", RESULT)
+    assert folder.facts == {"status": "done", "data": "d1", **DESCRIBED, "cost": {"seconds": 1}}
+    assert folder.is_finished
+    assert folder.damage == "status.json is damaged: result.json says that it is done"
+
+
+def test_a_whole_folder_has_no_damage(folder):
+    assert folder.damage == ""
+    folder.begin("d1", CONFIG, CHOICES)
+    assert folder.damage == ""
+    folder.end("done")
+    assert "result.json is missing or damaged" in folder.damage
+    write_json(folder.path / "result.json", RESULT)
+    assert folder.damage == ""
+
+
+def test_what_training_left_outlasts_interruptions_until_it_is_of_no_use(folder):
+    folder.begin("d1", CONFIG, CHOICES, "abc")
+    folder.trained({"seconds": 3}, {"train/kl": 1.5})
+    folder.end("interrupted", "power")
+    folder.begin("d1", CONFIG, CHOICES, "abc")
+    assert (folder.facts["cost"], folder.facts["learnt"]) == ({"seconds": 3}, {"train/kl": 1.5})
+    assert folder.facts["commit"] == "abc"
+    folder.trains_again()
+    assert {"cost", "learnt"}.isdisjoint(folder.facts)
+
+
+def test_an_empty_folder_goes_with_its_study_and_a_full_one_stays(tmp_path):
+    (tmp_path / "outputs" / "a" / "b" / "run").mkdir(parents=True)
+    RunFolder(tmp_path / "outputs" / "a" / "b" / "run").remove_if_empty()
+    assert not (tmp_path / "outputs").exists()
+    assert tmp_path.is_dir()
+    (tmp_path / "outputs" / "a" / "run" / "inner").mkdir(parents=True)
+    RunFolder(tmp_path / "outputs" / "a" / "run").remove_if_empty()
+    assert (tmp_path / "outputs" / "a" / "run" / "inner").is_dir()

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+PARTIAL = ".partial"
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -13,12 +15,22 @@ def replacing(path: Path) -> Iterator[Path]:
     Where the block fails, or bringing its file to the disk, `path` is what it was. Several processes may write it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    beside = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say where
+            error.filename = str(path)
+        raise
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what processes left that were killed while they wrote; nobody may be writing in the folder."""
+    for left in folder.rglob(f"*{PARTIAL}"):
+        left.unlink(missing_ok=True)

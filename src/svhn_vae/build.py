@@ -1,19 +1,25 @@
 """From a configuration to objects. Hydra makes the leaves, the wiring is Python; no DictConfig leaves this file."""
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 import pooch
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae import runs
+from svhn_vae.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.commandline import help_text
 from svhn_vae.data.dataset import Dataset, load_once
 from svhn_vae.data.module import DataModule
+from svhn_vae.errors import did_you_mean
 from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.history import History
 from svhn_vae.job import Job
@@ -24,6 +30,7 @@ from svhn_vae.storage import load_best, load_representation
 from svhn_vae.vae import VAE
 
 IMAGE_SHAPE = (3, 32, 32)
+BUILT = ("data", "pca", "model", "variance", "objective", "optimizer", "logger", "trainer")  # groups of one class each
 CONF = Path(__file__).parents[2] / "conf"
 assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
@@ -67,16 +74,36 @@ def choices(hydra_cfg: DictConfig) -> dict[str, str]:
     return {group: choice for group, choice in chosen.items() if "/" not in group and choice and "@" not in group}
 
 
+def try_build(cfg: DictConfig) -> None:
+    """Builds all of a run but its data, in no time and memory; raises what is wrong with it."""
+    for group in BUILT:
+        check_settings(group, cfg[group])
+    for name, node in cfg.callbacks.items():
+        check_settings(f"callbacks.{name}", node)
+    instantiate(cfg.data, _convert_="all")
+    with torch.device("meta"):
+        module = build_module(cfg)
+        try:
+            module.configure_optimizers()
+        except ValueError as error:  # torch's do not say whose setting it is
+            raise ValueError(f"optimizer: {error}") from None
+    build_trainer(cfg, RunFolder(Path("outputs") / "not written"))
+
+
+def load_data(cfg: DictConfig) -> Dataset:
+    """The run's images, loaded once per process."""
+    return load_once(instantiate(cfg.data, _convert_="all"))
+
+
 def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job:
     """A whole run, its data loaded and its representation fitted. Raises what is wrong with either, in a line."""
-    if cfg.iw_samples < 0:
-        raise ValueError(f"iw_samples must be 0 or more, got {cfg.iw_samples}")
     module = build_module(cfg)
     trainer = build_trainer(cfg, folder)
     data = build_data(cfg, module.vae)
     data.setup()
     judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
-    return Job(folder, plain(cfg), chosen, data, module, trainer, judge)
+    typed = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
 
 
 def build_vae(cfg: DictConfig) -> VAE:
@@ -97,15 +124,18 @@ def build_vae(cfg: DictConfig) -> VAE:
 
 def check_settings(group: str, node: DictConfig) -> None:
     """Raises ValueError for settings that the chosen class does not have: an experiment may set them for another."""
+    if node is None:
+        raise ValueError(f"{group} must be there: leave it away with '~{group}'")
     chosen = get_class(node._target_)
     parameters = inspect.signature(chosen).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    unknown = [name for name in node if name != "_target_" and name not in parameters]
+    unknown = [name for name in node if not name.startswith("_") and name not in parameters]
     if unknown and not takes_any:
         named = ", ".join(f"{group}.{name}" for name in unknown)
         raise ValueError(
-            f"{named}: the chosen {group} ({chosen.__name__}) has no such setting, and an experiment or override sets "
-            f"it for another; leave it away with '~{group}.{unknown[0]}', or choose another {group}"
+            f"{named}: the chosen {group} ({chosen.__name__}) has no such setting"
+            f"{did_you_mean(unknown[0], parameters) or ', and an experiment or override sets it for another'}; "
+            f"leave it away with '~{group}.{unknown[0]}', or choose another {group}"
         )
 
 
@@ -140,6 +170,8 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
         default_root_dir=folder.path,
         logger=[logger(save_dir=folder.path), History(folder.path / "history.csv")],
         callbacks=[*instantiate(cfg.callbacks, _convert_="all").values(), *checkpoints(folder, cfg)],
+        # The plain environment: SLURM's would leave in mid-epoch and requeue by itself; see interruption.py.
+        plugins=[LightningEnvironment(), WholeCheckpoints(folder)],
         enable_progress_bar=True,  # callbacks.Progress
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -149,16 +181,13 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
 
 
 def checkpoints(folder: RunFolder, cfg: DictConfig) -> list[Callback]:
-    """best.ckpt, the weights with the best score so far, and last.ckpt, to continue from.
-
-    last.ckpt is written when an epoch has wholly ended: the continuation begins with the next one.
-    """
+    """last.ckpt is written when an epoch has wholly ended: the continuation begins with the next one."""
     common = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     at_epoch_end, every_n = is_of_training(cfg.monitor), cfg.checkpoint_every_n_epochs
     best = {"filename": "best", "monitor": cfg.monitor, "save_weights_only": True}
     return [
-        ModelCheckpoint(**common, **best, save_on_train_epoch_end=at_epoch_end),
-        ModelCheckpoint(**common, filename="last", every_n_epochs=every_n, save_on_train_epoch_end=True),
+        Best(**common, **best, save_on_train_epoch_end=at_epoch_end),
+        Last(**common, filename="last", every_n_epochs=every_n, save_on_train_epoch_end=True),
     ]
 
 
@@ -178,14 +207,49 @@ def load_run(path: str | Path) -> VAE:
     for needed in (config, folder.representation, folder.best_checkpoint):
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
-    cfg = OmegaConf.load(config)
-    for group in ("pca", "model", "variance"):
-        if not str(cfg[group].get("_target_")).startswith("svhn_vae."):
-            raise ValueError(f"{config}: {group} must be a class of svhn_vae, got {cfg[group].get('_target_')}")
-    vae = build_vae(cfg)
+    vae = build_vae(trusted(config, "pca", "model", "variance"))
     load_best(vae, folder)
     load_representation(vae, folder)
     return vae.eval()
+
+
+def trusted(config: Path, *groups: str) -> DictConfig:
+    """A run's configuration, after a look at those groups of it: it may be a stranger's, and building calls what it
+    names. Raises ValueError if that is no class of svhn_vae, or if the file is damaged."""
+    try:
+        cfg = OmegaConf.load(config)
+        resolved = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
+    except OSError:
+        raise
+    except Exception as error:  # whatever a parser makes of any bytes
+        raise ValueError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from None
+    for group, content in resolved.items():
+        for key, value in [("_target_", content.get("_target_")), *leaves(content)]:
+            if key == "_target_" and not is_own_class(value):
+                raise ValueError(f"{config}: {group} must be a class of svhn_vae, got {value}")
+            if "${" in str(value):  # hidden from the look by an escape
+                raise ValueError(f"{config}: {group} must hold plain values, got {value}")
+        cfg[group] = content  # what was looked at is what is built
+    return cfg
+
+
+def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in nested mappings and lists, with the key that it has, or its list."""
+    if isinstance(content, dict | list):
+        items = content.items() if isinstance(content, dict) else ((key, value) for value in content)
+        yield from (leaf for name, value in items for leaf in leaves(value, name))
+    else:
+        yield key, content
+
+
+def is_own_class(target: Any) -> bool:
+    """Whether it is a class of svhn_vae, and not what one of its modules imports, as svhn_vae.atomic.os.system."""
+    if not isinstance(target, str) or not target.startswith("svhn_vae."):
+        return False
+    try:
+        return get_class(target).__module__.startswith("svhn_vae.")
+    except Exception:  # there is none of this name
+        return False
 
 
 def load_judge(dataset: Dataset, cache: Path) -> Judge:
@@ -204,9 +268,7 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
     folder = RunFolder(Path(path))
     if not folder.result:
         raise FileNotFoundError(f"{path} is not a finished run: there is no result.json")
-    cfg = OmegaConf.load(folder.path / ".hydra" / "config.yaml").data
-    if not str(cfg.get("_target_")).startswith("svhn_vae."):
-        raise ValueError(f"{path}: data must be a class of svhn_vae, got {cfg.get('_target_')}")
+    cfg = trusted(folder.path / ".hydra" / "config.yaml", "data").data
     if data_root is not None:
         if "root" not in cfg:
             raise ValueError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")

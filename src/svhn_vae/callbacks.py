@@ -1,4 +1,4 @@
-"""Lightning callbacks: what a person sees of a run while it trains. They change nothing of it."""
+"""Lightning callbacks: what a person sees of a run while it trains, and which updates are left out."""
 
 import math
 import time
@@ -13,13 +13,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from safetensors.torch import save_file
 
-from svhn_vae.atomic import replacing
+from svhn_vae.divergence import head_state
 from svhn_vae.evaluation import order_of_learning
 from svhn_vae.lit import Diverged, LitVAE
 from svhn_vae.pictures.gallery import Subject, draw
 from svhn_vae.pictures.sheet import write_png
+from svhn_vae.representation import Features
+from svhn_vae.storage import save_tensors
+from svhn_vae.vae import VAE
 
 HOUR = 3600.0
 
@@ -92,12 +94,13 @@ class Progress(ProgressBar):
 
 
 class SkipUpdates(Callback):
-    """Leaves out updates whose gradient is not finite or longer than `max_gradient_norm`, and counts them.
+    """Leaves out updates whose loss or gradient is not finite, or whose gradient is longer than `max_gradient_norm`
+    (null: none is too long), and counts them.
 
-    A loss that is itself not finite still ends the run as diverged: running averages have seen it by then.
-    A skipped update moves neither weights nor the optimiser's averages. The run ends as diverged once more than
-    `max_skips` have been skipped. Reads the device once a step; null as the norm leaves every update alone.
-    As very deep VAEs are trained (Child 2021).
+    It is then as if the batch had not been: neither weights nor the optimiser's averages move, nor running statistics.
+    The run ends as diverged once more than `max_skips` in a row were skipped, or after an epoch without a finite loss.
+    As very deep VAEs are trained (Child 2021). Reads the device once a step. A pass over all gradients takes 3 % of a
+    small network's step: without a `max_gradient_norm`, those of `witnesses` are looked at.
     """
 
     def __init__(self, *, max_gradient_norm: float | None, max_skips: int) -> None:
@@ -105,36 +108,92 @@ class SkipUpdates(Callback):
             raise ValueError(
                 f"callbacks.skip_updates.max_gradient_norm must be above 0 or null, got {max_gradient_norm}"
             )
+        if max_skips < 0:
+            raise ValueError(f"callbacks.skip_updates.max_skips must be 0 or more, got {max_skips}")
         self.max_gradient_norm, self.max_skips = max_gradient_norm, max_skips
-        self.num_skipped = 0
+        self.num_skipped, self.num_in_a_row = 0, 0
+        self.last_finite_loss: float | None = None
+        self._reason = ""  # of the first in a row
+        self._has_finite_loss = False  # this epoch
+        self._statistics: list[list[torch.Tensor]] = []
+        self._witnesses: list[torch.nn.Parameter] = []
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        if self.max_gradient_norm is None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
+        self._has_finite_loss = False
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: LitVAE, batch: Features, batch_idx: int) -> None:
+        self._batch = batch
+        if not self._statistics:
+            self._witnesses = witnesses(pl_module.vae)
+            self._statistics = running_statistics(pl_module.vae)
+            self._before = [[torch.empty_like(each) for each in group] for group in self._statistics]
+        for before, now in zip(self._before, self._statistics, strict=True):
+            torch._foreach_copy_(before, now)  # one kernel for all of a type
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LitVAE, optimizer: torch.optim.Optimizer) -> None:
+        looked_at = self._witnesses if self.max_gradient_norm is None else pl_module.parameters()
+        gradients = [weights.grad for weights in looked_at if weights.grad is not None]
+        norm, loss = torch.stack([torch.nn.utils.get_total_norm(gradients), pl_module.latest_loss]).tolist()
+        if math.isfinite(loss):
+            self._has_finite_loss, self.last_finite_loss = True, loss
+        limit = math.inf if self.max_gradient_norm is None else self.max_gradient_norm
+        if math.isfinite(loss) and math.isfinite(norm) and norm <= limit:
+            self.num_in_a_row = 0
             return
-        gradients = [weights.grad for weights in pl_module.parameters() if weights.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
-        if norm <= self.max_gradient_norm:  # not so for NaN
-            return
+        if not self.num_in_a_row:
+            self._reason = reason(trainer.global_step, loss, norm)
         self.num_skipped += 1
+        self.num_in_a_row += 1
         optimizer.zero_grad(set_to_none=True)  # an optimiser leaves weights without a gradient alone
-        if self.num_skipped > self.max_skips:
-            raise Diverged(
-                trainer.global_step,
-                f"{self.num_skipped} updates were skipped, the last for a gradient of norm {norm:.3g} at step "
-                f"{trainer.global_step}; callbacks.skip_updates.max_skips is {self.max_skips}",
-            )
+        for now, before in zip(self._statistics, self._before, strict=True):
+            torch._foreach_copy_(now, before)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.max_gradient_norm is not None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: LitVAE, outputs, batch, batch_idx) -> None:
+        if self.num_in_a_row > self.max_skips:
+            raise self._diverged(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
+        if self.num_skipped and not self._has_finite_loss:
+            raise self._diverged(trainer, pl_module)
+        if self.max_gradient_norm is not None or self.num_skipped:
             pl_module.log("train/skipped_updates", float(self.num_skipped))
 
-    def state_dict(self) -> dict[str, int]:
-        return {"num_skipped": self.num_skipped}
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("num_skipped", "num_in_a_row", "last_finite_loss", "_reason")}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.num_skipped = state_dict["num_skipped"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update(state_dict)
+
+    def _diverged(self, trainer: L.Trainer, pl_module: LitVAE) -> Diverged:
+        first = trainer.global_step - self.num_in_a_row
+        loss = self.last_finite_loss
+        before = "" if loss is None else f"; the last finite loss was {loss:.1f} nats"
+        state = {
+            "last_finite_loss": loss, "num_skipped": self.num_skipped, "head": head_state(pl_module.vae, self._batch)
+        }  # fmt: skip
+        return Diverged(first, f"{self._reason}, and so for {self.num_in_a_row} steps in a row{before}", state)
+
+
+def reason(step: int, loss: float, norm: float) -> str:
+    """Why an update is left out."""
+    if not math.isfinite(loss):
+        return f"the loss was not finite at step {step}"
+    if not math.isfinite(norm):
+        return f"the gradient was not finite at step {step}"
+    return f"the gradient's norm was {norm:.3g} at step {step}, above callbacks.skip_updates.max_gradient_norm"
+
+
+def witnesses(vae: VAE) -> list[torch.nn.Parameter]:
+    """Of each layer the biases and scales, or else its weights. What comes back to a layer is summed up in these, so none
+    of it can be other than finite, or above 1e19, unseen; a weight's gradient is a sum of that times activations."""
+    found = [list(module.parameters(recurse=False)) for module in vae.modules()]
+    return [each for own in found for each in [weights for weights in own if weights.ndim <= 1] or own]
+
+
+def running_statistics(vae: VAE) -> list[list[torch.Tensor]]:
+    """What a training pass changes beside the weights, by type: batch normalisation's averages, and those of heads."""
+    found = [*vae.networks.buffers(), *vae.variance.buffers()]
+    return [[each for each in found if each.dtype == dtype] for dtype in dict.fromkeys(each.dtype for each in found)]
 
 
 class Pictures(Callback):
@@ -157,8 +216,10 @@ class Pictures(Callback):
             board.add_image(name, draw(subject, name), step, dataformats="HWC")
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood
-        log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()
-        board.add_histogram("sigma/log10", log_sigma[:100_000], step)
+        log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()[:100_000]
+        finite = log_sigma[log_sigma.isfinite()]
+        if len(finite):  # else the next updates will be left out, and the run ends as diverged
+            board.add_histogram("sigma/log10", finite, step)
 
 
 class OrderOfLearning(Callback):
@@ -184,13 +245,20 @@ class OrderOfLearning(Callback):
             batch = next(iter(trainer.datamodule.val_dataloader()))
             self._explained.append(order_of_learning.explained_variance(pl_module.vae, batch))
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
+    def rank_correlation(self) -> dict[str, float]:
+        """Of the order of learning with that of the components, as a metric; {} where there is none to be had."""
+        if not self._epochs:
+            return {}
+        found = order_of_learning.rank_correlation(torch.tensor(self._epochs), torch.stack(self._explained))
+        return {} if found is None else {"order/rank_correlation": found}
+
+    def write(self, folder: Path, vae: VAE) -> None:
+        """When training has ended, in this process or in an earlier one: then Lightning calls no hook of it."""
         if not self._epochs:
             return
-        folder, event_shape = Path(trainer.default_root_dir), pl_module.vae.representation.event_shape
-        explained = torch.stack(self._explained)
-        with replacing(folder / "order_of_learning.safetensors") as beside:
-            save_file({"epochs": torch.tensor(self._epochs), "explained": explained}, beside)
+        epochs, explained = torch.tensor(self._epochs), torch.stack(self._explained)
+        save_tensors({"epochs": epochs, "explained": explained}, folder / "order_of_learning.safetensors")
+        event_shape = vae.representation.event_shape
         picture = order_of_learning.draw(self._epochs, explained, event_shape, folder.name)
         write_png(picture, folder / "figures" / "order_of_learning.png")
 

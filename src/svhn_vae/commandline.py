@@ -3,16 +3,15 @@
 import re
 import shlex
 import sys
-import time
 from pathlib import Path, PurePath
 from typing import Any
 
-from hydra import compose
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
-
+from svhn_vae.errors import did_you_mean, one_line
+from svhn_vae.lock import locked
+from svhn_vae.report.hypotheses import parse
+from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
-from svhn_vae.runs import flatten
+from svhn_vae.runs import Config, flatten
 from svhn_vae.study import note_command
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -29,30 +28,58 @@ COMMON_COMMANDS = (
 )
 
 
-def check(cfg: DictConfig, overrides: list[str], choices: dict[str, str]) -> None:
-    """Raises ValueError for what was typed and cannot be meant, in a line.
+OUTPUTS = Path("outputs")
+ONE_OF = {
+    "trainer.precision": PRECISIONS,
+    "monitor": MONITORS,
+    "impossible": ("refuse", "skip"),
+    "on_error": ("continue", "stop"),
+}
+AT_LEAST = {"seed": 0, "iw_samples": 0, "batch_size": 1, "checkpoint_every_n_epochs": 1, "trainer.max_epochs": 1}
+
+
+def check(settings: Config, defaults: Config) -> None:
+    """Raises ValueError for what was typed or written in a file and cannot be meant, in a line.
 
     YAML takes any word for a text, and Python takes any text for true: pca.whiten=maybe would whiten.
+    Both are resolved; `defaults` is of the same groups' choices, with nothing else typed.
     """
-    chosen = [word for word in overrides if word.split("=")[0].lstrip("+~") in choices]
-    defaults = flatten(OmegaConf.to_container(compose("train", chosen), resolve=True))
-    for key, value in flatten(OmegaConf.to_container(cfg, resolve=True)).items():
-        if key in defaults and not fits(value, defaults[key]):
-            raise ValueError(f"{key} must be {in_words(defaults[key])}, got {value}")
-    trainer = cfg.trainer
-    if trainer.precision not in PRECISIONS:
-        raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {trainer.precision}")
-    if cfg.monitor not in MONITORS:
-        raise ValueError(f"monitor must be one of {', '.join(MONITORS)}, got {cfg.monitor}")
-    if not 1 <= trainer.check_val_every_n_epoch <= trainer.max_epochs:
+    values, expected = flatten(settings), flatten(defaults)
+    for key, value in values.items():
+        if key in expected and not fits(value, expected[key]):
+            raise ValueError(f"{key} must be {in_words(expected[key])}, got {value}")
+    for key, allowed in ONE_OF.items():
+        if values[key] not in allowed:
+            raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {values[key]}")
+    for key, least in AT_LEAST.items():
+        if values[key] < least:
+            raise ValueError(f"{key} must be {least} or more, got {values[key]}")
+    every_n, last = values["trainer.check_val_every_n_epoch"], values["trainer.max_epochs"]
+    if not 1 <= every_n <= last:
         raise ValueError(
-            f"trainer.check_val_every_n_epoch must be in 1..{trainer.max_epochs}, trainer.max_epochs, so that a run "
-            f"validates at least once, got {trainer.check_val_every_n_epoch}"
+            f"trainer.check_val_every_n_epoch must be in 1..{last}, trainer.max_epochs, so that a run validates at "
+            f"least once, got {every_n}"
         )
-    if cfg.seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {cfg.seed}")
-    if PurePath(cfg.study).is_absolute() or ".." in PurePath(cfg.study).parts:
-        raise ValueError(f"study must be a name under outputs/, got {cfg.study}")
+    check_study(settings["study"])
+    for hypothesis in settings["hypotheses"]:
+        parse(hypothesis)
+
+
+def check_keys(settings: Config, known: Config) -> None:
+    """Raises ValueError for settings at the root that nothing reads: a file may add any, and so may `+`."""
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"{key} is no setting{did_you_mean(key, known)}")
+
+
+def check_study(name: Any) -> None:
+    """Raises ValueError if it is no name, or names, inside outputs/: nor by way of a link."""
+    path = PurePath(str(name))
+    is_name = name is not None and path.parts and str(name).isprintable() and not path.is_absolute()
+    if not is_name or any(part.startswith(".") for part in path.parts):
+        raise ValueError(f"study must be a name under outputs/, such as heads or claims/01, got {name}")
+    if not (OUTPUTS / path).resolve().is_relative_to(OUTPUTS.resolve()):
+        raise ValueError(f"study must be a name under outputs/: {OUTPUTS / path} is a link to elsewhere")
 
 
 def fits(value: Any, default: Any) -> bool:
@@ -96,25 +123,27 @@ def command() -> str:
     return shlex.join(["python", *sys.argv])
 
 
-class StudyTable(Callback):
-    """Notes the command in its study, and at the end prints the study's table; exit code 1 if a run of it failed."""
+class StudyTable:
+    """Notes the command in its study, and at the end prints the study's table and writes its report."""
 
-    def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
-        self._start = time.time()
-        hypotheses = OmegaConf.to_container(config.hypotheses, resolve=True)
-        note_command(Path("outputs") / config.study, command(), config.question, hypotheses)
+    def __init__(self, settings: Config) -> None:
+        self.study = OUTPUTS / str(settings["study"])
+        self._has_begun = False
+        self._asked = (settings["question"], settings["hypotheses"])
 
-    on_multirun_start = on_run_start
+    def begin(self) -> None:
+        """When the first of its jobs has its data; before, there is nothing to note."""
+        if self._has_begun:
+            return
+        with locked(self.study / "study.json", wait=10):  # another sweep of the same study may be at it
+            note_command(self.study, command(), *self._asked)
+        self._has_begun = True
 
-    def on_run_end(self, config: DictConfig, **kwargs: object) -> None:
-        self._end_if_failed(config)  # it has said why: a table of other runs below would hide it
-        print_study(Path("outputs") / config.study, wide_console())
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
-        print_study(Path("outputs") / config.study, wide_console())
-        self._end_if_failed(config)
-
-    def _end_if_failed(self, config: DictConfig) -> None:
-        logs = (Path("outputs") / config.study).glob("*/error.log")
-        if any(log.stat().st_mtime >= self._start for log in logs):
-            raise SystemExit(1)
+    def end(self) -> None:
+        if not self._has_begun:
+            return
+        try:
+            print_study(self.study, wide_console())
+            print(f"report:      {write_report(self.study)}", flush=True)
+        except Exception as error:  # the runs are there, and so is what follows
+            print(f"the report of {self.study} cannot be made: {one_line(error)}", flush=True)

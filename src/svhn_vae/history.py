@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lightning.pytorch.loggers.logger import DummyExperiment, Logger
@@ -16,13 +16,13 @@ PLACE = ("epoch", "step", "seconds")  # the columns before those of the metrics
 class History(Logger):
     """One row per step at which metrics were logged: epoch, step, seconds since training began, and the metrics.
 
-    A continued run takes up the rows of its first part; those that it makes again replace the earlier ones.
+    Its rows are kept in last.ckpt, too, and a continued run takes up those: the file may be behind, or ahead.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._rows = {int(row["step"]): row for row in read_history(path)}
+        self._rows: dict[int, dict[str, float]] = {}
         self._start: float | None = None
         self._written = -SECONDS_BETWEEN_WRITES
         self._ended = False
@@ -48,6 +48,20 @@ class History(Logger):
         row = self._rows.setdefault(step, {})
         row |= {**metrics, "step": step, "seconds": time.monotonic() - self._start}
 
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        return list(self._rows.values())
+
+    def rows_with(self, metrics: Mapping[str, float], step: int, epoch: int) -> list[dict[str, float]]:
+        """The rows so far, with what will be logged when this epoch's checkpoint has been written."""
+        row = {**self._rows.get(step, {}), "epoch": epoch, **metrics, "step": step}
+        row.setdefault("seconds", time.monotonic() - self._start)
+        return list({**self._rows, step: row}.values())
+
+    def take_up(self, rows: Iterable[Mapping[str, float]]) -> None:
+        """Goes on from `rows_with`, before training begins."""
+        self._rows = {int(row["step"]): dict(row) for row in rows}
+
     def save(self) -> None:
         """Lightning calls this after every row; the file is written now and then."""
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
@@ -59,7 +73,7 @@ class History(Logger):
 
     def _write(self) -> None:
         rows = [self._rows[step] for step in sorted(self._rows)]
-        if not rows:
+        if not rows or not self.path.parent.is_dir():  # whoever removed the folder does not want it back
             return
         metrics = sorted({name for row in rows for name in row} - set(PLACE))
         with replacing(self.path) as beside, beside.open("w", newline="") as file:

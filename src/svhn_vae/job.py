@@ -5,34 +5,34 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L  # noqa: N812  its usual name
 import torch
-from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard.summary import hparams
 
-from svhn_vae.atomic import replacing
-from svhn_vae.callbacks import Progress
+from svhn_vae.callbacks import OrderOfLearning, Progress
+from svhn_vae.checkpoints import Last, continuation, history_of
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.module import DataModule
-from svhn_vae.evaluation import calibration, order_of_learning
+from svhn_vae.divergence import load_last_finite, validation_metrics
+from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.score import Score, score_run, score_seen
-from svhn_vae.history import read_history
+from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.lit import Diverged, LitVAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs import Config, RunFolder, identity, write_json
-from svhn_vae.storage import load_best, save_representation
+from svhn_vae.storage import Damaged, load_best, save_representation, save_tensors
 from svhn_vae.study import commit
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
-HPARAMS_METRICS = ("val/negative_elbo", "val/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
+HPARAMS_METRICS = ("best/negative_elbo", "best/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
 
 # TensorBoard's custom scalars: category -> chart -> the metrics in it
 DASHBOARD = {
@@ -65,6 +65,7 @@ class Job(NamedTuple):
     module: LitVAE
     trainer: L.Trainer
     judge: Callable[[Dataset], Judge] | None  # loads it, or trains it
+    typed: list[str]  # the settings that the command or its sweep names
 
 
 def run(job: Job) -> Config:
@@ -72,31 +73,58 @@ def run(job: Job) -> Config:
 
     A run that was interrupted after its training is not trained any further.
 
-    Raises lit.Diverged if a loss is not finite. The test images are touched here and nowhere else, once.
+    Raises lit.Diverged for weights or losses that are not finite, and leaves what the run was before that. Raises
+    Interrupted if the process was asked to leave. The test images are touched here and nowhere else, once.
     """
+    try:
+        return train_and_score(job)
+    except Diverged:
+        try:
+            leave_partial_result(job)
+        except Exception as error:  # the divergence is the result
+            print(f"  its last finite state could not be scored: {type(error).__name__}: {error}", flush=True)
+        raise
+
+
+def train_and_score(job: Job) -> Config:
     folder, trainer = job.folder, job.trainer
-    if "cost" not in folder.facts:
+    save_representation(job.module.vae, folder)
+    if not is_trained(job):
         train(job)
     load_best(job.module.vae, folder)
-    [val] = trainer.validate(job.module, datamodule=job.data, verbose=False)
+    val = validate(job)
     score = score_test(job)
     if not math.isfinite(score.metrics["test/negative_elbo"]):
         raise Diverged(trainer.global_step, "the best checkpoint's test score is not finite")
-    draw(job, score)
-    others = learning_metrics(folder) | score_seen(job.module.vae, job.data.dataset)
+    draw_calibration(job, score)
+    draw(job)
+    others = folder.facts["learnt"] | score_seen(job.module.vae, job.data.dataset)
     if job.judge is not None:
         others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
     result = result_of(job, val | others, score, folder.facts["cost"])
+    folder.check_there()
     write_json(folder.path / "result.json", result)
     return result
 
 
+def is_trained(job: Job) -> bool:
+    """Whether an earlier process has trained it, and left the weights whole; else its training is no longer noted."""
+    if not {"cost", "learnt"} <= set(job.folder.facts):
+        return False
+    try:
+        load_best(job.module.vae, job.folder)
+    except (Damaged, FileNotFoundError) as error:
+        print(f"  {error}: trained again", flush=True)
+        job.folder.trains_again()
+        return False
+    return True
+
+
 def train(job: Job) -> None:
-    """Fits the model and notes what it cost."""
+    """Fits the model and notes what it cost and what was learnt."""
     folder, trainer = job.folder, job.trainer
-    save_representation(job.module.vae, folder)
     announce_hyperparameters(job)
-    resume = str(folder.last_checkpoint) if folder.last_checkpoint.is_file() else None
+    resume = continuation(folder, job.module, job.data.dataset.digest)
     if resume:
         print(f"  continues from {resume}", flush=True)
     if torch.cuda.is_available():
@@ -105,27 +133,45 @@ def train(job: Job) -> None:
     trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
     if profile := trainer.profiler.summary():  # Lightning prints it where we keep it quiet
         print(profile, flush=True)
-    folder.trained(cost_of(job, time.monotonic() - start) | {"continued": resume is not None})
+    if epochs := callback(trainer, Last).interrupted_after:
+        raise Interrupted(INTERRUPTION.signum, f"after {epochs} epochs")
+    order = callback(trainer, OrderOfLearning)
+    if order is not None:
+        order.write(folder.path, job.module.vae)
+    cost = cost_of(job, time.monotonic() - start) | {"continued": resume is not None}
+    folder.trained(cost, learnt(trainer))
+    if INTERRUPTION.is_requested:
+        raise Interrupted(INTERRUPTION.signum, "when its training was over")
+
+
+def callback(trainer: L.Trainer, kind: type) -> Any:
+    """The trainer's callback of this class, or None."""
+    return next((found for found in trainer.callbacks if isinstance(found, kind)), None)
 
 
 def announce_hyperparameters(job: Job) -> None:
-    """Writes the layout of TensorBoard's custom scalars, and the HPARAMS tab's entry with the tags of the real metrics,
-    which get their values when they are logged.
+    """Writes the layout of TensorBoard's custom scalars, and the HPARAMS tab's entry: the choices and what was typed or
+    swept, with the tags of the real metrics, which get their values when they are logged.
 
     Lightning's own way logs a placeholder value, which then stands in the curves.
     """
     settings = {**identity(job.config), **job.choices}
-    values = {key: value for key, value in settings.items() if is_hyperparameter(key, value)}
+    shown = (*job.choices, "seed", *job.typed)
+    values = {key: settings[key] for key in shown if isinstance(settings.get(key), bool | int | float | str)}
     board = job.trainer.logger.experiment
     for summary in hparams(values, dict.fromkeys(HPARAMS_METRICS, 0.0)):
         board.file_writer.add_summary(summary)
     board.add_custom_scalars(DASHBOARD)
 
 
-def is_hyperparameter(key: str, value: object) -> bool:
-    """A number, a switch or a name that one would sweep."""
-    inner = key.startswith("callbacks") or key.rpartition(".")[2].startswith("_")
-    return isinstance(value, bool | int | float | str) and not inner
+def validate(job: Job) -> dict[str, float | None]:
+    """The best checkpoint's `val/` metrics, which TensorBoard has as `best/`: they are no part of the curves."""
+    vae = job.module.vae.to(job.trainer.strategy.root_device)
+    metrics = validation_metrics(job.module, job.data.val_dataloader())
+    vae.cpu()
+    best = {f"best/{name.removeprefix('val/')}": value for name, value in metrics.items() if value is not None}
+    job.trainer.logger.log_metrics(best, job.trainer.global_step)
+    return metrics
 
 
 def score_test(job: Job) -> Score:
@@ -135,34 +181,49 @@ def score_test(job: Job) -> Score:
     vae.cpu()  # so that pictures do not depend on the device
     logger.log_metrics(score.metrics, job.trainer.global_step)
     logger.finalize("success")
-    with replacing(job.folder.path / "per_image.safetensors") as beside:
-        save_file(score.per_image, beside)
+    save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
     if score.calibration:
-        with replacing(job.folder.path / "calibration.safetensors") as beside:
-            save_file(calibration.by_component(score.calibration, vae.representation), beside)
+        by_component = calibration.by_component(score.calibration, vae.representation)
+        save_tensors(by_component, job.folder.path / "calibration.safetensors")
     return score
 
 
-def learning_metrics(folder: RunFolder) -> dict[str, float]:
+def learnt(trainer: L.Trainer) -> dict[str, float]:
     """Of the training: the last epoch's `train/` metrics, dropout and batch statistics included, and its order."""
-    rows = read_history(folder.path / "history.csv")
-    last = max((row for row in rows if "train/objective" in row), key=lambda row: row["step"], default={})
+    rows = [row for row in history_of(trainer).rows if "train/objective" in row]
+    last = max(rows, key=lambda row: row["step"], default={})
     metrics = {name: value for name, value in last.items() if name.startswith("train/")}
-    if (path := folder.path / "order_of_learning.safetensors").is_file():
-        order = order_of_learning.rank_correlation(**load_file(path))
-        metrics |= {} if order is None else {"order/rank_correlation": order}
-    return metrics
+    order = callback(trainer, OrderOfLearning)
+    return metrics | (order.rank_correlation() if order is not None else {})
 
 
-def draw(job: Job, score: Score) -> None:
-    """The plot of sigma's calibration on the test images, and the cheaper pictures of training and validation images;
-    src/generate.py draws them all."""
-    name, figures = job.folder.path.name, job.folder.figures
+def draw_calibration(job: Job, score: Score) -> None:
+    """The plot of sigma's calibration on the test images."""
     if score.calibration:
-        write_png(calibration.draw(score.calibration, f"test images, {name}"), figures / "calibration.png")
+        picture = calibration.draw(score.calibration, f"test images, {job.folder.path.name}")
+        write_png(picture, job.folder.figures / "calibration.png")
+
+
+def draw(job: Job) -> None:
+    """The cheaper pictures of training and validation images; src/generate.py draws them all."""
+    name = job.folder.path.name
     subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0)
     for drawn in DRAWN:
-        write_png(gallery.draw(subject, drawn), figures / f"{drawn}.png")
+        write_png(gallery.draw(subject, drawn), job.folder.figures / f"{drawn}.png")
+
+
+def leave_partial_result(job: Job) -> None:
+    """partial_result.json and pictures of the last finite checkpoint, if there is one. The test images stay unseen."""
+    vae, folder = job.module.vae.cpu(), job.folder
+    path = load_last_finite(vae, folder)
+    if path is None:
+        return
+    vae.to(job.trainer.strategy.root_device)
+    metrics = validation_metrics(job.module, job.data.val_dataloader())
+    vae.cpu()
+    content = {"checkpoint": path.name, "metrics": metrics, **described(job)}
+    write_json(folder.path / "partial_result.json", content)
+    draw(job)
 
 
 def result_of(job: Job, metrics: dict[str, float], score: Score, cost: Config) -> Config:
@@ -170,16 +231,23 @@ def result_of(job: Job, metrics: dict[str, float], score: Score, cost: Config) -
     dataset, representation = job.data.dataset, job.module.vae.representation
     num_components = representation.event_shape.numel() if representation.is_projection else None
     return {
-        "name": job.folder.path.name,
-        "seed": job.config["seed"],
-        "choices": job.choices,
-        "data": data_facts(dataset),
+        **described(job),
         "metrics": metrics | score.metrics,
         "parts": score.parts,
         "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, dataset)},
         "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
         "cost": cost,
-        "commit": commit(),
+    }
+
+
+def described(job: Job) -> Config:
+    """What a result is of."""
+    return {
+        "name": job.folder.path.name,
+        "seed": job.config["seed"],
+        "choices": job.choices,
+        "data": data_facts(job.data.dataset),
+        "commit": job.folder.facts.get("commit", commit()),
         "versions": versions(),
         "config": job.config,
     }
@@ -199,7 +267,7 @@ def data_facts(dataset: Dataset) -> Config:
 def cost_of(job: Job, seconds: float) -> Config:
     """What `fit` took, validation and checkpoints included; of a continued run, its last part."""
     trainer = job.trainer
-    progress = next(callback for callback in trainer.callbacks if isinstance(callback, Progress))
+    progress = callback(trainer, Progress)
     device = trainer.strategy.root_device
     on_gpu = device.type == "cuda"
     return {

@@ -20,11 +20,14 @@ NUM_DIMS = 3 * 32 * 32
 
 
 class Diverged(ArithmeticError):
-    """The loss or the weights are not finite. A result of the run, not a fault of the program."""
+    """The loss or the weights are not finite. A result of the run, not a fault of the program.
 
-    def __init__(self, step: int, what: str) -> None:
+    state: what is known of the moment: the last finite loss, and where the head stood.
+    """
+
+    def __init__(self, step: int, what: str, state: dict[str, object] | None = None) -> None:
         super().__init__(what)
-        self.step = step
+        self.step, self.state = step, state or {}
 
 
 class LitVAE(L.LightningModule):
@@ -52,6 +55,10 @@ class LitVAE(L.LightningModule):
         self._terms.append(torch.stack([term.detach().mean() for term in per_image(result)]))
         return loss
 
+    @property
+    def latest_loss(self) -> Tensor:
+        return self._losses[-1]
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.trainer.is_last_batch:  # before it is clipped; of one step, because it costs a pass over all weights
             gradients = [weights.grad for weights in self.parameters() if weights.grad is not None]
@@ -63,8 +70,9 @@ class LitVAE(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._check_finite()
-        terms = torch.stack(self._terms).mean(0)
-        objective = torch.stack(self._losses).mean()
+        losses, terms = torch.stack(self._losses), torch.stack(self._terms)
+        finite = losses.isfinite()  # the updates of the others were left out
+        terms, objective = terms[finite].mean(0), losses[finite].mean()
         self._losses.clear()
         self._terms.clear()
         bound = bound_metrics("train", terms, is_density=self.vae.variance.is_density)
@@ -78,14 +86,7 @@ class LitVAE(L.LightningModule):
         self._evaluated.clear()
 
     def _check_finite(self) -> None:
-        """Raises Diverged at this epoch's first loss that is not finite, or if the weights are not; reads the device
-        once or twice."""
-        losses = torch.stack(self._losses)
-        if not losses.isfinite().all():
-            [first, *_] = (~losses.isfinite()).nonzero()[0].tolist()
-            step = self.global_step - len(losses) + first
-            before = f"; it was {losses[first - 1]:.1f} nats the step before" if first else ""
-            raise Diverged(step, f"the loss was not finite at step {step}{before}")
+        """Raises Diverged if the weights are not finite; reads the device once."""
         if not torch.stack([weights.isfinite().all() for weights in self.parameters()]).all():
             raise Diverged(self.global_step, f"the weights were not finite after step {self.global_step}")
 

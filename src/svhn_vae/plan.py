@@ -1,0 +1,212 @@
+"""A sweep before its first job: every job composed, checked and built without its data.
+
+Hydra would find what is wrong with the last job when it comes to it, and says it in several lines.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from svhn_vae.build import CONF, choices, plain, try_build
+from svhn_vae.commandline import check, check_keys
+from svhn_vae.errors import did_you_mean, one_line, root_of
+from svhn_vae.runs import Config, flatten, run_name
+
+
+class Planned(NamedTuple):
+    """One job of a sweep. `wrong`: what was misspelt; `impossible`: why it cannot be built."""
+
+    overrides: tuple[str, ...]
+    settings: Config  # resolved; {} of one that cannot be composed
+    name: str  # of its run folder
+    wrong: tuple[str, ...] = ()
+    impossible: str = ""
+
+
+class Base(NamedTuple):
+    """A configuration of chosen files, before values are given; Hydra's own part is in `cfg` alone."""
+
+    cfg: DictConfig
+    settings: Config
+
+
+class Refused(Exception):
+    """What was typed names no sweep; the message has a line for each fault."""
+
+
+def plan(
+    overrides: list[str], *, is_sweep: bool, config_name: str = "train", config_dir: str | None = None
+) -> list[Planned]:
+    """The jobs of a command, in order. Raises Refused if already the command cannot be read."""
+    with composing(config_dir) as loader:
+        planner = Planner(loader, config_name)
+        return [planner.job(job) for job in planner.jobs(overrides, is_sweep=is_sweep)]
+
+
+@contextmanager
+def composing(config_dir: str | None = None) -> Iterator[ConfigLoader]:
+    """Hydra's configuration as @hydra.main of src/train.py has it."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train"):
+        loader = GlobalHydra.instance().config_loader()
+        if config_dir is not None:
+            path = loader.get_search_path()
+            path.prepend("command-line", f"file://{Path(config_dir).resolve()}", SearchPathQuery(provider="schema"))
+            loader.repository.initialize_sources(path)
+        yield loader
+
+
+class Planner:
+    """Composes, checks and builds jobs, each part once."""
+
+    def __init__(self, loader: ConfigLoader, config_name: str) -> None:
+        self.loader, self.config_name = loader, config_name
+        self.parser = OverridesParser.create(config_loader=loader)
+        self.groups = list(nested_groups(loader))
+        self.base = cache(self._base)
+        self.parsed = cache(self._parsed)
+        self.options = cache(self._options)
+        self._built: dict[str, str] = {}
+
+    def jobs(self, overrides: list[str], *, is_sweep: bool) -> list[list[str]]:
+        """The overrides of each job, the experiment's own sweep included. Raises Refused."""
+        parsed = [self.parsed(word) for word in overrides]
+        if not is_sweep:
+            for override in parsed:
+                if override.is_sweep_override():
+                    raise Refused(f"{override.input_line} has several values: put -m before it to run them all")
+            return [overrides]
+        fixed = [word for word, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+        if faults := self.faults(fixed):
+            raise Refused("\n".join(faults))
+        try:
+            master = self.loader.load_configuration(self.config_name, overrides, RunMode.MULTIRUN)
+            own = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+            [batch] = BasicSweeper.split_arguments(self.parser.parse_overrides([*own, *task(parsed)]), None)
+        except Exception as error:  # Hydra's and OmegaConf's have no common class
+            raise Refused(one_line_of(error)) from None
+        hydras = [override.input_line for override in parsed if override.is_hydra_override()]
+        return [[*hydras, *job] for job in batch]
+
+    def job(self, overrides: list[str]) -> Planned:
+        if faults := self.faults(overrides):
+            return Planned(tuple(overrides), {}, "", wrong=tuple(faults))
+        try:
+            cfg = self.composed(overrides)
+            settings = plain(cfg)
+            check_keys(settings, self.base(()).settings)
+            check(settings, self.base(self._choosing(overrides)).settings)
+            name = run_name(settings, choices(cfg.hydra))
+        except Exception as error:  # Hydra's, OmegaConf's, yaml's and ours
+            return Planned(tuple(overrides), {}, "", wrong=(one_line_of(error),))
+        return Planned(tuple(overrides), settings, name, impossible=self._impossible(cfg, settings))
+
+    def composed(self, overrides: list[str]) -> DictConfig:
+        """As Hydra composes it: the files, and then the values. Jobs that choose the same files share that part, which
+        takes most of the time."""
+        chosen = self._choosing(overrides)
+        cfg = copy.deepcopy(self.base(chosen).cfg)
+        for override in (self.parsed(word) for word in overrides if word not in chosen):
+            OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+        return cfg
+
+    def faults(self, overrides: list[str]) -> list[str]:
+        """A line for each override whose key, group or choice there is not."""
+        parsed = [self.parsed(word) for word in overrides]
+        if any(override.key_or_group == "hydra.searchpath" for override in parsed):
+            return []  # there may be others: Hydra's composition says it
+        named = [override for override in parsed if not override.is_hydra_override() and "@" not in override.input_line]
+        lines = [self._fault_of_group(override) for override in named if override.key_or_group in self.groups]
+        if any(lines):
+            return [line for line in lines if line]
+        lines = [self._fault_of_key(override, overrides) for override in named]
+        return [line for line in lines if line]
+
+    def _parsed(self, word: str) -> Override:
+        try:
+            return self.parser.parse_override(word)
+        except Exception as error:  # Hydra's, which says what it expected
+            raise Refused(f"{word} cannot be read, expected KEY=VALUE: {one_line_of(error)}") from None
+
+    def _fault_of_group(self, override: Override) -> str:
+        group, value = override.key_or_group, override.value()
+        there_are = self.options(group)
+        for choice in value if isinstance(value, list) else [value]:
+            if isinstance(choice, str) and choice not in there_are:
+                near = did_you_mean(choice, there_are) or f": choose from {', '.join(there_are)}"
+                return f"{group}={choice} is no choice{near}"
+        return ""
+
+    def _fault_of_key(self, override: Override, overrides: list[str]) -> str:
+        key = override.key_or_group
+        if key in self.groups or override.is_add() or override.is_force_add():
+            return ""
+        chosen = tuple(word for word in self._choosing(overrides) if not self.parsed(word).is_delete())
+        try:
+            base = self.base(chosen)
+        except Exception:  # the job's composition says it
+            return ""
+        if OmegaConf.select(base.cfg, key, default=self) is not self:  # null is a value
+            return ""
+        known = [*flatten(base.settings), *base.settings, *self.groups]
+        return f"{key} is no setting{did_you_mean(key, known) or ', with these choices; --cfg job prints all'}"
+
+    def _options(self, group: str) -> list[str]:
+        inner = [f"{sub}/{name}" for sub in self.loader.list_groups(group) for name in self._options(f"{group}/{sub}")]
+        return [*self.loader.get_group_options(group), *inner]
+
+    def _choosing(self, overrides: list[str]) -> tuple[str, ...]:
+        """All that do more than give a new value to a setting that there is."""
+        return tuple(word for word in overrides if not self._is_value(self.parsed(word)))
+
+    def _is_value(self, override: Override) -> bool:
+        is_change = not (override.is_add() or override.is_force_add() or override.is_delete())
+        return is_change and override.key_or_group not in self.groups and not override.is_hydra_override()
+
+    def _base(self, chosen: tuple[str, ...]) -> Base:
+        cfg = compose(self.config_name, list(chosen), return_hydra_config=True)
+        return Base(cfg, plain(cfg))
+
+    def _impossible(self, cfg: DictConfig, settings: Config) -> str:
+        """Why it cannot be built, or nothing; jobs that differ in their seed alone are built once."""
+        parts = {name: value for name, value in settings.items() if name not in ("seed", "study")}
+        key = json.dumps(parts, default=str)
+        if key not in self._built:
+            try:
+                try_build(cfg)
+                self._built[key] = ""
+            except Exception as error:  # whatever a constructor says of its settings
+                self._built[key] = one_line(root_of(error))
+        return self._built[key]
+
+
+def nested_groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
+    """All groups but Hydra's own, those inside others included: experiment/claims/convolutions."""
+    for name in loader.list_groups(parent):
+        group = f"{parent}/{name}".lstrip("/")
+        if group != "hydra":
+            yield group
+            yield from nested_groups(loader, group)
+
+
+def task(parsed: list[Override]) -> list[str]:
+    return [override.input_line for override in parsed if not override.is_hydra_override()]
+
+
+def one_line_of(error: BaseException) -> str:
+    """Hydra's messages stand in several lines, with the reason in its cause."""
+    texts = [str(error), str(error.__cause__ or "")]
+    return " ".join(" ".join(text.split()) for text in texts if text)

@@ -1,0 +1,109 @@
+"""A stranger's files: code in pickles, in YAML tags and behind `_target_`, paths that lead elsewhere, and HTML.
+
+Each payload would make a file named PWNED in the folder that it was built for.
+"""
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+MARK = "PWNED"
+
+
+class Payload:
+    """Unpickled, it runs a command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable, tuple[str]]:
+        return os.system, (command(self.folder),)
+
+
+def command(folder: Path) -> str:
+    return f"touch {folder / MARK}"
+
+
+def pickles(folder: Path) -> dict[str, bytes]:
+    """Name -> a file that runs code in whatever unpickles it."""
+    payload = Payload(folder)
+    content = {"state_dict": payload, "digest": payload, "callbacks": {}, "loops": {}}
+    return {
+        "pickle": pickle.dumps(payload),
+        "pickle of protocol 0": pickle.dumps(content, 0),
+        "object array": saved(np.save, np.array([payload], dtype=object)),
+        "npz of objects": saved(lambda file, arrays: np.savez(file, **arrays), {"mean": np.array([payload], dtype=object)}),
+        "torch, zip": saved(lambda file, what: torch.save(what, file), content),
+        "torch, legacy": saved(lambda file, what: torch.save(what, file, _use_new_zipfile_serialization=False), content),
+    }
+
+
+def saved(save: Callable[[io.BytesIO, Any], None], content: Any) -> bytes:
+    file = io.BytesIO()
+    save(file, content)
+    return file.getvalue()
+
+
+def unpickled(content: bytes) -> None:
+    """What a program without care would do: the control, which shows that the payloads work."""
+    if content.startswith(b"\x93NUMPY") or b".npy" in content[:60]:
+        found = np.load(io.BytesIO(content), allow_pickle=True)
+        _ = found["mean"] if isinstance(found, np.lib.npyio.NpzFile) else found
+    elif content.startswith(b"\x80\x04") or content.startswith(b"(") or content.startswith(b"c"):
+        pickle.loads(content)
+    else:
+        torch.load(io.BytesIO(content), weights_only=False)
+
+
+def configurations(config: dict, folder: Path) -> dict[str, str]:
+    """Name -> a run's config.yaml, changed so that building it would run code."""
+    call = {"_target_": "os.system", "_args_": [command(folder)]}
+    subprocess = {"_target_": "subprocess.check_output", "args": command(folder), "shell": True}
+    hidden = [command(folder).replace("touch", "${tool}")]
+    changes = {
+        "the head": {"variance": call},
+        "the network": {"model": call},
+        "the representation": {"pca": subprocess},
+        "the data": {"data": call},
+        "inside the head": {"variance": {**config["variance"], "epsilon": call}},
+        "in a list": {"pca": {**config["pca"], "num_bands": [[call]]}},
+        "by interpolation": {"aim": "os.system", "variance": {"_target_": "${aim}", "_args_": [command(folder)]}},
+        "by two interpolations": {"tool": "touch", "a": "os", "pca": {"_target_": "${a}.system", "_args_": hidden}},
+        "by a whole node": {"aim": call, "model": "${aim}"},
+        "by an escape": {"aim": "os.system", "variance": {"_target_": "\\${aim}", "_args_": [command(folder)]}},
+        "what a module imports": {"variance": {"_target_": "svhn_vae.atomic.os.system", "_args_": [command(folder)]}},
+        "a function of ours": {"variance": {"_target_": "svhn_vae.build.instantiate", "config": call}},
+        "a method of ours": {"variance": {"_target_": "svhn_vae.runs.RunFolder.set_aside", "self": "x"}},
+        "partial": {"variance": {**call, "_partial_": True}},
+        "not recursive": {"variance": {**config["variance"], "_recursive_": False, "epsilon": call}},
+    }
+    files = {name: yaml.safe_dump({**config, **change}) for name, change in changes.items()}
+    for tag in ("python/object/apply:os.system", "python/object/new:os.system"):
+        files[f"!!{tag}"] = f"{yaml.safe_dump(config)}\nevil: !!{tag} ['{command(folder)}']\n"
+    return files
+
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def elsewhere(result: dict, status: dict, study: dict) -> dict[str, str]:
+    """File -> the same content with every text replaced by HTML that leads out of the folder."""
+
+    def evil(content: Any, key: str = "") -> Any:
+        if isinstance(content, dict):
+            return {name: evil(value, name) for name, value in content.items()}
+        if isinstance(content, list):
+            return [evil(value, key) for value in content]
+        return content if key in ("status", "digest", "_target_") or not isinstance(content, str) else f"../../{SCRIPT}/{content}"
+
+    question = {**study, "question": f"../../{SCRIPT}", "hypotheses": []}
+    return {"result.json": json.dumps(evil(result)), "status.json": json.dumps(evil(status)),
+            "../study.json": json.dumps(evil(question))}  # fmt: skip

@@ -1,0 +1,256 @@
+"""A continued training ends bit for bit as one left alone, wherever it was stopped or moved; what is damaged is no
+checkpoint, and nothing that is not finite becomes one."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import composed
+from svhn_vae import checkpoints, job
+from svhn_vae.build import build_job, choices, load_data
+from svhn_vae.checkpoints import WholeCheckpoints, continuation, not_finite
+from svhn_vae.history import read_history
+from svhn_vae.interruption import INTERRUPTION, Interrupted
+from svhn_vae.job import Job
+from svhn_vae.lit import Diverged, LitVAE
+from svhn_vae.runs import RunFolder
+from svhn_vae.storage import read_checkpoint
+from svhn_vae.sweep import quiet
+
+TINY = (
+    "data=synthetic", "data.num_train=400", "data.num_test=40", "pca=dct", "pca.n_components=20", "trainer=demo",
+    "network_scale=0.03125", "trainer.max_epochs=6", "batch_size=120", "trainer.accelerator=cpu",
+    "~callbacks.pictures", "callbacks.skip_updates.max_gradient_norm=1e6",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch):
+    """Signals and what is known of them as they were."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+    INTERRUPTION.signum, INTERRUPTION.in_epoch = None, False
+
+
+def tiny_job(path: Path, *overrides: str) -> Job:
+    """A whole run in a folder, begun."""
+    quiet()
+    cfg = composed(*TINY, *overrides)
+    chosen, folder = choices(cfg.hydra), RunFolder(path)
+    folder.begin(load_data(cfg).digest, {}, chosen)
+    return build_job(cfg, chosen, folder)
+
+
+def train(path: Path, *overrides: str) -> Job:
+    whole = tiny_job(path, *overrides)
+    job.train(whole)
+    return whole
+
+
+def train_until(step: int, path: Path, monkeypatch, *overrides: str, signum: int = signal.SIGTERM) -> None:
+    """The same, asked to stop at a step, that is in an epoch's middle."""
+    training_step = LitVAE.training_step
+
+    def interrupted(self: LitVAE, batch, batch_idx):
+        if self.global_step == step:
+            os.kill(os.getpid(), signum)
+        return training_step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LitVAE, "training_step", interrupted)
+        with pytest.raises(Interrupted):
+            train(path, *overrides)
+    INTERRUPTION.signum = None
+
+
+def left(path: Path) -> tuple:
+    """All that a training leaves, but times and places."""
+    folder = RunFolder(path)
+    last, best = (read_checkpoint(file) for file in (folder.last_checkpoint, folder.best_checkpoint))
+    of_best = last["callbacks"].pop("best")
+    own = {key: of_best[key] for key in ("best_model_score", "kth_value", "current_score")}
+    names = [Path(of_best[key]).name for key in ("best_model_path", "kth_best_model_path")]
+    states = {key: last[key] for key in ("state_dict", "optimizer_states", "callbacks", "global_step", "should_stop")}
+    rows = [{**row, "seconds": None} for row in read_history(path / "history.csv")]
+    return states, best["state_dict"], own, names, rows, folder.facts["learnt"]
+
+
+def assert_same(one: tuple, two: tuple) -> None:
+    found, due = (checkpoints.tensors(list(each), "") for each in (one, two))
+    assert [name for name, _ in found] == [name for name, _ in due]
+    for (name, value), (_, expected) in zip(found, due, strict=True):
+        assert torch.equal(value, expected), name
+    assert without_tensors(one) == without_tensors(two)
+
+
+def without_tensors(content):
+    if isinstance(content, torch.Tensor):
+        return None
+    if isinstance(content, dict):
+        return {key: without_tensors(value) for key, value in content.items()}
+    return [without_tensors(value) for value in content] if isinstance(content, list | tuple) else content
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("alone") / "run"
+    train(path)
+    return path
+
+
+@pytest.mark.parametrize(("step", "signum"), [(0, signal.SIGTERM), (7, signal.SIGINT), (11, signal.SIGUSR1)])
+def test_a_training_asked_to_stop_continues_to_the_same_end_where_it_was_moved(
+    step, signum, alone, tmp_path, monkeypatch, capfd
+):
+    train_until(step, tmp_path / "run", monkeypatch, "checkpoint_every_n_epochs=100", signum=signum)
+    assert "stopping after this epoch; once more to leave at once" in capfd.readouterr().out
+    epochs = step // 3 + 1
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["epoch"] == epochs - 1
+    shutil.move(tmp_path / "run", tmp_path / "moved" / "run")
+    train(tmp_path / "moved" / "run")
+    assert "continues from" in capfd.readouterr().out
+    assert_same(left(tmp_path / "moved" / "run"), left(alone))
+
+
+def test_a_training_that_was_stopped_early_stays_so(tmp_path, monkeypatch):
+    """Also where it was asked to leave in the epoch that was its last: Lightning forgets that it was to stop."""
+    early = ("callbacks.early_stopping.min_delta=1000", "callbacks.early_stopping.patience=2")
+    train(tmp_path / "alone", *early)
+    train_until(7, tmp_path / "killed", monkeypatch, *early)
+    assert "cost" in RunFolder(tmp_path / "killed").facts  # all that was left was its end
+    train(tmp_path / "killed", *early)
+    assert_same(left(tmp_path / "killed"), left(tmp_path / "alone"))
+    assert (tmp_path / "killed" / "order_of_learning.safetensors").is_file()
+
+
+def test_the_second_signal_leaves_at_once_and_the_run_goes_on_from_the_checkpoint_before(alone, tmp_path, monkeypatch):
+    training_step = LitVAE.training_step
+
+    def twice(self: LitVAE, batch, batch_idx):
+        if self.global_step in (7, 8):
+            os.kill(os.getpid(), signal.SIGINT)
+        return training_step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LitVAE, "training_step", twice)
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 6
+    INTERRUPTION.signum = None
+    train(tmp_path / "run")
+    assert_same(left(tmp_path / "run"), left(alone))
+
+
+def test_slurm_does_not_requeue_or_leave_in_mid_epoch(alone, tmp_path, monkeypatch):
+    for name, value in {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "x", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    train_until(7, tmp_path / "run", monkeypatch, signum=signal.SIGUSR1)
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+    train(tmp_path / "run")
+    assert_same(left(tmp_path / "run"), left(alone))
+
+
+def damage_by_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "a bit": damage_by_a_bit,
+    "garbage": lambda path: path.write_bytes(os.urandom(1000)),
+    "another dict": lambda path: torch.save({"state_dict": {}}, path),
+    "no dict": lambda path: torch.save([1], path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_training_starts_over(name, damage, alone, tmp_path, capsys):
+    path = shutil.copytree(alone, tmp_path / "run")
+    if (name, damage) == ("best.ckpt", DAMAGES["another dict"]):
+        pytest.skip("it is a checkpoint, and a wrong one is found when its weights are loaded")
+    damage(path / "checkpoints" / name)
+    whole = tiny_job(path)
+    assert continuation(whole.folder, whole.module, whole.data.dataset.digest) is None
+    [line] = capsys.readouterr().out.splitlines()
+    assert f"{name} is damaged: " in line
+    assert "starts over, last.ckpt.damaged1 is kept" in line
+    assert (path / "checkpoints" / "last.ckpt.damaged1").is_file()
+
+
+def test_a_checkpoint_of_other_images_or_another_network_is_none(alone, tmp_path, capsys):
+    path = shutil.copytree(alone, tmp_path / "run")
+    whole = tiny_job(path, "network_scale=0.0625")
+    assert continuation(whole.folder, tiny_job(path).module, "others") is None
+    assert f"of other images, {whole.data.dataset.digest}" in capsys.readouterr().out
+    shutil.copy(path / "checkpoints" / "last.ckpt.damaged1", path / "checkpoints" / "last.ckpt")
+    assert continuation(whole.folder, whole.module, whole.data.dataset.digest) is None
+    assert "of another network" in capsys.readouterr().out
+
+
+def test_starting_over_after_damage_ends_as_if_left_alone(alone, tmp_path, monkeypatch):
+    train_until(7, tmp_path / "run", monkeypatch)
+    damage_by_a_bit(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    train(tmp_path / "run")
+    assert_same(left(tmp_path / "run"), left(alone))
+
+
+def test_a_damaged_history_is_made_whole_from_the_checkpoint(alone, tmp_path, monkeypatch):
+    train_until(7, tmp_path / "run", monkeypatch)
+    (tmp_path / "run" / "history.csv").write_text("epoch,step\n1,2")
+    train(tmp_path / "run")
+    assert_same(left(tmp_path / "run"), left(alone))
+
+
+@pytest.mark.parametrize("place", ["state_dict", "optimizer_states"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_that_is_not_finite_is_written(place, value, tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin("d", {}, {})
+    checkpoint = {
+        "state_dict": {"w": torch.ones(3)},
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0), "exp_avg_sq": torch.ones(3)}}}],
+        "global_step": 5,
+    }
+    WholeCheckpoints(folder).save_checkpoint(checkpoint, str(folder.last_checkpoint))
+    before = folder.last_checkpoint.read_bytes()
+    assert not_finite(checkpoint) is None
+    inner = checkpoint["state_dict"] if place == "state_dict" else checkpoint["optimizer_states"][0]["state"][0]
+    inner[list(inner)[-1]][1] = value
+    with pytest.raises(Diverged, match=r"(weights\.w|exp_avg_sq) was not finite after step 5"):
+        WholeCheckpoints(folder).save_checkpoint(checkpoint, str(folder.last_checkpoint))
+    assert folder.last_checkpoint.read_bytes() == before
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.begin("d", {}, {})
+    checkpoint = {"state_dict": {"w": torch.ones(3)}, "global_step": 5}
+    plugin = WholeCheckpoints(folder)
+    plugin.save_checkpoint(checkpoint, str(folder.last_checkpoint))
+    before = folder.last_checkpoint.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*last\.ckpt'"):
+        plugin.save_checkpoint({"state_dict": {"w": torch.zeros(9)}, "global_step": 6}, str(folder.last_checkpoint))
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["last.ckpt"]
+    assert folder.last_checkpoint.read_bytes() == before
+
+
+def test_a_folder_that_vanished_is_not_made_again(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="vanished while its run was written"):
+        WholeCheckpoints(folder).save_checkpoint({"state_dict": {}, "global_step": 1}, str(folder.last_checkpoint))
+    assert not folder.path.exists()

@@ -1,0 +1,109 @@
+"""The 24 experiments that test the 2017 post's claims: complete, testable by their own sweeps, and of two sizes."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from conftest import CONF, composed
+from svhn_vae.build import plain
+from svhn_vae.plan import plan
+from svhn_vae.report.hypotheses import parse
+from svhn_vae.runs import flatten
+
+FOLDER = CONF / "experiment" / "claims"
+CLAIMS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+MIN_SEEDS = 3
+FULL_SIZE = {"trainer.max_epochs": 2000, "batch_size": 1000, "network_scale": 1.0, "optimizer.lr": 1e-4}
+SWEPT_AT_BOTH_SIZES = {"batch_size", "network_scale", "trainer.max_epochs"}  # an experiment names both sizes' values
+
+
+def sweep(name: str) -> dict[str, list[str]]:
+    """What the experiment varies: key -> its values, as they are typed."""
+    params = OmegaConf.to_container(composed(f"experiment=claims/{name}").hydra.sweeper.params)
+    parsed = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in params.items()])
+    return {
+        override.get_key_element(): list(override.sweep_string_iterator())
+        if override.is_sweep_override()
+        else [override.get_value_element_as_str()]
+        for override in parsed
+    }
+
+
+def runs(name: str) -> list[dict[str, object]]:
+    """The settings and choices of each of its runs, seeds apart."""
+    swept = {key: values for key, values in sweep(name).items() if key != "seed"}
+    return [
+        settings(f"experiment=claims/{name}", *(f"{key}={value}" for key, value in zip(swept, values, strict=True)))
+        for values in itertools.product(*swept.values())
+    ]
+
+
+def settings(*overrides: str) -> dict[str, object]:
+    cfg = composed(*overrides)
+    return {**flatten(plain(cfg)), **OmegaConf.to_container(cfg.hydra.runtime.choices)}
+
+
+def selects(run: dict[str, object], conditions: dict[str, object]) -> bool:
+    return all(
+        run.get(key, "no such setting") in (wanted if isinstance(wanted, list) else [wanted])
+        for key, wanted in conditions.items()
+    )
+
+
+def test_there_are_24_claims():
+    assert [name[:2] for name in CLAIMS] == [f"{number:02}" for number in range(1, 25)]
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_an_experiment_says_how_to_run_it_and_what_it_asks(name):
+    package, command, *_ = Path(FOLDER / f"{name}.yaml").read_text().splitlines()
+    assert package == "# @package _global_"
+    assert command == f"# python src/train.py -m experiment=claims/{name} data.root=FOLDER data.verify=none"
+    cfg = composed(f"experiment=claims/{name}")
+    assert cfg.study == f"claims/{name}"
+    assert cfg.question.endswith("?")
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_its_hypotheses_are_of_runs_that_its_sweep_has(name):
+    stated = OmegaConf.to_container(composed(f"experiment=claims/{name}").hypotheses)
+    assert stated
+    varied = runs(name)
+    for hypothesis in map(parse, stated):
+        sides = [hypothesis.favours] + ([] if hypothesis.over is None else [hypothesis.over])
+        chosen = [[selects(run, side) for run in varied] for side in sides]
+        assert all(any(side) for side in chosen), hypothesis.claim
+        assert not any(all(both) for both in zip(*chosen, strict=True)) or len(sides) == 1, hypothesis.claim
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_it_has_three_seeds(name):
+    assert len(set(sweep(name)["seed"])) >= MIN_SEEDS
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_one_override_makes_it_the_full_size(name):
+    swept = sweep(name)
+    full = settings(f"experiment=claims/{name}", "trainer=default")
+    expected = {key: value for key, value in FULL_SIZE.items() if key not in swept}
+    assert {key: full[key] for key in expected} == expected
+    header = (FOLDER / f"{name}.yaml").read_text().split("defaults:")[0]
+    assert "Full size, on a GPU: the same with trainer=default" in header
+    assert all(f"{key}=" in header for key in SWEPT_AT_BOTH_SIZES & swept.keys())
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_command_takes_every_run_of_it(name):
+    jobs = plan([f"experiment=claims/{name}"], is_sweep=True)
+    assert not [(job.wrong, job.impossible) for job in jobs if job.wrong or job.impossible]
+    assert len({job.name for job in jobs}) == len(jobs) == len(runs(name)) * len(sweep(name)["seed"])
+
+
+def test_the_judge_is_asked_where_its_figures_are_claimed():
+    for name in CLAIMS:
+        cfg = composed(f"experiment=claims/{name}")
+        of_judge = [h for h in cfg.hypotheses if str(h.metric).startswith(("samples/", "analogies/"))]
+        assert cfg.judge == bool(of_judge), name

@@ -1,0 +1,28 @@
+"""An error in a line."""
+
+import numpy as np
+import pytest
+import torch
+from hydra.errors import InstantiationException
+
+from svhn_vae.errors import did_you_mean, is_out_of_memory, one_line, root_of
+
+
+def test_the_reason_is_found_behind_what_wraps_it():
+    wrapped = InstantiationException("Error in call to target")
+    wrapped.__cause__ = ValueError("epsilon must be\n above 0")
+    assert one_line(root_of(wrapped)) == "epsilon must be above 0"
+    assert one_line(root_of(KeyError("x"))) == "KeyError: 'x'"
+
+
+@pytest.mark.parametrize("exhaust", [lambda: torch.empty(2**46), lambda: np.empty(2**46), lambda: bytes(2**46)])
+def test_memory_that_there_is_not_is_known_as_such(exhaust):
+    with pytest.raises((MemoryError, RuntimeError)) as error:
+        exhaust()
+    assert is_out_of_memory(error.value)
+    assert not is_out_of_memory(RuntimeError("shapes"))
+
+
+def test_the_nearest_name_or_none():
+    assert did_you_mean("epsilom", ["sigma", "epsilon"]) == ": did you mean epsilon?"
+    assert did_you_mean("xyz", ["sigma", "epsilon"]) == ""

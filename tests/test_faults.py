@@ -1,0 +1,260 @@
+"""Faults end in a line, lose nothing and leave nothing half-written; the long versions are in stress/."""
+
+import json
+import os
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from conftest import REPO
+from stress import corruption, malice
+from stress.corruption import STUDY, kinds
+from stress.faults import (
+    SHORT,
+    breaking,
+    disturbed,
+    half_written,
+    jumping_back,
+    left_alone,
+    limiting,
+    removing,
+    replacing_data,
+    running_out,
+    said_wrong,
+    write_mat,
+)
+from stress.fingerprint import fingerprints
+from stress.forked import Command, train
+from svhn_vae.build import load_dataset, load_run
+from svhn_vae.report.page import write_report
+from svhn_vae.report.table import print_study, wide_console
+
+SWEEP = ("-m", "variance=relu_eps,shared", *SHORT)
+
+
+# --- the disk, memory, the clock --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return left_alone(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "n", "name", "ever_after", "said"),
+    [
+        (r"write .*last\.ckpt", 2, "ENOSPC", False, "failed: [Errno 28] No space left on device"),
+        (r"replace .*status\.json", 1, "EROFS", True, "failed: [Errno 30] Read-only file system"),
+        (r"write .*events", 20, "ENOSPC", False, "TensorBoard cannot be written"),
+        (r"fsync .*moments", 1, "EIO", False, "cannot be written"),
+        (r"open .*result\.json", 1, "EACCES", True, "failed: [Errno 13] Permission denied"),
+    ],
+)
+def test_a_write_that_fails(alone, tmp_path, pattern, n, name, ever_after, said):
+    """Once, or for good from then on."""
+    prepare = partial(breaking, tmp_path / "run", n, name, ever_after=ever_after, pattern=pattern)
+    ended = disturbed(tmp_path / "run", alone, prepare)
+    assert said in ended.line
+    assert ended.wrong == []
+
+
+def test_a_file_that_grows_too_large(alone, tmp_path):
+    """A limit of the operating system, which no code of ours knows of."""
+    ended = disturbed(tmp_path / "run", alone, partial(limiting, 1_000_000))
+    assert "File too large" in ended.line
+    assert ended.wrong == []
+
+
+def test_a_folder_that_vanishes(alone, tmp_path):
+    prepare = partial(removing, tmp_path / "run", f"{STUDY}/*relu_eps*", r"open .*last\.ckpt")
+    ended = disturbed(tmp_path / "run", alone, prepare)
+    assert "failed: " in ended.line
+    assert ended.wrong == []
+
+
+def test_out_of_memory(alone, tmp_path):
+    ended = disturbed(tmp_path / "run", alone, partial(running_out, MemoryError, 3))
+    assert ended.line == "failed: out of memory with batch_size=50: lower batch_size, network_scale or data.limit"
+    assert ended.wrong == []
+
+
+def test_out_of_the_devices_memory_the_sweep_goes_on(alone, tmp_path):
+    folder = shutil.copytree(alone.base, tmp_path / "sweep")
+    done = train(folder, *SWEEP, prepare=partial(running_out, torch.OutOfMemoryError, 3))
+    assert said_wrong(done) == []
+    assert re.findall(r"^  (failed: out of memory|done already)", done.printed, re.MULTILINE) == [
+        "failed: out of memory", "done already"
+    ]  # fmt: skip
+    assert fingerprints(folder / STUDY) == {
+        name: digest for name, digest in alone.found.items() if alone.finished in name
+    }
+
+
+def test_a_clock_that_jumps_back(alone, tmp_path):
+    folder = shutil.copytree(alone.base, tmp_path / "run")
+    assert train(folder, *SHORT, prepare=jumping_back).returncode == 0
+    assert fingerprints(folder / STUDY) == alone.found
+
+
+def test_two_sweeps_at_once_run_everything_once(alone, tmp_path):
+    folder = tmp_path / "sweep"
+    commands = [Command(folder / "..", "study=default", *SWEEP) for _ in range(1)]
+    folder = tmp_path
+    commands.append(Command(folder, *SWEEP))
+    printed = [command.wait() for command in commands]
+    assert [done.returncode for done in printed] == [0, 0], printed
+    text = "".join(done.printed for done in printed)
+    assert fingerprints(folder / STUDY) == alone.found
+    assert half_written(folder) == []
+    assert text.count(" bits/dim on synthetic data, trained in") == 2
+
+
+def test_a_data_file_replaced_in_mid_sweep(tmp_path):
+    """What was read at the start is what all runs are of; another command says that the images are others."""
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    for name, num, seed in (("train_32x32.mat", 120, 0), ("test_32x32.mat", 20, 1), ("other.mat", 120, 2)):
+        write_mat(folder / name, num, seed)
+    own = ["data=svhn", "data.root=.", "data.verify=none"]
+    sweep = [*(word for word in SWEEP if not word.startswith("data")), *own]
+    done = train(folder, *sweep, prepare=partial(replacing_data, folder, folder / "other.mat"))
+    assert done.returncode == 0, done.printed
+    facts = [json.loads(path.read_text()) for path in folder.rglob("status.json")]
+    assert [fact["status"] for fact in facts] == ["done", "done"]
+    assert len({fact["data"] for fact in facts}) == 1
+    before = fingerprints(folder / STUDY)
+    again = train(folder, *sweep)
+    assert again.returncode == 1
+    assert again.printed.count("  failed: this configuration has run already on other images") == 2
+    assert "Traceback" not in again.printed
+    assert fingerprints(folder / STUDY) == before
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A finished run, caches and .mat files."""
+    folder = tmp_path_factory.mktemp("damaged") / "whole"
+    corruption.make_files(folder)
+    return folder
+
+
+NAMES = (
+    ".hydra/config.yaml", "best.ckpt", "cached baselines", "cached judge", "cached moments", "calibration.safetensors",
+    "compressed.mat", "config.yaml, its data", "history.csv", "last.ckpt", "order_of_learning.safetensors",
+    "per_image.safetensors", "plain.mat", "representation.safetensors", "result.json", "status.json", "study.json",
+)  # fmt: skip
+
+
+def test_every_kind_of_file_is_damaged(whole):
+    assert sorted(kinds(whole)) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_file_is_never_something_else(whole, name):
+    _, wrong = corruption.tried(kinds(whole)[name], 8)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", corruption.REPORTED)
+def test_a_report_of_damaged_files(whole, name):
+    content = kinds(whole)[name].path.read_bytes()
+    corruption.reported(whole, name, corruption.Damage("cut off", content[: len(content) // 2]))
+
+
+def test_a_damaged_result_is_made_anew(whole):
+    right = fingerprints(whole / STUDY)
+    assert corruption.trained_again(whole, "result.json", 0.5, right).wrong == []
+
+
+def test_a_damaged_checkpoint_is_set_aside(whole, tmp_path):
+    folder, right = tmp_path / "interrupted", fingerprints(whole / STUDY)
+    corruption.interrupted(folder)
+    ended = corruption.trained_again(folder, "checkpoints/last.ckpt", 0.5, right)
+    assert "last.ckpt.damaged" in ended.line
+    assert ended.wrong == []
+
+
+# --- a stranger's files -----------------------------------------------------------------------------------------------
+
+PICKLES = tuple(malice.pickles(Path("nowhere")))
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_the_payloads_would_run(tmp_path, name):
+    malice.unpickled(malice.pickles(tmp_path)[name])
+    assert (tmp_path / malice.MARK).is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_pickle_is_run(whole, tmp_path, name):
+    """Wherever a file is read from, and whatever kind of pickle stands there."""
+    kind = kinds(whole)[name]
+    right, _ = corruption.read(kind)
+    for content in malice.pickles(tmp_path).values():
+        found = corruption.outcome(kind, corruption.Damage(name, content), right)
+        assert found != corruption.SAME
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def configuration(whole) -> dict:
+    return OmegaConf.to_container(OmegaConf.load(kinds(whole)[".hydra/config.yaml"].path))
+
+
+CONFIGURATIONS = tuple(
+    malice.configurations({"pca": {}, "model": {}, "variance": {}, "data": {}}, Path("nowhere"))
+)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_no_configuration_runs_code(whole, configuration, tmp_path, name):
+    run = shutil.copytree(kinds(whole)["result.json"].path.parent, tmp_path / "run")
+    (tmp_path / "marks").mkdir()
+    text = malice.configurations(configuration, tmp_path / "marks")[name]
+    (run / ".hydra" / "config.yaml").write_text(text)
+    errors = []
+    for read in (load_run, partial(load_dataset, data_root=None, other_images=False)):
+        try:
+            read(run)
+        except (ValueError, OSError) as error:
+            errors.append(str(error))
+    assert errors  # each is refused by what would build it
+    assert all(len(error.splitlines()) == 1 for error in errors)
+    assert os.listdir(tmp_path / "marks") == []
+
+
+@pytest.mark.parametrize("script", ["evaluate", "generate"])
+def test_scripts_refuse_a_strangers_run_in_a_line(whole, configuration, tmp_path, script):
+    folder = tmp_path / "here"
+    run = shutil.copytree(kinds(whole)["result.json"].path.parent, folder / "run")
+    text = malice.configurations(configuration, folder)["the data"]
+    (run / ".hydra" / "config.yaml").write_text(text)
+    done = train(folder, "run=run", script=REPO / "src" / f"{script}.py")
+    assert done.returncode == 1
+    [line] = done.printed.splitlines()
+    assert line.startswith("failed: ")
+    assert sorted(os.listdir(folder)) == ["run"]
+
+
+def test_texts_that_lead_elsewhere(whole, tmp_path):
+    """Of a stranger's study: the report stays in its folder, and shows HTML as text."""
+    study = shutil.copytree(whole / STUDY, tmp_path / "outputs" / "study", ignore=shutil.ignore_patterns("report"))
+    [run] = [path.parent for path in study.glob("*/result.json")]
+    contents = [json.loads(path.read_text()) for path in (run / "result.json", run / "status.json", study / "study.json")]
+    for name, text in malice.elsewhere(*contents).items():
+        (run / name).write_text(text)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    print_study(study, wide_console())
+    page = write_report(study).read_text()
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert all(path.is_relative_to(study / "report") for path in new)
+    assert malice.SCRIPT not in page
+    assert "&lt;script&gt;" in page

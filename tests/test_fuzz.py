@@ -1,0 +1,23 @@
+"""Random commands pass the look before the first job or are refused, a line for each fault; stress/fuzz.py tries more."""
+
+from hypothesis import given
+
+from stress import fuzz
+
+
+def test_a_command_is_refused_in_lines_or_passes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    codes = []
+
+    @fuzz.examples(100)
+    @given(fuzz.command())
+    def try_one(words: tuple[str, ...]) -> None:
+        codes.append(fuzz.check(words, tmp_path).code)
+
+    try_one()
+    assert codes.count(0) >= 10
+    assert codes.count(1) >= 30
+
+
+def test_a_command_that_passes_runs(tmp_path):
+    assert fuzz.run_for_one_batch(("variance=logvar", "pca.n_components=7", "++optimizer.lr=0.01"), tmp_path / "run") == []

@@ -1,0 +1,197 @@
+"""A whole command in this process: what it refuses, runs and lists, and its exit code."""
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from conftest import CONF
+from svhn_vae import sweep, turn
+from svhn_vae.interruption import INTERRUPTION, SIGNALS
+from svhn_vae.lit import Diverged
+from svhn_vae.runs import write_json
+from svhn_vae.sweep import Sweep
+from test_turn import result
+
+TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+    INTERRUPTION.signum = None
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """What the runs come to, one after another: an error, or done."""
+    given = []
+
+    def stand_in(built):
+        end = given.pop(0) if given else None
+        if isinstance(end, BaseException):
+            raise end
+        if end is not None:
+            end()
+        write_json(built.path / "result.json", result())
+        return result()
+
+    monkeypatch.setattr(turn, "build_job", lambda cfg, chosen, folder: folder)
+    monkeypatch.setattr(turn.job, "run", stand_in)
+    monkeypatch.setattr(sweep.StudyTable, "end", lambda self: print(f"the table of {self.study}"))
+    return given
+
+
+def command(monkeypatch, *arguments: str) -> int:
+    whole = Sweep()
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+    def main(cfg):
+        return whole.run_job(cfg)
+
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    GlobalHydra.instance().clear()
+    return whole.launch(main)
+
+
+def after(text: str, title: str) -> list[str]:
+    """The lines of a list in the output."""
+    rest = text.split(f"{title}:\n")[1].splitlines()
+    return [line.strip() for line in rest[: next((i for i, line in enumerate(rest) if not line.strip()), None)]]
+
+
+def test_a_sweep_runs_its_jobs_and_then_prints_its_table(ends, monkeypatch, capsys):
+    assert command(monkeypatch, "-m", "seed=0,1,2", *TINY) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("test 3.000 bits/dim") == 3
+    assert printed.splitlines()[-1] == "the table of outputs/default"
+    assert (Path("outputs") / "default" / "study.json").is_file()
+
+
+def test_divergence_is_no_failure(ends, monkeypatch, capsys):
+    ends += [Diverged(3, "not finite"), None]
+    assert command(monkeypatch, "-m", "seed=0,1", *TINY) == 0
+    assert "failed" not in capsys.readouterr().out
+
+
+def test_all_errors_are_listed_at_the_end(ends, monkeypatch, capsys):
+    ends += [ValueError("first\nfault"), None, KeyError("third")]
+    assert command(monkeypatch, "-m", "seed=0,1,2", *TINY) == 1
+    text = capsys.readouterr().out
+    first, third = after(text.partition("the table")[2], "failed, 2 of 3 jobs")
+    assert first.startswith("dense-relu_eps-synthetic-pca500-raw-spectrum-seed0-")
+    assert first.endswith(": first fault")
+    assert third.endswith(": KeyError: 'third'")
+
+
+def test_on_error_stop_begins_no_further_job(ends, monkeypatch, capsys):
+    ends += [None, ValueError("fault"), None]
+    assert command(monkeypatch, "-m", "seed=0,1,2", "on_error=stop", *TINY) == 1
+    printed = capsys.readouterr().out
+    assert "stopped after the first failure: on_error=stop" in printed
+    assert "seed2" not in printed
+    assert "the table of outputs/default" in printed
+    assert len(ends) == 1
+
+
+def test_a_single_run_that_fails_is_one_line(ends, monkeypatch, capsys):
+    ends += [ValueError("fault")]
+    assert command(monkeypatch, *TINY) == 1
+    _name, line = capsys.readouterr().out.strip().splitlines()
+    assert line == "  failed: fault"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_stops_and_prints_its_table(signum, ends, monkeypatch, capsys):
+    ends += [None, lambda: os.kill(os.getpid(), signum), None]
+    assert command(monkeypatch, "-m", "seed=0,1,2", *TINY) == 128 + signum
+    printed = capsys.readouterr().out
+    assert "  interrupted: the same command continues it" in printed
+    assert "seed2" not in printed
+    assert "the table of outputs/default" in printed
+    assert len(ends) == 1
+
+
+def test_a_fault_in_the_last_job_keeps_the_first_from_beginning(ends, monkeypatch, capsys):
+    assert command(monkeypatch, "-m", "variance=fixed,logvar,logvarr", "seed=0,1,2,3,4", *TINY) == 1
+    assert capsys.readouterr().out.strip() == (
+        "refused: variance=logvarr is no choice: did you mean logvar? [variance=logvarr seed=0, variance=logvarr "
+        "seed=1, variance=logvarr seed=2 and 2 more]"
+    )
+    assert not list(Path().iterdir())
+
+
+def test_all_faults_are_listed(ends, monkeypatch, capsys):
+    assert command(monkeypatch, "-m", "variance=fixed,logvarr", "optimizer.lr=0.1,fast", *TINY) == 1
+    assert [line.strip() for line in capsys.readouterr().out.strip().splitlines()] == [
+        "refused: nothing was begun",
+        "optimizer.lr must be a number, got fast [variance=fixed optimizer.lr=fast]",
+        "variance=logvarr is no choice: did you mean logvar? [variance=logvarr optimizer.lr=0.1, variance=logvarr "
+        "optimizer.lr=fast]",
+    ]
+
+
+IMPOSSIBLE = ("-m", "model=conv,dense", "pca=default,none")
+
+
+def test_impossible_pairs_refuse_the_sweep(ends, monkeypatch, capsys):
+    assert command(monkeypatch, *IMPOSSIBLE, *TINY) == 1
+    _first, fault, way = capsys.readouterr().out.strip().splitlines()
+    assert fault.endswith("use model=dense, or pca=none [model=conv pca=default]")
+    assert way == "  impossible=skip leaves these out and runs the other 3"
+    assert not list(Path().iterdir())
+
+
+def test_impossible_pairs_are_left_out_and_listed(ends, monkeypatch, capsys):
+    assert command(monkeypatch, *IMPOSSIBLE, "impossible=skip", *TINY) == 0
+    text = capsys.readouterr().out
+    assert text.count("test 3.000 bits/dim") == 3
+    [line] = after(text, "left out as impossible")
+    assert line.endswith("[model=conv pca=default]")
+    assert len(list(Path("outputs/default").glob("*/status.json"))) == 3
+    assert len([path for path in Path("outputs/default").iterdir() if path.is_dir()]) == 3 + 1  # and the locks
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_an_output_folder_that_cannot_be_written_is_one_line(ends, monkeypatch, capsys):
+    Path("outputs").mkdir(mode=0o500)
+    assert command(monkeypatch, *TINY) == 1
+    assert "Permission denied" in capsys.readouterr().out
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(ends, monkeypatch, capsys):
+    Path("outputs").write_text("")
+    assert command(monkeypatch, *TINY) == 1
+    [line] = capsys.readouterr().out.strip().splitlines()
+    assert line.startswith("failed: ")
+    assert "outputs" in line
+
+
+def test_a_job_without_its_data_leaves_no_folder(ends, monkeypatch, capsys):
+    assert command(monkeypatch, "data.root=/nowhere") == 1
+    assert "/nowhere" in capsys.readouterr().out
+    assert not list(Path().iterdir())
+
+
+def test_what_would_unpickle_is_refused(monkeypatch, capsys):
+    assert command(monkeypatch, "--experimental-rerun", "x.pickle") == 1
+    assert capsys.readouterr().out.startswith("refused: --experimental-rerun")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--hydra-help", "--info", "--cfg=job", "--cfg=hydra", "--shell-completion"])
+def test_hydras_own_are_hydras(flag, monkeypatch, capsys):
+    arguments = [flag, "install=bash"] if flag == "--shell-completion" else [flag]
+    with contextlib.suppress(SystemExit):
+        assert command(monkeypatch, *arguments) == 0
+    assert capsys.readouterr().out
+    assert not list(Path().iterdir())
