@@ -342,7 +342,7 @@ def test_scored_once_and_read_afterwards(scored, scores, tmp_path):
     cache, dataset = tmp_path / "not there yet", dataset_of(TEST)
     assert baselines(dataset, TRAINING_MOMENTS, 10, cache) == scores
     [path] = cache.iterdir()
-    assert json.loads(path.read_text()) == scores
+    assert json.loads(path.read_text())["scores"] == scores
     assert baselines(dataset, None, 10, cache) == scores  # without moments, which cost more than the scores
     assert scored == [10]
 
@@ -357,14 +357,24 @@ def test_other_images_and_other_components_are_scored_apart(scored, tmp_path):
     assert scored == [10, 20, None, 10]
 
 
-@pytest.mark.parametrize("damaged", [b"", b'{"uniform": 8', b"\xff\xfe", b"[]"])
+DAMAGED = (
+    b"",
+    b'{"scores": {"uniform": 8',
+    b"\xff\xfe",
+    b"[]",
+    b'{"scores": {"uniform": 7}, "sha256": "0"}',
+    b'{"uniform": 8}',
+)
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
 def test_damaged_file_is_replaced(scored, scores, tmp_path, damaged):
     dataset, moments = dataset_of(TEST), TRAINING_MOMENTS
     baselines(dataset, moments, 10, tmp_path)
     [path] = tmp_path.iterdir()
     path.write_bytes(damaged)
     assert baselines(dataset, moments, 10, tmp_path) == scores
-    assert json.loads(path.read_text()) == scores
+    assert json.loads(path.read_text())["scores"] == scores
     assert len(scored) == 2
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from conftest import options
 from svhn_vae.callbacks import Progress, SkipUpdates, duration
 from svhn_vae.lit import Diverged
-from test_lit import features, fitted_module
+from test_lit import SMALL, features, fitted, fitted_module
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,30 @@ def test_a_run_of_less_says_nothing():
 
 HEADS = ["relu_eps", "optimal"]  # batch normalisation's averages; the head's own
 BAD = [{what: value} for what in ("spoil", "factor") for value in (math.nan, math.inf)]
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_no_layers_gradient_is_not_finite_unseen(model):
+    """Whatever comes back from the decoder's output, wherever it goes: the few that are looked at show it."""
+    own = {"dense": SMALL, "spectral": ("variance=spectral", "network_scale=0.03125")}
+    module = fitted(f"model={model}", *own.get(model, ("network_scale=0.03125",)))
+    skip = SkipUpdates(max_gradient_norm=None, max_skips=0)
+    batch = features(module)
+    skip.on_train_batch_start(None, module, batch, 0)
+    for value in (math.nan, math.inf, -math.inf):
+        decode = module.vae.networks.decode
+
+        def spoilt(z, value=value, decode=decode):
+            params, image_params = decode(z)
+            params.register_hook(lambda gradient: gradient + value)
+            return params, image_params
+
+        module.vae.networks.decode = spoilt
+        module.zero_grad()
+        module.training_step(batch, 0).backward()
+        module.vae.networks.decode = decode
+        assert module.latest_loss.isfinite()
+        assert not skip._size(module).isfinite()
 
 
 class TestSkipUpdates:

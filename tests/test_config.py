@@ -3,9 +3,10 @@
 import pytest
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from conftest import CONF, composed, options
-from svhn_vae.build import build_module, build_trainer, build_vae
+from svhn_vae.build import build_module, build_trainer, build_vae, trusted, try_build
 from svhn_vae.commandline import help_text
 from svhn_vae.runs import RunFolder, run_name
 from test_variance import accepts
@@ -134,3 +135,47 @@ def test_a_setting_of_another_choice_is_refused_in_a_line(overrides, message):
 def test_the_published_run_sweeps_over_other_heads():
     for variance in ("logvar", "fixed", "student_t"):
         build_vae(composed("experiment=post_2017_as_run", f"variance={variance}", *SMALL))
+
+
+STRANGERS = {
+    "another class": "pca: {_target_: subprocess.Popen}",
+    "a class behind a module": "pca: {_target_: svhn_vae.study.subprocess.Popen, args: [touch, SPOIL]}",
+    "a function": "pca: {_target_: svhn_vae.atomic.os.system, command: touch SPOIL}",
+    "a nested class": "variance: {sigma: {_target_: subprocess.Popen, args: [touch, SPOIL]}}",
+    "in a list": "variance: {sigma: [{_target_: subprocess.Popen, args: [touch, SPOIL]}]}",
+    "by way of another key": "variance: {sigma: '${evil}'}\nevil: {_target_: subprocess.Popen, args: [touch, SPOIL]}",
+    "escaped": "variance: {sigma: '\\${oc.create:\"{_target_: subprocess.Popen, args: [touch, SPOIL]}\"}'}",
+    "a yaml tag": "pca: !!python/object/apply:os.system [touch SPOIL]",
+    "no class": "pca: {n_components: 3}",
+    "no mapping": "pca: 3",
+    "no yaml": "pca: {",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("content", STRANGERS.values(), ids=STRANGERS)
+def test_a_strangers_configuration_calls_nothing_of_its_own(content, tmp_path):
+    """Every run's folder holds one; and whoever loads it gets an error in a line."""
+    groups = {"pca": "svhn_vae.representation.Pixels", "model": "svhn_vae.networks.dense.Dense"}
+    lines = [f"{group}: {{_target_: {target}}}" for group, target in groups.items() if f"{group}:" not in content]
+    text = content.replace("variance: {", "variance: {_target_: svhn_vae.variance.Fixed, ")
+    lines += [] if "variance:" in content else ["variance: {_target_: svhn_vae.variance.Fixed, sigma: 1}"]
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join([text.replace("SPOIL", str(tmp_path / "ran")), *lines]))
+    with pytest.raises(ValueError, match=r"must be a class of svhn_vae|must hold plain values|is damaged") as error:
+        trusted(path, "pca", "model", "variance")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_ones_own_configurations_are_trusted(tmp_path):
+    for group in ("pca", "model", "variance", "data"):
+        for choice in options(group):
+            cfg = composed(f"{group}={choice}")
+            (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [*cfg])))
+            trusted(tmp_path / "config.yaml", "pca", "model", "variance", "data")
+
+
+def test_what_is_built_without_data_takes_no_memory(monkeypatch):
+    monkeypatch.setattr("svhn_vae.data.dataset.Source.load", lambda self: pytest.fail("read"))
+    try_build(composed("network_scale=50"))  # 120 GB

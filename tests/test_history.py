@@ -92,8 +92,9 @@ def test_the_file_is_written_now_and_then(tmp_path, clock):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "epoch,step\n1,2\n", "\x00\x01", "epoch,step,seconds,a\n1,2,3,x\n", "a\n\n1,2,3\n"]
-)
+    "text", ["", "epoch,step\n1,2\n", "\x00\x01", "epoch,step,seconds,a\n1,2,3,x\n", "a\n\n1,2,3\n",
+             "epoch,step,seconds,a\n0,5,1.5,2.25\n1,9,2", "epoch,step,seconds,a\n0,5,1.5,2.25\n1,9,2.5,2.2"],
+)  # fmt: skip
 def test_a_damaged_table_is_no_table(tmp_path, text):
     (tmp_path / "h.csv").write_text(text)
     assert read_history(tmp_path / "h.csv") == []

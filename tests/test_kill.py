@@ -12,7 +12,11 @@ from stress.forked import train
 from stress.kill import SWEEP, differing, left_alone, watched
 
 # Where it is killed, one after the other: in the first run's checkpoints, at its end, in the second run's training.
-PLACES = (r"relu_eps.*checkpoints/", r"relu_eps.*(per_image|calibration|figures|result)", r"logvar.*(checkpoints|status)")
+PLACES = (
+    r"relu_eps.*checkpoints/",
+    r"relu_eps.*(per_image|calibration|figures|result)",
+    r"logvar.*(checkpoints|status)",
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """A whole command in this process: what it refuses, runs and lists, and its exit code."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ def place(tmp_path, monkeypatch):
     for signum, handler in before.items():
         signal.signal(signum, handler)
     INTERRUPTION.signum = None
+    logging.getLogger("hydra").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

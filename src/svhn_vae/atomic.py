@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside, brought to the disk, renamed."""
 
 import contextlib
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Where the block fails, or bringing its file to the disk, `path` is what it was. Several processes may write it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
+        if not is_running(left.name.removesuffix(PARTIAL).rpartition(".")[2]):  # it was killed while it wrote
+            with contextlib.suppress(OSError):
+                left.unlink()
     beside = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield beside
@@ -28,6 +33,17 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def is_running(pid: str) -> bool:
+    """Whether there is a process of this number on this machine; others' machines have no files of the same name."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):  # no number, or somebody else's process
+        return True
+    return True
 
 
 def remove_partials(folder: Path) -> None:

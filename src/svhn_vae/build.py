@@ -9,6 +9,7 @@ import lightning as L  # noqa: N812  its usual name
 import pooch
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
@@ -19,7 +20,7 @@ from svhn_vae.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.commandline import help_text
 from svhn_vae.data.dataset import Dataset, load_once
 from svhn_vae.data.module import DataModule
-from svhn_vae.errors import did_you_mean
+from svhn_vae.errors import did_you_mean, one_line
 from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.history import History
 from svhn_vae.job import Job
@@ -207,7 +208,10 @@ def load_run(path: str | Path) -> VAE:
     for needed in (config, folder.representation, folder.best_checkpoint):
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
-    vae = build_vae(trusted(config, "pca", "model", "variance"))
+    try:
+        vae = build_vae(trusted(config, "pca", "model", "variance"))
+    except InstantiationException as error:
+        raise ValueError(f"{config} is damaged: {one_line(error.__cause__ or error)}") from None
     load_best(vae, folder)
     load_representation(vae, folder)
     return vae.eval()
@@ -273,7 +277,11 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
         if "root" not in cfg:
             raise ValueError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
         cfg.root = data_root
-    dataset, expected = load_once(instantiate(cfg, _convert_="all")), folder.result["data"]["digest"]
+    try:
+        source = instantiate(cfg, _convert_="all")
+    except InstantiationException as error:
+        raise ValueError(f"{path}: its configuration is damaged: {one_line(error.__cause__ or error)}") from None
+    dataset, expected = load_once(source), folder.result["data"]["digest"]
     if dataset.digest != expected and not other_images:
         raise ValueError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
     return dataset

@@ -20,7 +20,7 @@ from svhn_vae.lit import Diverged, LitVAE
 from svhn_vae.pictures.gallery import Subject, draw
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.representation import Features
-from svhn_vae.storage import save_tensors
+from svhn_vae.tensors import save_tensors
 from svhn_vae.vae import VAE
 
 HOUR = 3600.0
@@ -131,13 +131,11 @@ class SkipUpdates(Callback):
             torch._foreach_copy_(before, now)  # one kernel for all of a type
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LitVAE, optimizer: torch.optim.Optimizer) -> None:
-        looked_at = self._witnesses if self.max_gradient_norm is None else pl_module.parameters()
-        gradients = [weights.grad for weights in looked_at if weights.grad is not None]
-        norm, loss = torch.stack([torch.nn.utils.get_total_norm(gradients), pl_module.latest_loss]).tolist()
+        norm, loss = torch.stack([self._size(pl_module), pl_module.latest_loss]).tolist()
         if math.isfinite(loss):
             self._has_finite_loss, self.last_finite_loss = True, loss
-        limit = math.inf if self.max_gradient_norm is None else self.max_gradient_norm
-        if math.isfinite(loss) and math.isfinite(norm) and norm <= limit:
+        is_short = self.max_gradient_norm is None or norm <= self.max_gradient_norm
+        if math.isfinite(loss) and math.isfinite(norm) and is_short:
             self.num_in_a_row = 0
             return
         if not self.num_in_a_row:
@@ -164,6 +162,13 @@ class SkipUpdates(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)
 
+    def _size(self, pl_module: LitVAE) -> torch.Tensor:
+        """The gradient's norm; without a limit to it, a sum that is finite if all in it are."""
+        if self.max_gradient_norm is None:
+            found = [weights.grad.flatten() for weights in self._witnesses if weights.grad is not None]
+            return torch.cat(found).sum()
+        return torch.nn.utils.get_total_norm([each.grad for each in pl_module.parameters() if each.grad is not None])
+
     def _diverged(self, trainer: L.Trainer, pl_module: LitVAE) -> Diverged:
         first = trainer.global_step - self.num_in_a_row
         loss = self.last_finite_loss
@@ -184,8 +189,8 @@ def reason(step: int, loss: float, norm: float) -> str:
 
 
 def witnesses(vae: VAE) -> list[torch.nn.Parameter]:
-    """Of each layer the biases and scales, or else its weights. What comes back to a layer is summed up in these, so none
-    of it can be other than finite, or above 1e19, unseen; a weight's gradient is a sum of that times activations."""
+    """Of each layer the biases and scales, or else its weights. All that comes back to a layer is summed up in them, so
+    that nothing in it is not finite unseen; a weight's gradient is sums of the same, times activations."""
     found = [list(module.parameters(recurse=False)) for module in vae.modules()]
     return [each for own in found for each in [weights for weights in own if weights.ndim <= 1] or own]
 

@@ -18,7 +18,8 @@ from svhn_vae.history import History
 from svhn_vae.interruption import INTERRUPTION
 from svhn_vae.lit import Diverged
 from svhn_vae.runs import RunFolder, unused
-from svhn_vae.storage import Damaged, read_checkpoint
+from svhn_vae.storage import read_checkpoint
+from svhn_vae.tensors import Damaged
 
 ADDED = ("digest", "should_stop", "history")  # to last.ckpt, beside what Lightning keeps
 

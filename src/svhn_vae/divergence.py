@@ -13,7 +13,8 @@ from torch import Tensor
 from svhn_vae.lit import LitVAE, evaluate, evaluation_pass, summarise
 from svhn_vae.representation import Features
 from svhn_vae.runs import RunFolder
-from svhn_vae.storage import Damaged, load_weights
+from svhn_vae.storage import load_weights
+from svhn_vae.tensors import Damaged
 from svhn_vae.vae import VAE
 
 

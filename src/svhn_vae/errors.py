@@ -18,8 +18,13 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def one_line(error: BaseException) -> str:
-    message = " ".join(str(error).split())
+    message = printable(" ".join(str(error).split()))
     return message if isinstance(error, MEANT_FOR_A_PERSON) else f"{type(error).__name__}: {message}"
+
+
+def printable(text: str) -> str:
+    """With escapes for what would move the cursor or colour the terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -87,7 +87,17 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of a history.csv, each without the metrics that it has not; [] where there is none or a damaged one."""
     try:
         with path.open(newline="") as file:
-            rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError):
+            header, *cells = csv.reader(file)
+            is_cut_off = any(len(row) != len(header) for row in cells) or not ends_with_a_line(path)
+            rows = [] if is_cut_off else [as_numbers(header, row) for row in cells]
+    except (OSError, ValueError):
         return []
     return rows if all(set(PLACE) <= set(row) for row in rows) else []
+
+
+def as_numbers(header: list[str], cells: list[str]) -> dict[str, float]:
+    return {name: float(text) for name, text in zip(header, cells, strict=True) if text}
+
+
+def ends_with_a_line(path: Path) -> bool:
+    return path.read_bytes().endswith(b"\n")

@@ -27,8 +27,9 @@ from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs import Config, RunFolder, identity, write_json
-from svhn_vae.storage import Damaged, load_best, save_representation, save_tensors
+from svhn_vae.storage import load_best, save_representation
 from svhn_vae.study import commit
+from svhn_vae.tensors import Damaged, save_tensors
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all

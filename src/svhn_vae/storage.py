@@ -1,50 +1,18 @@
 """What a run folder keeps of a model: the representation once, and checkpoints of the rest. Nothing is unpickled.
 
-What is read is checked: of a flipped bit, torch says nothing, and safetensors has no checksum of its own.
+What is read is checked: of a flipped bit, torch says nothing.
 """
 
 import errno
-import hashlib
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
-from torch import Tensor
 
-from svhn_vae.atomic import replacing
 from svhn_vae.runs import RunFolder
+from svhn_vae.tensors import Damaged, load_tensors, save_tensors
 from svhn_vae.vae import VAE
-
-
-class Damaged(ValueError):
-    """A file that is not what was written."""
-
-    def __init__(self, path: Path, why: object) -> None:
-        super().__init__(f"{path} is damaged: {' '.join(str(why).split())[:200]}")
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file with the checksum of its content."""
-    content = save(tensors)
-    with replacing(path) as beside:
-        beside.write_bytes(save(tensors, {"sha256": hashlib.sha256(content).hexdigest()}))
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises Damaged if its content is not what was written."""
-    content = path.read_bytes()
-    try:
-        tensors = load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-    except Exception as error:  # whatever a parser makes of any bytes
-        raise Damaged(path, error) from None
-    expected = metadata.get("sha256")  # older files have none
-    if expected not in (None, hashlib.sha256(save(tensors)).hexdigest()):
-        raise Damaged(path, "its checksum is another")
-    return tensors
 
 
 def save_representation(vae: VAE, folder: RunFolder) -> None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from svhn_vae.build import choices
 from svhn_vae.commandline import StudyTable
-from svhn_vae.errors import one_line, root_of
+from svhn_vae.errors import one_line, printable, root_of
 from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.plan import Planned, Refused, plan
 from svhn_vae.runs import RunFolder
@@ -153,6 +153,7 @@ def by_fault(found: Iterable[tuple[Planned, str]]) -> dict[str, list[Planned]]:
 
 def refuse(lines: list[str]) -> int:
     """Says why nothing is begun; returns the exit code."""
+    lines = [printable(line) for line in dict.fromkeys(lines)]
     print("refused: " + "\n  ".join(lines if len(lines) == 1 else ["nothing was begun", *lines]), flush=True)
     return 1
 
@@ -165,5 +166,6 @@ def listed(title: str, lines: list[str]) -> None:
 def quiet() -> None:
     """Leaves out what libraries say about choices that are made here on purpose."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -6,14 +6,12 @@ The whole spectrum is kept, so that every number of components, whitened or not,
 from pathlib import Path
 
 import numpy as np
-import safetensors
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from svhn_vae.atomic import replacing
 from svhn_vae.data.batches import dequantised_chunks
 from svhn_vae.scatter import FITS, Moments
 from svhn_vae.seeds import Stream
+from svhn_vae.tensors import Damaged, load_tensors, save_tensors
 
 FORMAT = 3  # to be raised with any change of what is fitted, so that older files are not read
 MAX_IMAGES = 100_000  # the post's number; float64 covariance of that many holds 2.5 GB
@@ -53,10 +51,10 @@ def _fit(images: Tensor, scatter: str) -> Moments:
 def _read(path: Path) -> Moments | None:
     """None if there is no such file, or a damaged one."""
     try:
-        return Moments(**load_file(path))
+        return Moments(**load_tensors(path))
     except FileNotFoundError:
         return None
-    except (safetensors.SafetensorError, TypeError, OSError) as error:
+    except (Damaged, TypeError, OSError) as error:
         print(f"  {path} is damaged ({error}): fitted anew", flush=True)
         return None
 
@@ -64,9 +62,8 @@ def _read(path: Path) -> Moments | None:
 def _write(moments: Moments, path: Path) -> None:
     """A notice where it cannot be written."""
     try:
-        with replacing(path) as beside:
-            save_file(moments._asdict(), beside)
-    except (safetensors.SafetensorError, OSError) as error:  # the run can do without
+        save_tensors(moments._asdict(), path)
+    except OSError as error:  # the run can do without
         print(
             f"  {path} cannot be written ({error}): the next run fits it anew; cache=FOLDER is another place",
             flush=True,

@@ -13,17 +13,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svhn_vae.atomic import replacing
 from svhn_vae.data.batches import centred
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.moments import spaced
+from svhn_vae.tensors import Damaged, load_tensors, save_tensors
 
 FORMAT = 1  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
@@ -133,10 +131,10 @@ def kept_judge(dataset: Dataset, settings: Settings, cache: Path, device: str) -
     """None if there is none, or a damaged one."""
     judge, path = Judge(settings.width, settings.dropout), _path(dataset, settings, cache)
     try:
-        judge.load_state_dict(load_file(path))
+        judge.load_state_dict(load_tensors(path))
     except FileNotFoundError:
         return None
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+    except (Damaged, RuntimeError, OSError) as error:
         print(f"  {path} is damaged ({' '.join(str(error).split())}): to be trained anew", flush=True)
         return None
     return judge.to(device).eval()
@@ -205,7 +203,6 @@ def _write(judge: Judge, settings: Settings, path: Path) -> None:
     """A notice where it cannot be written."""
     state = {name: value.contiguous() for name, value in judge.state_dict().items()}
     try:
-        with replacing(path) as beside:
-            save_file(state, beside, metadata={"settings": json.dumps(dataclasses.asdict(settings))})
-    except (safetensors.SafetensorError, OSError) as error:  # this judge is there all the same
+        save_tensors(state, path, settings=json.dumps(dataclasses.asdict(settings)))
+    except OSError as error:  # this judge is there all the same
         print(f"  {path} cannot be written ({error}): the next use trains it anew; cache=FOLDER is another place")

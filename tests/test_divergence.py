@@ -1,0 +1,106 @@
+"""A run that diverged keeps its last finite state, with pictures and scores of it, and never touches the test images."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from svhn_vae import job
+from svhn_vae.divergence import head_state, load_last_finite, validation_metrics
+from svhn_vae.lit import Diverged, LitVAE
+from svhn_vae.runs import RunFolder
+from svhn_vae.storage import read_checkpoint
+from test_checkpoints import tiny_job
+from test_lit import features, fitted_module
+
+
+@pytest.fixture
+def diverging(monkeypatch):
+    """Every loss is NaN from a step on."""
+    training_step = LitVAE.training_step
+
+    def from_step(first: int) -> None:
+        def spoilt(self: LitVAE, batch, batch_idx):
+            return training_step(self, batch._replace(y=batch.y * (math.nan if self.global_step >= first else 1)), 0)
+
+        monkeypatch.setattr(LitVAE, "training_step", spoilt)
+
+    monkeypatch.setattr(job, "score_test", lambda _: pytest.fail("the test images were touched"))
+    return from_step
+
+
+def test_the_last_finite_state_stays(diverging, tmp_path):
+    diverging(4)  # in the second of epochs of three steps
+    whole = tiny_job(tmp_path / "run", "callbacks.skip_updates.max_skips=3")
+    with pytest.raises(Diverged, match="the loss was not finite at step 4, and so for 4 steps in a row") as error:
+        job.run(whole)
+    assert error.value.step == 4
+    assert error.value.state["head"]["sigma_finite_fraction"] == 1
+    left = json.loads((tmp_path / "run" / "partial_result.json").read_text())
+    assert left["checkpoint"] == "best.ckpt"
+    assert math.isfinite(left["metrics"]["val/bits_per_dim"])
+    assert not any(name.startswith("test/") for name in left["metrics"])
+    assert {"samples.png", "reconstructions.png"} <= {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        assert all(value.isfinite().all() for value in read_checkpoint(path)["state_dict"].values())
+    assert read_checkpoint(whole.folder.last_checkpoint)["global_step"] == 6
+
+
+def test_before_the_first_checkpoint_there_is_nothing_to_keep(diverging, tmp_path):
+    diverging(0)
+    with pytest.raises(Diverged):
+        job.run(tiny_job(tmp_path / "run", "callbacks.skip_updates.max_skips=1"))
+    assert not (tmp_path / "run" / "partial_result.json").exists()
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_what_cannot_be_scored_does_not_hide_the_divergence(diverging, tmp_path, monkeypatch, capsys):
+    diverging(4)
+    monkeypatch.setattr(job.gallery, "draw", lambda *_: 1 / 0)
+    with pytest.raises(Diverged):
+        job.run(tiny_job(tmp_path / "run", "callbacks.skip_updates.max_skips=3"))
+    assert "its last finite state could not be scored: ZeroDivisionError: " in capsys.readouterr().out
+
+
+def test_a_few_bad_batches_are_left_out_and_counted(diverging, tmp_path, monkeypatch):
+    training_step = LitVAE.training_step
+
+    def spoilt(self: LitVAE, batch, batch_idx):
+        return training_step(self, batch._replace(y=batch.y * (math.nan if self.global_step in (4, 5, 9) else 1)), 0)
+
+    monkeypatch.setattr(LitVAE, "training_step", spoilt)
+    whole = tiny_job(tmp_path / "run", "callbacks.skip_updates.max_skips=2")
+    job.train(whole)
+    assert whole.folder.facts["learnt"]["train/skipped_updates"] == 3
+    assert math.isfinite(whole.folder.facts["learnt"]["train/objective"])
+
+
+def test_the_heads_state_is_its_standing_and_the_range_of_sigma():
+    module = fitted_module("variance=fixed", "variance.sigma=0.5")
+    state = head_state(module.vae, features(module))
+    assert state["sigma_min"] == state["sigma_max"] == pytest.approx(0.5)
+    assert state["dead_fraction"] == 0
+    assert module.vae.training
+    module.vae.variance.constant.fill_(math.nan)
+    state = head_state(module.vae, features(module))
+    assert (state["sigma_min"], state["sigma_max"], state["sigma_finite_fraction"]) == (None, None, 0)
+
+
+def test_the_best_checkpoint_is_taken_and_where_it_is_damaged_the_last(tmp_path):
+    vae, folder = fitted_module().vae, RunFolder(tmp_path)
+    assert load_last_finite(vae, folder) is None
+    folder.checkpoints.mkdir()
+    torch.save({"state_dict": vae.state_dict()}, folder.last_checkpoint)
+    folder.best_checkpoint.write_bytes(b"garbage")
+    assert load_last_finite(vae, folder) == folder.last_checkpoint
+    torch.save({"state_dict": vae.state_dict()}, folder.best_checkpoint)
+    assert load_last_finite(vae, folder) == Path(folder.best_checkpoint)
+
+
+def test_validation_metrics_are_those_of_the_trainer(tmp_path):
+    whole = tiny_job(tmp_path / "run", "trainer.max_epochs=1")
+    job.train(whole)
+    [due] = whole.trainer.validate(whole.module, datamodule=whole.data, verbose=False)
+    assert validation_metrics(whole.module, whole.data.val_dataloader()) == pytest.approx(due)
