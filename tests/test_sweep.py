@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from conftest import CONF
 from svhn_vae import sweep, turn
+from svhn_vae.build import register_resolvers
 from svhn_vae.interruption import INTERRUPTION, SIGNALS
 from svhn_vae.lit import Diverged
 from svhn_vae.runs import write_json
@@ -26,6 +27,7 @@ TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    register_resolvers()
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     yield
     for signum, handler in before.items():
