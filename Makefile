@@ -15,6 +15,7 @@ test: $(VENV)/installed
 
 stress: $(VENV)/installed
 	$(BIN)/python tests/stress/full_size.py
+	set -e; for proof in kill faults fuzz corruption memory; do OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/stress/$$proof.py; done
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check --fix .

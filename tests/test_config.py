@@ -149,7 +149,6 @@ STRANGERS = {
     "no class": "pca: {n_components: 3}",
     "no mapping": "pca: 3",
     "no yaml": "pca: {",
-    "nothing": "",
 }
 
 

@@ -1,4 +1,4 @@
-"""A run that diverged keeps its last finite state, with pictures and scores of it, and never touches the test images."""
+"""A run that diverged keeps its last finite state, with pictures and scores of it, and leaves the test images alone."""
 
 import json
 import math

@@ -182,7 +182,7 @@ def test_bad_input_is_one_line(arguments, message, finished, tmp_path):
 def test_a_run_refuses_a_negative_number_of_samples_before_it_trains(tmp_path):
     refused = train(tmp_path, *TINY, "iw_samples=-1")
     assert refused.returncode == 1
-    assert "failed: iw_samples must be 0 or more, got -1" in refused.stdout
+    assert "refused: iw_samples must be 0 or more, got -1" in refused.stdout
 
 
 def test_samples_are_judged_beside_validation_images(finished):

@@ -25,7 +25,7 @@ def faults(*overrides: str, is_sweep: bool = True) -> list[str]:
     try:
         jobs = planned(*overrides, is_sweep=is_sweep)
     except Refused as refused:
-        return str(refused).splitlines()
+        return refused.lines
     return list(dict.fromkeys(fault for job in jobs for fault in (*job.wrong, job.impossible) if fault))
 
 

@@ -45,7 +45,11 @@ class Base(NamedTuple):
 
 
 class Refused(Exception):
-    """What was typed names no sweep; the message has a line for each fault."""
+    """What was typed names no sweep; `lines` has one for each fault."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = list(lines)
 
 
 def plan(
@@ -91,7 +95,7 @@ class Planner:
             return [overrides]
         fixed = [word for word, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
         if faults := self.faults(fixed):
-            raise Refused("\n".join(faults))
+            raise Refused(*faults)
         try:
             master = self.loader.load_configuration(self.config_name, overrides, RunMode.MULTIRUN)
             own = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]

@@ -87,7 +87,7 @@ class Sweep:
                 config_dir=args.config_dir,
             )
         except Refused as refused:
-            return refuse(str(refused).splitlines())
+            return refuse(refused.lines)
         if faults := self._faults():
             self.jobs = []
             return refuse(faults)

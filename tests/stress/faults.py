@@ -4,9 +4,7 @@ The run ends in a clear line, leaves nothing half-written and a finished run of 
 without the fault, comes to the undisturbed result, bit for bit.
 """
 
-import errno
 import json
-import os
 import re
 import shutil
 import sys
@@ -19,13 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import scipy.io
-import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
 from stress.disk import Disk, failing
-from stress.fingerprint import fingerprint, fingerprints
-from stress.forked import TINY, Done, Prepare, train, warm_up
+from stress.fingerprint import fingerprints
+from stress.forked import TINY, Done, Prepare, train, warm_up, without_pictures
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.history import read_history
 from svhn_vae.storage import load_tensors, read_checkpoint
@@ -41,7 +38,6 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-
 class Alone(NamedTuple):
     """A folder with a finished run, and what the run to be disturbed comes to where nothing is wrong."""
 
@@ -52,13 +48,14 @@ class Alone(NamedTuple):
 
 
 def noting(folder: Path) -> None:
+    without_pictures()
     Disk(folder, 0, print, log=folder / "calls").install()
 
 
 def left_alone(root: Path) -> Alone:
     warm_up()
     base, alone = root / "base", root / "alone"
-    done = train(base, *SHORT, "variance=shared")
+    done = train(base, *SHORT, "variance=shared", prepare=without_pictures)
     assert done.returncode == 0, done.printed
     [finished] = [path.parent.name for path in base.rglob("result.json")]
     shutil.rmtree(base / "cache")  # so that the run to be disturbed fits, and writes, its own
@@ -84,15 +81,15 @@ def limiting(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
 
-def running_out(error: Callable[[str], BaseException], step: int) -> None:
-    """Of memory, once."""
+def running_out(*errors: Callable[[str], BaseException]) -> None:
+    """Of memory, in the second step of a run, once for each error."""
     from svhn_vae.lit import LitVAE
 
-    real, errors = LitVAE.training_step, [error]
+    real, left = LitVAE.training_step, list(errors)
 
     def training_step(self, batch, batch_idx):
-        if self.global_step == step and errors:
-            raise errors.pop()("Tried to allocate 2.00 GiB")
+        if self.global_step == 1 and left:
+            raise left.pop(0)("Tried to allocate 2.00 GiB")
         return real(self, batch, batch_idx)
 
     LitVAE.training_step = training_step
@@ -120,6 +117,11 @@ def write_mat(path: Path, num: int, seed: int) -> None:
     scipy.io.savemat(path, {"X": images.transpose(2, 3, 1, 0), "y": labels[:, None] + 10 * (labels[:, None] == 0)})
 
 
+def together(*prepares: Prepare) -> None:
+    for prepare in prepares:
+        prepare()
+
+
 class Ended(NamedTuple):
     line: str  # what it said
     wrong: list[str]
@@ -129,11 +131,11 @@ def disturbed(folder: Path, alone: Alone, prepare: Prepare, *, is_unlink: bool =
     """The command under a fault, and again without: what it said, and all that is not as promised."""
     shutil.copytree(alone.base, folder)
     before = untouched(folder / STUDY / alone.finished)
-    done = train(folder, *SHORT, prepare=prepare)
+    done = train(folder, *SHORT, prepare=partial(together, without_pictures, prepare))
     wrong = [*said_wrong(done), *half_written(folder, partials=not is_unlink)]
     if untouched(folder / STUDY / alone.finished) != before:
         wrong.append("the finished run was changed")
-    again = train(folder, *SHORT)
+    again = train(folder, *SHORT, prepare=without_pictures)
     wrong += [*said_wrong(again), *half_written(folder)]
     if again.returncode:
         wrong.append(f"the same command again: exit code {again.returncode}")

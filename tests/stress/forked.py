@@ -6,6 +6,7 @@ algebra per data set that no fault depends on. Everything else is the real comma
 """
 
 import gc
+import itertools
 import multiprocessing
 import os
 import runpy
@@ -17,8 +18,17 @@ from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of what is forked: no thread survives that, so there must be none
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["svhn_vae.sweep", "scipy.stats", "matplotlib.backends.backend_agg", "hydra.main", "tensorboard.plugins.hparams.summary"])
+CONTEXT.set_forkserver_preload(
+    [
+        "svhn_vae.sweep",
+        "scipy.stats",
+        "matplotlib.backends.backend_agg",
+        "hydra.main",
+        "tensorboard.plugins.hparams.summary",
+    ]
+)
 Prepare = Callable[[], None]
+NUMBERS = itertools.count()
 TRAIN = Path(__file__).parents[2] / "src" / "train.py"
 TINY = (
     "data=synthetic", "data.num_train=240", "data.num_test=40", "trainer=demo", "network_scale=0.03125",
@@ -37,8 +47,7 @@ class Command:
 
     def __init__(self, folder: Path, *arguments: str, prepare: Prepare | None = None, script: Path = TRAIN) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder.with_name(f"{folder.name}.log")
-        self.log.write_bytes(b"")
+        self.log = folder.with_name(f"{folder.name}.{next(NUMBERS)}.log")
         self._start = time.monotonic()
         self.process = CONTEXT.Process(target=_run, args=(folder, self.log, script, arguments, prepare))
         self.process.start()
@@ -102,6 +111,16 @@ def make_cheap() -> None:
     baselines.fitted = uniform
     svg.FigureCanvasSVG = Blank
     calibration.rendered = order_of_learning.rendered = lambda figure: np.zeros((10, 10, 3), np.uint8)
+
+
+def without_pictures() -> None:
+    """For commands whose pictures nobody looks at: they are written, but black. Half of a tiny run is to draw them."""
+    import numpy as np
+
+    from svhn_vae import callbacks
+    from svhn_vae.pictures import gallery
+
+    gallery.draw = callbacks.draw = lambda subject, name: np.zeros((10, 10, 3), np.uint8)
 
 
 class Blank:

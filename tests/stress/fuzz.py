@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from stress.faults import half_written, said_wrong
 from stress.forked import TRAIN, train
+from svhn_vae import sweep
 from svhn_vae.build import CONF, choices, plain, register_resolvers
-from svhn_vae.plan import composing
+from svhn_vae.plan import Planned, Planner, composing
 from svhn_vae.runs import flatten, run_name
-from svhn_vae.sweep import INTERRUPTION, Sweep
 
 MAX_LINE = 1500  # characters: long, and one line
 NO_TEXT = ("Cc", "Zl", "Zp")  # categories: control characters, and what separates lines
@@ -35,6 +35,7 @@ ONE_BATCH = (
     "data=synthetic", "data.num_train=120", "data.num_test=20", "trainer.max_epochs=1", "batch_size=20",
     "trainer.limit_train_batches=1", "trainer.check_val_every_n_epoch=1", "iw_samples=1", "study=fuzz", "judge=false",
     "trainer.accelerator=cpu", "compile=false", "rerun=false", "data.limit=null", "cache=null",
+    "network_scale=0.03125",
 )  # fmt: skip
 
 
@@ -75,15 +76,20 @@ def bracketed(words: list[str]) -> str:
 EXTREME = st.sampled_from(
     [
         "1e308", "-1e308", "1e-320", "1e400", "nan", "inf", "-inf", "0", "-0.0", str(2**31), str(2**63), str(10**40),
-        "", "''", '""', "null", "None", "true", "maybe", "[]", "[1,2]", "[[1],[2]]", "{}", "{a:1}", "{a:{b:2}}", "'a b'",
-        '"a\\"b"', "'", '"', "\\", "ünïcödé", "数", "\u202e", "a\u0000b", "\x1b[31m", "a\nb", "\t", " ", "x" * 300,
+        "", "''", '""', "null", "None", "true", "maybe", "[]", "[1,2]", "[[1],[2]]", "{}", "{a:1}",
+        "{a:{b:2}}", "'a b'", '"a\\"b"', "'", '"', "\\", "ünïcödé", "数", "\u202e", "a\u0000b", "\x1b[31m", "a\nb", "\t", " ", "x" * 300,
         "${seed}", "${nope}", "${", "${seed", "${oc.env:HOME}", "${oc.env:NOPE}", "${scaled:3}", "${scaled:x}",
-        "${run_name:}", "${.seed}", "${oc.decode:'[1'}", "${data}", "../..", "/etc/passwd", "a/b", "a=b", "a:b", "?", "*",
-        "???", "$x", "%s", "{0}", "<b>", "0x10", "1_000", "1e3", "01", "1.", ".5", "--", "@", "!!python/none", "&a", "*a",
+        "${run_name:}", "${.seed}", "${oc.decode:'[1'}", "${data}", "../..", "/etc/passwd", "a/b", "a=b", "a:b", "?",
+        "*", "???", "$x", "%s", "{0}", "<b>", "0x10", "1_000", "1e3", "01", "1.", ".5", "--", "@", "!!python/none",
+        "&a", "*a",
     ]
 )  # fmt: skip
-SWEPT = st.sampled_from(["1,2", "0,1,x", "a,b", "true,false", "range(0,3)", "glob(*)", "glob([a*,b*])", "choice(1,2)",
-                         "interval(0,1)", "1,", ",1", "sort(3,1)", "shuffle(1,2)", "glob(*", "1,,2", "null,1"])  # fmt: skip
+SWEPT = st.sampled_from(
+    [
+        "1,2", "0,1,x", "a,b", "true,false", "range(0,3)", "glob(*)", "glob([a*,b*])", "choice(1,2)", "interval(0,1)",
+        "1,", ",1", "sort(3,1)", "shuffle(1,2)", "glob(*", "1,,2", "null,1",
+    ]
+)  # fmt: skip
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
@@ -123,25 +129,39 @@ def command(draw: st.DrawFn) -> tuple[str, ...]:
     return ("-m", *words) if is_sweep else tuple(words)
 
 
+@contextlib.contextmanager
+def one_planner() -> Iterator[None]:
+    """Commands share what each would compose for itself, which takes nearly all of their time."""
+    defaults()  # composed before
+    with composing() as loader:
+        planner = Planner(loader, "train")
+
+        def plan(words: list[str], *, is_sweep: bool, **_: object) -> list[Planned]:
+            return [planner.job(job) for job in planner.jobs(words, is_sweep=is_sweep)]
+
+        with mock.patch.object(sweep, "plan", plan):
+            yield
+
+
 class Look(NamedTuple):
     """What the look before the first job has said."""
 
     code: object
     printed: str
-    sweep: Sweep
+    jobs: list[Planned]
 
 
 def look(words: tuple[str, ...]) -> Look:
     """Everything that src/train.py does before its first job."""
-    printed, sweep = io.StringIO(), Sweep()
+    printed, whole = io.StringIO(), sweep.Sweep()
     with contextlib.ExitStack() as stack:
         for each in (mock.patch.object(sys, "argv", [str(TRAIN), *words]), mock.patch.dict(os.environ)):
             stack.enter_context(each)
-        stack.enter_context(mock.patch.object(INTERRUPTION, "listen"))
+        stack.enter_context(mock.patch.object(sweep.INTERRUPTION, "listen"))
         stack.enter_context(contextlib.redirect_stdout(printed))
         stack.enter_context(contextlib.redirect_stderr(printed))
-        code = sweep.launch(lambda: None)
-    return Look(code, printed.getvalue(), sweep)
+        code = whole.launch(lambda: None)
+    return Look(code, printed.getvalue(), whole.jobs)
 
 
 def wrong_with(found: Look) -> Iterator[str]:
@@ -165,14 +185,13 @@ def wrong_with(found: Look) -> Iterator[str]:
         yield "a line that has no end"
 
 
-def composed_otherwise(words: tuple[str, ...], sweep: Sweep) -> Iterator[str]:
+def composed_otherwise(jobs: list[Planned]) -> Iterator[str]:
     """Jobs that passed under a name that Hydra, when it comes to them, does not give them."""
-    with composing():
-        for planned in sweep.jobs[:2]:
-            cfg = compose("train", list(planned.overrides), return_hydra_config=True)
-            name = run_name(plain(cfg), choices(cfg.hydra))
-            if name != planned.name:
-                yield f"looked at {planned.name}, to be run is {name}"
+    for planned in jobs[:2]:
+        cfg = compose("train", list(planned.overrides), return_hydra_config=True)
+        name = run_name(plain(cfg), choices(cfg.hydra))
+        if name != planned.name:
+            yield f"looked at {planned.name}, to be run is {name}"
 
 
 def check(words: tuple[str, ...], folder: Path) -> Look:
@@ -180,7 +199,7 @@ def check(words: tuple[str, ...], folder: Path) -> Look:
     found = look(words)
     wrong = list(wrong_with(found))
     if found.code == 0:
-        wrong += composed_otherwise(words, found.sweep)
+        wrong += composed_otherwise(found.jobs)
     wrong += [f"{path} was written" for path in folder.rglob("*")]
     assert not wrong, f"{words}: {wrong}\n{found.printed}"
     return found
@@ -219,14 +238,15 @@ def main(num: int = 1000, num_run: int = 20) -> int:
             print(f"{sum(said.values()):>5} commands, {dict(said)}, {time.monotonic() - start:.0f} s", flush=True)
 
     try:
-        try_one()
+        with one_planner():
+            try_one()
     except BaseException as error:  # hypothesis gathers several in a group
         wrong.append(str(error))
         print(f"WRONG {error!r} {getattr(error, 'exceptions', '')}", flush=True)
     for number, words in enumerate(passed[:: max(1, len(passed) // max(1, num_run))][:num_run]):
         faults = run_for_one_batch(words, root / f"run{number}")
         wrong += faults
-        print(f"run for one batch: {' '.join(words)[:150]}: {'ok' if not faults else faults}", flush=True)
+        print(f"run for one batch: {' '.join(words)[:150]}: {faults or 'ok'}", flush=True)
     print(f"{sum(said.values())} commands: {dict(said)}; {len(wrong)} not as promised")
     return len(wrong)
 

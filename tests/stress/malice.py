@@ -40,9 +40,13 @@ def pickles(folder: Path) -> dict[str, bytes]:
         "pickle": pickle.dumps(payload),
         "pickle of protocol 0": pickle.dumps(content, 0),
         "object array": saved(np.save, np.array([payload], dtype=object)),
-        "npz of objects": saved(lambda file, arrays: np.savez(file, **arrays), {"mean": np.array([payload], dtype=object)}),
+        "npz of objects": saved(
+            lambda file, arrays: np.savez(file, **arrays), {"mean": np.array([payload], dtype=object)}
+        ),
         "torch, zip": saved(lambda file, what: torch.save(what, file), content),
-        "torch, legacy": saved(lambda file, what: torch.save(what, file, _use_new_zipfile_serialization=False), content),
+        "torch, legacy": saved(
+            lambda file, what: torch.save(what, file, _use_new_zipfile_serialization=False), content
+        ),
     }
 
 
@@ -57,7 +61,7 @@ def unpickled(content: bytes) -> None:
     if content.startswith(b"\x93NUMPY") or b".npy" in content[:60]:
         found = np.load(io.BytesIO(content), allow_pickle=True)
         _ = found["mean"] if isinstance(found, np.lib.npyio.NpzFile) else found
-    elif content.startswith(b"\x80\x04") or content.startswith(b"(") or content.startswith(b"c"):
+    elif content.startswith((b"\x80\x04", b"(", b"c")):
         pickle.loads(content)
     else:
         torch.load(io.BytesIO(content), weights_only=False)
@@ -102,7 +106,11 @@ def elsewhere(result: dict, status: dict, study: dict) -> dict[str, str]:
             return {name: evil(value, name) for name, value in content.items()}
         if isinstance(content, list):
             return [evil(value, key) for value in content]
-        return content if key in ("status", "digest", "_target_") or not isinstance(content, str) else f"../../{SCRIPT}/{content}"
+        return (
+            content
+            if key in ("status", "digest", "_target_") or not isinstance(content, str)
+            else f"../../{SCRIPT}/{content}"
+        )
 
     question = {**study, "question": f"../../{SCRIPT}", "hypotheses": []}
     return {"result.json": json.dumps(evil(result)), "status.json": json.dumps(evil(status)),
