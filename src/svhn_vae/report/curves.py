@@ -96,7 +96,7 @@ def limits(values: Sequence[Sequence[float]], most: float) -> tuple[float, float
     if not len(pooled):
         return None
     low, high = np.quantile(pooled, [0.02, most])
-    reach = max(high - low, 1e-3 * abs(high), 1e-9)
+    reach = max(high - low, 0.03 * abs(high), 1e-9)
     bottom = pooled.min() if pooled.min() > low - 0.5 * reach else low - 0.1 * reach
     top = pooled.max() if pooled.max() < high + 0.5 * reach else high + 0.2 * reach
     return float(bottom - 0.03 * reach), float(top + 0.03 * reach)

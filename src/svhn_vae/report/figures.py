@@ -44,6 +44,7 @@ def learning_curves(
             _draw_learning(axes, along, learning, places[label], ends)
         axes.set(xlabel=AXIS[along], ylabel=METRIC_NAMES[metric], ylim=ends)
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=along == "epochs"))
+        axes.ticklabel_format(axis="y", useOffset=False)
         alt = f"{METRIC_NAMES[metric]} over {AXIS[along]}, {len(curves)} variants"
         return drawn(figure, f"{prefix}-{slug(metric)}-{along}", _beyond(metric, curves, ends), alt)
 
