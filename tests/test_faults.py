@@ -68,10 +68,18 @@ def test_a_file_that_grows_too_large(alone, tmp_path):
     assert ended.wrong == []
 
 
-def test_a_folder_that_vanishes(alone, tmp_path):
-    prepare = partial(removing, tmp_path / "run", f"{STUDY}/*relu_eps*", r"open .*last\.ckpt")
-    ended = disturbed(tmp_path / "run", alone, prepare)
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (r"open .*last\.ckpt", "No such file or directory"),
+        (r"unlink .*analogies", "vanished while its run was written"),
+    ],
+)
+def test_a_folder_that_vanishes(alone, tmp_path, pattern, said):
+    """Where the next write fails, and where it could make half of the folder anew."""
+    ended = disturbed(tmp_path / "run", alone, partial(removing, tmp_path / "run", f"{STUDY}/*relu_eps*", pattern))
     assert "failed: " in ended.line
+    assert said in ended.line
     assert ended.wrong == []
 
 

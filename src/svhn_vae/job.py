@@ -99,6 +99,7 @@ def train_and_score(job: Job) -> Config:
         raise Diverged(trainer.global_step, "the best checkpoint's test score is not finite")
     draw_calibration(job, score)
     draw(job)
+    folder.check_there()
     others = folder.facts["learnt"] | score_seen(job.module.vae, job.data.dataset)
     if job.judge is not None:
         others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics

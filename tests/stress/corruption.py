@@ -88,7 +88,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
 def told_by_result(run: RunFolder, found: dict, right: dict) -> str:
     """What result.json says, too, in place of status.json."""
-    return PART if run.damage and found.items() <= right.items() else ""
+    told = {name: value for name, value in found.items() if value is not None}  # the commit, outside a checkout
+    return PART if run.damage and told.items() <= right.items() else ""
 
 
 def make_files(folder: Path) -> None:
@@ -268,13 +269,14 @@ def trained_again(folder: Path, name: str, place: float, right: dict[str, str]) 
     shutil.copytree(folder, copy)
     run = next(path.parent for path in copy.glob(f"{STUDY}/*/status.json"))
     [path] = copy.glob(name) if name == CACHE else [run / name]
-    content = path.read_bytes()
+    content, is_done = path.read_bytes(), (run / "result.json").is_file()
     path.write_bytes(content[: int(place * len(content))])
     done = train(copy, *RUN, prepare=without_pictures)
     wrong, found = said_wrong(done), fingerprints(copy / STUDY)
     if done.returncode:
         wrong.append("it failed")
-    changed = Path(name).name  # which a finished run is left with
+    is_left = is_done and name != "result.json"  # a finished run's other files are not made anew
+    changed = Path(name).name if is_left else ""
     wrong += [f"{part} differs" for part in right if found.get(part) != right[part] and Path(part).name != changed]
     shutil.rmtree(copy)
     return Ended(told(done), wrong)

@@ -72,7 +72,15 @@ def configurations(config: dict, folder: Path) -> dict[str, str]:
     call = {"_target_": "os.system", "_args_": [command(folder)]}
     subprocess = {"_target_": "subprocess.check_output", "args": command(folder), "shell": True}
     hidden = [command(folder).replace("touch", "${tool}")]
+    # A class, of which hydra's get_class does not complain; to make one makes the file.
+    writer = {"_target_": "logging.FileHandler", "filename": str(folder / MARK)}
     changes = {
+        "a class as the head": {"variance": writer},
+        "a class as the network": {"model": writer},
+        "a class as the representation": {"pca": writer},
+        "a class as the data": {"data": writer},
+        "a class inside the head": {"variance": {**config["variance"], "epsilon": writer}},
+        "a class by interpolation": {"aim": writer, "variance": "${aim}"},
         "the head": {"variance": call},
         "the network": {"model": call},
         "the representation": {"pca": subprocess},
