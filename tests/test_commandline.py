@@ -34,6 +34,7 @@ def checked(*overrides: str) -> None:
         ("trainer.precision=bf16-true", r"trainer\.precision must be one of 32-true, bf16-mixed"),
         ("monitor=val/kl", "monitor must be one of val/negative_elbo"),
         ("seed=-1", "seed must be 0 or more, got -1"),
+        ("study=${data}", "study must be a name under outputs/"),
         ("study=../elsewhere", "study must be a name under outputs/"),
         ("study=/tmp/elsewhere", "study must be a name under outputs/"),
     ],

@@ -369,6 +369,15 @@ def test_damaged_files_beside_a_run_are_no_obstacle(study):
     assert any(given.get("alt") for tag, given in page.tags if tag == "img")
 
 
+def test_a_damaged_command_is_left_out(study):
+    """A flipped bit makes another key of it."""
+    commands = [{"comm!nd": "python src/train.py seed=1"}, "python", {"command": "python src/train.py seed=2"}]
+    (study / "study.json").write_text(json.dumps({"commands": commands}))
+    text = write_report(study).read_text()
+    assert "seed=2" in text
+    assert "seed=1" not in text
+
+
 def test_runs_on_different_images_are_apart(study):
     write_run(study, "a", bits=3.1)
     write_run(study, "b", bits=2.0, data=SYNTHETIC, digest=SYNTHETIC["digest"])

@@ -30,7 +30,7 @@ class TensorBoard(TensorBoardLogger):
         return self._experiment
 
     def save(self) -> None:
-        self.experiment.attempt(super().save)
+        """Writes no hparams.yaml beside the events: .hydra/config.yaml has it all, and is whole or not there."""
 
 
 class Board(SummaryWriter):

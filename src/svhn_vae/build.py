@@ -1,6 +1,7 @@
 """From a configuration to objects. Hydra makes the leaves, the wiring is Python; no DictConfig leaves this file."""
 
 import inspect
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -251,7 +252,7 @@ def is_own_class(target: Any) -> bool:
     if not isinstance(target, str) or not target.startswith("svhn_vae."):
         return False
     try:
-        return get_class(target).__module__.startswith("svhn_vae.")
+        return pkgutil.resolve_name(target).__module__.startswith("svhn_vae.")
     except Exception:  # there is none of this name
         return False
 

@@ -75,7 +75,7 @@ def check_keys(settings: Config, known: Config) -> None:
 def check_study(name: Any) -> None:
     """Raises ValueError if it is no name, or names, inside outputs/: nor by way of a link."""
     path = PurePath(str(name))
-    is_name = name is not None and path.parts and str(name).isprintable() and not path.is_absolute()
+    is_name = isinstance(name, str | int | float) and path.parts and str(name).isprintable() and not path.is_absolute()
     if not is_name or any(part.startswith(".") for part in path.parts):
         raise ValueError(f"study must be a name under outputs/, such as heads or claims/01, got {name}")
     if not (OUTPUTS / path).resolve().is_relative_to(OUTPUTS.resolve()):

@@ -243,7 +243,7 @@ def main(num: int = 1000, num_run: int = 20) -> int:
             try_one()
     except BaseException as error:  # hypothesis gathers several in a group
         wrong.append(str(error))
-        print(f"WRONG {error!r} {getattr(error, 'exceptions', '')}", flush=True)
+        print(f"WRONG {error!r} {getattr(error, 'exceptions', '')} {error.__notes__}", flush=True)
     for number, words in enumerate(passed[:: max(1, len(passed) // max(1, num_run))][:num_run]):
         faults = run_for_one_batch(words, root / f"run{number}")
         wrong += faults

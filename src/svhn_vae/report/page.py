@@ -50,7 +50,7 @@ def write_report(study: Path) -> Path:
         "study": study.resolve().name,
         "folder": str(study),
         "question": asked.get("question") or QUESTION,
-        "commands": asked.get("commands", []),
+        "commands": [one for one in asked.get("commands", []) if isinstance(one, dict) and "command" in one],
         "sections": sections,
         "verdicts": tested,
         "unfinished": [(run, label_of[run.name]) for run in runs if not run.result],
