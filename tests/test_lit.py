@@ -9,7 +9,8 @@ import torch
 from conftest import composed, options
 from svhn_vae.build import build_module
 from svhn_vae.elbo import bits_per_dim
-from svhn_vae.lit import Diverged, LitVAE, evaluate, summarise
+from svhn_vae.lit import Diverged, LitVAE
+from svhn_vae.metrics import evaluate, summarise
 from svhn_vae.representation import Features
 from svhn_vae.scatter import Moments
 from test_variance import accepts

@@ -25,14 +25,15 @@ from svhn_vae.errors import did_you_mean, one_line
 from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.history import History
 from svhn_vae.job import Job
-from svhn_vae.lit import NUM_DIMS, LitVAE
+from svhn_vae.lit import LitVAE
+from svhn_vae.metrics import NUM_DIMS
 from svhn_vae.runs import RunFolder
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.storage import load_best, load_representation
 from svhn_vae.vae import VAE
 
 IMAGE_SHAPE = (3, 32, 32)
-BUILT = ("data", "pca", "model", "variance", "objective", "optimizer", "logger", "trainer")  # groups of one class each
+BUILT = ("data", "pca", "model", "variance", "objective", "skips", "optimizer", "logger", "trainer")  # groups of one class each
 CONF = Path(__file__).parents[2] / "conf"
 assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
@@ -143,9 +144,15 @@ def check_settings(group: str, node: DictConfig) -> None:
 
 def build_module(cfg: DictConfig) -> LitVAE:
     vae = build_vae(cfg)
-    if cfg.compile:
-        vae.networks.compile()
-    return LitVAE(vae, instantiate(cfg.optimizer, _convert_="all"), instantiate(cfg.objective), seed=cfg.seed)
+    return LitVAE(
+        vae,
+        instantiate(cfg.optimizer, _convert_="all"),
+        instantiate(cfg.objective),
+        instantiate(cfg.skips),
+        seed=cfg.seed,
+        clip=cfg.trainer.gradient_clip_val,
+        compile=cfg.compile,
+    )
 
 
 def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
@@ -154,6 +161,7 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         instantiate(cfg.data, _convert_="all"),
         vae.representation,
         batch_size=cfg.batch_size,
+        updates_per_step=cfg.updates_per_step if cfg.trainer.limit_train_batches == 1.0 else 1,  # it limits steps
         dequantise=cfg.dequantise,
         epochs_per_noise=cfg.epochs_per_noise,
         shuffle=cfg.shuffle,
@@ -169,6 +177,7 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
     logger = instantiate(cfg.logger, _convert_="all")
     return instantiate(
         cfg.trainer,
+        gradient_clip_val=None,  # the module's: Lightning clips only where it makes the updates itself
         default_root_dir=folder.path,
         logger=[logger(save_dir=folder.path), History(folder.path / "history.csv")],
         callbacks=[*instantiate(cfg.callbacks, _convert_="all").values(), *checkpoints(folder, cfg)],

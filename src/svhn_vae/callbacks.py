@@ -1,4 +1,4 @@
-"""Lightning callbacks: what a person sees of a run while it trains, and which updates are left out."""
+"""Lightning callbacks: what a person sees of a run while it trains."""
 
 import math
 import time
@@ -14,12 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from svhn_vae.divergence import head_state
 from svhn_vae.evaluation import order_of_learning
-from svhn_vae.lit import Diverged, LitVAE
+from svhn_vae.lit import LitVAE
 from svhn_vae.pictures.gallery import Subject, draw
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.representation import Features
 from svhn_vae.tensors import save_tensors
 from svhn_vae.vae import VAE
 
@@ -46,21 +44,22 @@ class Progress(ProgressBar):
             TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(),
             console=self.console, disable=not self.console.is_terminal, transient=True, refresh_per_second=4,
         )  # fmt: skip
-        self._task = self._bar.add_task("", total=trainer.estimated_stepping_batches, epoch="0", speed="")
+        self._total = trainer.max_epochs * updates_per_epoch(trainer)
+        self._task = self._bar.add_task("", total=self._total, epoch="0", speed="")
         self._bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
-        self.num_images += len(batch.y)
+        self.num_images += sum(len(each.y) for each in batch)
         if self._start is None:  # the first step pays for the projection, lazy initialisation and compilation
             self._start, self._first_step = time.monotonic(), trainer.global_step
             return
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
         per_step = self._seconds / (trainer.global_step - self._first_step)
-        speed = f"{len(batch.y) / per_step:,.0f} images/s"
+        speed = f"{len(batch[0].y) / per_step:,.0f} images/s"
         self._bar.update(self._task, completed=trainer.global_step, epoch=epoch, speed=speed, description=self._score)
         if not self._warned and self._seconds > 5 and trainer.global_step - self._first_step >= 3:
             self._warned = True
-            self._warn_if_long(trainer, len(batch.y))
+            self._warn_if_long(trainer, len(batch[0].y))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         bits = trainer.callback_metrics.get("val/bits_per_dim")
@@ -83,7 +82,7 @@ class Progress(ProgressBar):
 
     def _warn_if_long(self, trainer: L.Trainer, batch_size: int) -> None:
         per_step = self._seconds / (trainer.global_step - self._first_step)
-        left = per_step * (trainer.estimated_stepping_batches - trainer.global_step)
+        left = per_step * (self._total - trainer.global_step)
         if left > HOUR:
             self.console.print(
                 f"  This run may take {duration(left)} on this {trainer.strategy.root_device.type}, unless early "
@@ -93,112 +92,9 @@ class Progress(ProgressBar):
             )  # fmt: skip
 
 
-class SkipUpdates(Callback):
-    """Leaves out updates whose loss or gradient is not finite, or whose gradient is longer than `max_gradient_norm`
-    (null: none is too long), and counts them.
-
-    It is then as if the batch had not been: neither weights nor the optimiser's averages move, nor running statistics.
-    The run ends as diverged once more than `max_skips` in a row were skipped, or after an epoch without a finite loss.
-    As very deep VAEs are trained (Child 2021). Reads the device once a step. A pass over all gradients takes 3 % of a
-    small network's step: without a `max_gradient_norm`, those of `witnesses` are looked at.
-    """
-
-    def __init__(self, *, max_gradient_norm: float | None, max_skips: int) -> None:
-        if max_gradient_norm is not None and not max_gradient_norm > 0:
-            raise ValueError(
-                f"callbacks.skip_updates.max_gradient_norm must be above 0 or null, got {max_gradient_norm}"
-            )
-        if max_skips < 0:
-            raise ValueError(f"callbacks.skip_updates.max_skips must be 0 or more, got {max_skips}")
-        self.max_gradient_norm, self.max_skips = max_gradient_norm, max_skips
-        self.num_skipped, self.num_in_a_row = 0, 0
-        self.last_finite_loss: float | None = None
-        self._reason = ""  # of the first in a row
-        self._has_finite_loss = False  # this epoch
-        self._statistics: list[list[torch.Tensor]] = []
-        self._witnesses: list[torch.nn.Parameter] = []
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
-        self._has_finite_loss = False
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: LitVAE, batch: Features, batch_idx: int) -> None:
-        self._batch = batch
-        if not self._statistics:
-            self._witnesses = witnesses(pl_module.vae)
-            self._statistics = running_statistics(pl_module.vae)
-            self._before = [[torch.empty_like(each) for each in group] for group in self._statistics]
-        for before, now in zip(self._before, self._statistics, strict=True):
-            torch._foreach_copy_(before, now)  # one kernel for all of a type
-
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LitVAE, optimizer: torch.optim.Optimizer) -> None:
-        norm, loss = torch.stack([self._size(pl_module), pl_module.latest_loss]).tolist()
-        if math.isfinite(loss):
-            self._has_finite_loss, self.last_finite_loss = True, loss
-        is_short = self.max_gradient_norm is None or norm <= self.max_gradient_norm
-        if math.isfinite(loss) and math.isfinite(norm) and is_short:
-            self.num_in_a_row = 0
-            return
-        if not self.num_in_a_row:
-            self._reason = reason(trainer.global_step, loss, norm)
-        self.num_skipped += 1
-        self.num_in_a_row += 1
-        optimizer.zero_grad(set_to_none=True)  # an optimiser leaves weights without a gradient alone
-        for now, before in zip(self._statistics, self._before, strict=True):
-            torch._foreach_copy_(now, before)
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: LitVAE, outputs, batch, batch_idx) -> None:
-        if self.num_in_a_row > self.max_skips:
-            raise self._diverged(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
-        if self.num_skipped and not self._has_finite_loss:
-            raise self._diverged(trainer, pl_module)
-        if self.max_gradient_norm is not None or self.num_skipped:
-            pl_module.log("train/skipped_updates", float(self.num_skipped))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("num_skipped", "num_in_a_row", "last_finite_loss", "_reason")}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        vars(self).update(state_dict)
-
-    def _size(self, pl_module: LitVAE) -> torch.Tensor:
-        """The gradient's norm; without a limit to it, a sum that is finite if all in it are."""
-        if self.max_gradient_norm is None:
-            found = [weights.grad.flatten() for weights in self._witnesses if weights.grad is not None]
-            return torch.cat(found).sum()
-        return torch.nn.utils.get_total_norm([each.grad for each in pl_module.parameters() if each.grad is not None])
-
-    def _diverged(self, trainer: L.Trainer, pl_module: LitVAE) -> Diverged:
-        first = trainer.global_step - self.num_in_a_row
-        loss = self.last_finite_loss
-        before = "" if loss is None else f"; the last finite loss was {loss:.1f} nats"
-        state = {
-            "last_finite_loss": loss, "num_skipped": self.num_skipped, "head": head_state(pl_module.vae, self._batch)
-        }  # fmt: skip
-        return Diverged(first, f"{self._reason}, and so for {self.num_in_a_row} steps in a row{before}", state)
-
-
-def reason(step: int, loss: float, norm: float) -> str:
-    """Why an update is left out."""
-    if not math.isfinite(loss):
-        return f"the loss was not finite at step {step}"
-    if not math.isfinite(norm):
-        return f"the gradient was not finite at step {step}"
-    return f"the gradient's norm was {norm:.3g} at step {step}, above callbacks.skip_updates.max_gradient_norm"
-
-
-def witnesses(vae: VAE) -> list[torch.nn.Parameter]:
-    """Of each layer the biases and scales, or else its weights. All that comes back to a layer is summed up in them, so
-    that nothing in it is not finite unseen; a weight's gradient is sums of the same, times activations."""
-    found = [list(module.parameters(recurse=False)) for module in vae.modules()]
-    return [each for own in found for each in [weights for weights in own if weights.ndim <= 1] or own]
-
-
-def running_statistics(vae: VAE) -> list[list[torch.Tensor]]:
-    """What a training pass changes beside the weights, by type: batch normalisation's averages, and those of heads."""
-    found = [*vae.networks.buffers(), *vae.variance.buffers()]
-    return [[each for each in found if each.dtype == dtype] for dtype in dict.fromkeys(each.dtype for each in found)]
+def updates_per_epoch(trainer: L.Trainer) -> int:
+    batches = trainer.train_dataloader
+    return min(batches.num_batches, batches.per_step * trainer.num_training_batches)
 
 
 class Pictures(Callback):

@@ -21,7 +21,7 @@ from svhn_vae.runs import RunFolder, unused
 from svhn_vae.storage import read_checkpoint
 from svhn_vae.tensors import Damaged
 
-ADDED = ("digest", "should_stop", "history")  # to last.ckpt, beside what Lightning keeps
+ADDED = ("digest", "should_stop", "history", "skips")  # to last.ckpt, beside what Lightning keeps
 
 
 class WholeCheckpoints(TorchCheckpointIO):

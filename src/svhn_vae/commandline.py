@@ -14,7 +14,7 @@ from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs import Config, flatten
 from svhn_vae.study import note_command
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed")
 MONITORED = ("negative_elbo", "bits_per_dim", "post_loss")
 MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in MONITORED)
 COMMON_COMMANDS = (

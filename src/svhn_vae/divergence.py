@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from svhn_vae.lit import LitVAE, evaluate, evaluation_pass, summarise
+from svhn_vae.lit import LitVAE
+from svhn_vae.metrics import evaluate, evaluation_pass, summarise
 from svhn_vae.representation import Features
 from svhn_vae.runs import RunFolder
 from svhn_vae.storage import load_weights

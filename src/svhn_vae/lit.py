@@ -4,19 +4,22 @@ Loss and metrics are those of `elbo.py`: -elbo, in nats, averaged over the image
 and are logged once an epoch: a `self.log` in each step costs more than a step of a small network.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 import torch
 from torch import Tensor
 
-from svhn_vae.elbo import ElboTerms, bits_per_dim
+from svhn_vae.divergence import head_state
+from svhn_vae.metrics import bound_metrics, evaluate, evaluation_pass, summarise
 from svhn_vae.objective import Objective
 from svhn_vae.representation import Features
-from svhn_vae.seeds import Stream, derive_seed
-from svhn_vae.vae import VAE, Pass
-
-NUM_DIMS = 3 * 32 * 32
+from svhn_vae.seeds import Stream, derive_seed, seed_device
+from svhn_vae.skips import Skips
+from svhn_vae.update import Record, Update, gradient_norm
+from svhn_vae.vae import VAE
 
 
 class Diverged(ArithmeticError):
@@ -31,52 +34,81 @@ class Diverged(ArithmeticError):
 
 
 class LitVAE(L.LightningModule):
-    """Trains a VAE by its bound, and validates with the same bound."""
+    """Trains a VAE by its bound, and validates with the same bound.
+
+    A training step is several updates of the weights, one for each batch that it is given: what Lightning does around
+    a step takes longer than an update of a small network on a GPU, and so does a look at what came out.
+    """
+
+    automatic_optimization = False
 
     def __init__(
-        self, vae: VAE, optimizer: Callable[..., torch.optim.Optimizer], objective: Objective, *, seed: int
+        self,
+        vae: VAE,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        objective: Objective,
+        skips: Skips,
+        *,
+        seed: int,
+        clip: float | None,
+        compile: bool,
     ) -> None:
         super().__init__()
-        self.vae, self.optimizer, self.objective, self.seed = vae, optimizer, objective, seed
-        self._losses: list[Tensor] = []  # of this epoch, on the device
-        self._terms: list[Tensor] = []
+        self.vae, self.optimizer, self.objective, self.skips, self.seed = vae, optimizer, objective, skips, seed
+        self._update_settings = {"clip": clip, "compile": compile, "max_gradient_norm": skips.max_gradient_norm}
+        self._update: Update | None = None  # of this fit
+        self._records: list[Record] = []  # of this epoch, on the device
         self._evaluated: list[dict[str, Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(parameter for parameter in self.vae.parameters() if parameter.requires_grad)
+        weights = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
+        return self.optimizer(weights, **as_fused(self.optimizer, weights[0].device))
 
-    def on_train_batch_start(self, batch: Features, batch_idx: int) -> None:
-        torch.manual_seed(derive_seed(Stream.STEP, self.seed, self.global_step))  # latent noise and dropout
+    def on_train_start(self) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        self._update = Update(
+            self.vae, self.objective, optimizer, backward=self.manual_backward, **self._update_settings
+        )
 
-    def training_step(self, batch: Features, batch_idx: int) -> Tensor:
-        result = self.vae(batch)
-        loss = self.objective.loss(self.vae, result, batch.y, self.current_epoch)
-        self._losses.append(loss.detach())
-        self._terms.append(torch.stack([term.detach().mean() for term in per_image(result)]))
-        return loss
+    def on_train_epoch_start(self) -> None:
+        self.skips.begin_epoch()
 
-    @property
-    def latest_loss(self) -> Tensor:
-        return self._losses[-1]
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.trainer.is_last_batch:  # before it is clipped; of one step, because it costs a pass over all weights
-            gradients = [weights.grad for weights in self.parameters() if weights.grad is not None]
-            self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+    def training_step(self, batches: Sequence[Features], batch_idx: int) -> None:
+        first, records = self.global_step, []
+        for step, batch in enumerate(batches, first):
+            seed_device(self.vae.device, derive_seed(Stream.STEP, self.seed, step))  # latent noise and dropout
+            records.append(self._update(batch, self.current_epoch))
+        self._records.append(Record(*map(torch.stack, zip(*records, strict=True))))
+        count_steps(self.trainer, len(batches))
+        if self.trainer.is_last_batch:
+            self._gradient_norm = gradient_norm(list(self.parameters()))
+        self._note(first, self._records[-1])
+        if self.skips.are_too_many:
+            raise self._diverged(batches[-1])
+        self._latest = batches[-1]
 
     def on_validation_epoch_start(self) -> None:
-        if self._losses:
+        if self._records:
             self._check_finite()  # before a checkpoint is written
 
     def on_train_epoch_end(self) -> None:
         self._check_finite()
-        losses, terms = torch.stack(self._losses), torch.stack(self._terms)
-        finite = losses.isfinite()  # the updates of the others were left out
-        terms, objective = terms[finite].mean(0), losses[finite].mean()
-        self._losses.clear()
-        self._terms.clear()
-        bound = bound_metrics("train", terms, is_density=self.vae.variance.is_density)
+        if self.skips.are_all_of_an_epoch:
+            raise self._diverged(self._latest)
+        epoch = Record(*map(torch.cat, zip(*self._records, strict=True)))
+        self._records.clear()
+        made = epoch.loss.isfinite()  # the updates of the others were left out
+        _, objective, _, *terms = (column[made].mean() for column in epoch)
+        bound = bound_metrics("train", torch.stack(terms), is_density=self.vae.variance.is_density)
         self.log_dict({"train/objective": objective, "train/gradient_norm": self._gradient_norm, **bound})
+        if self.skips.max_gradient_norm is not None or self.skips.num_skipped:
+            self.log("train/skipped_updates", float(self.skips.num_skipped))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skips"] = self.skips.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skips.load_state_dict(checkpoint["skips"])
 
     def validation_step(self, batch: Features, batch_idx: int) -> None:
         self._evaluated.append(evaluate(self.vae, evaluation_pass(self.vae, batch, batch_idx)))
@@ -85,48 +117,40 @@ class LitVAE(L.LightningModule):
         self.log_dict(summarise("val", self._evaluated, is_density=self.vae.variance.is_density))
         self._evaluated.clear()
 
+    def _note(self, first: int, record: Record) -> None:
+        """Reads the device, once for all updates of a step."""
+        rows = torch.stack([record.is_left_out, record.loss, record.size], dim=1).tolist()
+        for step, (is_left_out, loss, size) in enumerate(rows, first):
+            self.skips.note(step, is_left_out=bool(is_left_out), loss=loss, size=size)
+
+    def _diverged(self, batch: Features) -> Diverged:
+        state = {
+            "last_finite_loss": self.skips.last_finite_loss,
+            "num_skipped": self.skips.num_skipped,
+            "head": head_state(self.vae, batch),
+        }
+        return Diverged(self.skips.first_in_a_row, self.skips.in_words(), state)
+
     def _check_finite(self) -> None:
         """Raises Diverged if the weights are not finite; reads the device once."""
         if not torch.stack([weights.isfinite().all() for weights in self.parameters()]).all():
             raise Diverged(self.global_step, f"the weights were not finite after step {self.global_step}")
 
 
-def per_image(result: Pass) -> tuple[Tensor, ...]:
-    """The terms of the bound and the post's loss of each image, (B,) each."""
-    return (*result.terms, result.kl_in_loss.sum(1) - result.terms.log_likelihood)
+def as_fused(optimizer: Callable[..., torch.optim.Optimizer], device: torch.device) -> dict[str, bool]:
+    """The setting of torch's optimisers that have one kernel for a whole update, where the device has it; or {}.
+
+    On a CPU Adam's is ten times faster than the usual one, the third of a small network's step.
+    """
+    has_it = "fused" in inspect.signature(optimizer).parameters and device.type in ("cpu", "cuda")
+    return {"fused": True} if has_it else {}
 
 
-def evaluation_pass(vae: VAE, batch: Features, batch_idx: int) -> Pass:
-    """With the same latent noise at every evaluation; training's is left alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(Stream.EVALUATION_LATENTS, batch_idx))
-        return vae(batch)
-
-
-def evaluate(vae: VAE, result: Pass) -> dict[str, Tensor]:
-    """One batch's `per_image` (B, 5), posterior means (B, Z) and sigma's standing (B,)."""
-    standing = vae.variance.standing(result.inferred.params)
-    return {
-        "per_image": torch.stack(per_image(result), dim=1),
-        "posterior_mean": result.inferred.mean,
-        **{name: value.expand(len(result.terms.kl)) for name, value in standing.items()},
-    }
-
-
-def bound_metrics(split: str, means: Tensor, *, is_density: bool) -> dict[str, Tensor]:
-    """Means of `per_image` over a split -> its metrics: bits per dimension of a density, and nats per image."""
-    terms, post_loss = ElboTerms(*means[:-1]), means[-1]
-    named = {"elbo": terms.elbo, "negative_elbo": -terms.elbo, **terms._asdict(), "post_loss": post_loss}
-    if is_density:
-        named["bits_per_dim"] = bits_per_dim(terms.elbo, NUM_DIMS)
-    return {f"{split}/{name}": value for name, value in named.items()}
-
-
-def summarise(split: str, evaluated: list[dict[str, Tensor]], *, is_density: bool) -> dict[str, Tensor]:
-    """What `evaluate` gave for the batches of a split -> the split's metrics."""
-    whole = {name: torch.cat([batch[name] for batch in evaluated]) for name in evaluated[0]}
-    bounds = bound_metrics(split, whole.pop("per_image").mean(0), is_density=is_density)
-    # Active units: latents whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016).
-    active = (whole.pop("posterior_mean").var(0, correction=0) > 0.01).sum().float()
-    standing = {f"{split}/sigma/{name}": value.mean() for name, value in whole.items()}
-    return {**bounds, f"{split}/active_units": active, **standing}
+def count_steps(trainer: L.Trainer, num: int) -> None:
+    """Tells Lightning, which counts calls of training_step, of `num` updates in one: for global_step and for the place
+    of metrics in the curves."""
+    loop = trainer.fit_loop.epoch_loop
+    total = loop.manual_optimization.optim_step_progress.total
+    total.ready += num
+    total.completed += num
+    loop._batches_that_stepped += num - 1

@@ -4,9 +4,10 @@ Data that fit in memory need no worker processes. A projection (PCA) is made onc
 of it; an elementwise representation (pixels) is made per batch from the uint8 images, a quarter of the size. All of it
 happens on the representation's device.
 
-Shapes: N images (N, C, H, W) uint8; x in [0, 1); a batch is Features of B images.
+Shapes: N images (N, C, H, W) uint8; x in [0, 1); a batch is Features of B images; a step trains on several batches.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from svhn_vae.scatter import NUM_LEVELS
 from svhn_vae.seeds import Stream, derive_seed
 
 CHUNK = 1000  # images dequantised and projected at a time: bounds memory
+ON_GPU = 50  # batches of a step where the host could not keep up, taking one at a time
 
 
 def dequantise(images: Tensor, seed: int) -> Tensor:
@@ -66,7 +68,8 @@ class EvaluationBatches:
 
 
 class TrainingBatches:
-    """One epoch at each pass: a permutation from (seed, epoch), in batches of one size; the rest is left out.
+    """One epoch at each pass: a permutation from (seed, epoch), in batches of one size; the rest is left out. They come
+    several at a time, `per_step`; None: one on a CPU, ON_GPU elsewhere.
 
     The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw); without `add_noise` there is none.
     """
@@ -77,6 +80,7 @@ class TrainingBatches:
         representation: Representation,
         *,
         batch_size: int,
+        per_step: int | None,
         add_noise: bool,
         epochs_per_noise: int,
         shuffle: bool,
@@ -88,21 +92,35 @@ class TrainingBatches:
         if epochs_per_noise < 1:
             raise ValueError(f"epochs_per_noise must be at least 1, got {epochs_per_noise}")
         self.images, self.representation = images, representation
+        if per_step is not None and per_step < 1:
+            raise ValueError(f"updates_per_step must be at least 1, or null, got {per_step}")
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
+        self._per_step = per_step
         self.seed, self.epoch = seed, epoch
         self._to_x = dequantise if add_noise else centred
         self._draw: int | None = None
         self._kept: Features | None = None
 
-    def __len__(self) -> int:
+    @property
+    def num_batches(self) -> int:
         return len(self.images) // self.batch_size
 
-    def __iter__(self) -> Iterator[Features]:
+    @property
+    def per_step(self) -> int:
+        on_cpu = self.representation.mean.device.type == "cpu"
+        return self._per_step or (1 if on_cpu else ON_GPU)
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return -(-self.num_batches // self.per_step)
+
+    def __iter__(self) -> Iterator[tuple[Features, ...]]:
         epoch = self.epoch()
         order = self._order(epoch).to(self.representation.mean.device)
-        batches = order.split(self.batch_size)[: len(self)]
-        make = self._slices if self.representation.is_projection else self._from_pixels
-        return make(epoch, batches)
+        batches = order.split(self.batch_size)[: self.num_batches]
+        made = (self._slices if self.representation.is_projection else self._from_pixels)(epoch, batches)
+        while several := tuple(itertools.islice(made, self.per_step)):
+            yield several
 
     def _order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, epoch))

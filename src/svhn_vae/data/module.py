@@ -1,8 +1,10 @@
 """The Lightning DataModule: loads the images once, fits the representation on them, gives batches of features."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
+import torch
 
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches
 from svhn_vae.data.dataset import Dataset, Source, load_once
@@ -20,6 +22,7 @@ class DataModule(L.LightningDataModule):
         representation: Representation,
         *,
         batch_size: int,
+        updates_per_step: int | None,
         dequantise: bool,
         epochs_per_noise: int,
         shuffle: bool,
@@ -29,7 +32,7 @@ class DataModule(L.LightningDataModule):
         super().__init__()
         self.source, self.representation, self.cache = source, representation, cache
         self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
-        self.shuffle, self.seed = shuffle, seed
+        self.updates_per_step, self.shuffle, self.seed = updates_per_step, shuffle, seed
         self.dataset: Dataset | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -49,6 +52,7 @@ class DataModule(L.LightningDataModule):
             self.dataset.train.images,
             self.representation,
             batch_size=self.batch_size,
+            per_step=self.updates_per_step,
             add_noise=self.dequantise,
             epochs_per_noise=self.epochs_per_noise,
             shuffle=self.shuffle,
@@ -56,6 +60,10 @@ class DataModule(L.LightningDataModule):
             # Not current_epoch: in a continued run it is still the last run's when the first batch is asked for.
             epoch=lambda: self.trainer.fit_loop.epoch_progress.current.processed,
         )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """They are made where they are needed."""
+        return batch
 
     def val_dataloader(self) -> EvaluationBatches:
         return self._val

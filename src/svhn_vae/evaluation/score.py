@@ -20,7 +20,7 @@ from svhn_vae.evaluation.bounds import Estimate, importance_weighted
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
 from svhn_vae.evaluation.latents import linear_probe, of_the_aggregate
 from svhn_vae.evaluation.reconstruction import reconstruction_metrics, round_trip_metrics
-from svhn_vae.lit import NUM_DIMS, evaluate, evaluation_pass, summarise
+from svhn_vae.metrics import NUM_DIMS, evaluate, evaluation_pass, summarise
 from svhn_vae.networks.interface import OneLevel
 from svhn_vae.vae import VAE
 
