@@ -4,7 +4,8 @@ Loss and metrics are those of `elbo.py`: -elbo, in nats, averaged over the image
 and are logged once an epoch: a `self.log` in each step costs more than a step of a small network.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import lightning as L  # noqa: N812  its usual name
 import torch
@@ -130,3 +131,18 @@ def summarise(split: str, evaluated: list[dict[str, Tensor]], *, is_density: boo
     active = (whole.pop("posterior_mean").var(0, correction=0) > 0.01).sum().float()
     standing = {f"{split}/sigma/{name}": value.mean() for name, value in whole.items()}
     return {**bounds, f"{split}/active_units": active, **standing}
+
+
+@torch.no_grad()
+def split_metrics(vae: VAE, batches: Iterable[Features], split: str) -> dict[str, float | None]:
+    """A split's metrics as the Trainer's validation has them, of a model on the device of the batches; None for what
+    is not finite."""
+    vae.eval()
+    evaluated = [evaluate(vae, evaluation_pass(vae, batch, index)) for index, batch in enumerate(batches)]
+    metrics = summarise(split, evaluated, is_density=vae.variance.is_density)
+    return {name: or_none(value.item()) for name, value in metrics.items()}
+
+
+def or_none(value: float) -> float | None:
+    """JSON has no numbers that are not finite."""
+    return value if math.isfinite(value) else None

@@ -20,7 +20,7 @@ from svhn_vae.evaluation.bounds import Estimate, importance_weighted
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
 from svhn_vae.evaluation.latents import linear_probe, of_the_aggregate
 from svhn_vae.evaluation.reconstruction import reconstruction_metrics, round_trip_metrics
-from svhn_vae.lit import NUM_DIMS, evaluate, evaluation_pass, summarise
+from svhn_vae.lit import NUM_DIMS, evaluate, evaluation_pass, split_metrics, summarise
 from svhn_vae.networks.interface import OneLevel
 from svhn_vae.vae import VAE
 
@@ -92,13 +92,9 @@ def score_run(vae: VAE, dataset: Dataset, *, split: str, iw_samples: int) -> Sco
     return score._replace(metrics=metrics, details=details, calibration=calibrated)
 
 
-@torch.no_grad()
-def score_seen(vae: VAE, dataset: Dataset) -> dict[str, float]:
+def score_seen(vae: VAE, dataset: Dataset) -> dict[str, float | None]:
     """The bound of training images, scored as test images are: what it has more than theirs is overfitting."""
-    batches = EvaluationBatches(spaced(dataset.train.images, MAX_SEEN), vae.representation)
-    evaluated = [evaluate(vae.eval(), evaluation_pass(vae, batch, index)) for index, batch in enumerate(batches)]
-    found = summarise("seen", evaluated, is_density=vae.variance.is_density)
-    return {name: value.item() for name, value in found.items()}
+    return split_metrics(vae, EvaluationBatches(spaced(dataset.train.images, MAX_SEEN), vae.representation), "seen")
 
 
 def run_passes(vae: VAE, batches: EvaluationBatches) -> Passes:
