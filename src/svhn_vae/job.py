@@ -21,7 +21,7 @@ from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged
-from svhn_vae.evaluation.score import Score, score_run, score_seen
+from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.lit import Diverged, LitVAE, split_metrics
 from svhn_vae.pictures import gallery
@@ -102,7 +102,7 @@ def train_and_score(job: Job) -> Config:
     draw_calibration(job, score)
     draw(job)
     folder.check_there()
-    others = folder.facts["learnt"] | score_seen(job.module.vae, job.data.dataset)
+    others = folder.facts["learnt"] | bound_of(job, "seen")
     if job.judge is not None:
         others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
     result = result_of(job, val | others, score, folder.facts["cost"])
@@ -170,8 +170,7 @@ def announce_hyperparameters(job: Job) -> None:
 
 def validate(job: Job) -> dict[str, float | None]:
     """The best checkpoint's `val/` metrics, which TensorBoard has as `best/`: they are no part of the curves."""
-    with on_device(job) as vae:
-        metrics = split_metrics(vae, job.data.val_dataloader(), "val")
+    metrics = bound_of(job, "val")
     best = {f"best/{name.removeprefix('val/')}": value for name, value in metrics.items() if value is not None}
     job.trainer.logger.log_metrics(best, job.trainer.global_step)
     return metrics
@@ -181,7 +180,7 @@ def score_test(job: Job) -> Score:
     """Scores the test images, for TensorBoard and image by image for the run folder."""
     logger = job.trainer.logger
     with on_device(job) as vae:
-        score = score_run(vae, job.data.dataset, split="test", iw_samples=job.config["iw_samples"])
+        score = score_run(vae, job.data.represented, split="test", iw_samples=job.config["iw_samples"])
     logger.log_metrics(score.metrics, job.trainer.global_step)
     logger.finalize("success")
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
@@ -189,6 +188,12 @@ def score_test(job: Job) -> Score:
         by_component = calibration.by_component(score.calibration, job.module.vae.representation)
         save_tensors(by_component, job.folder.path / "calibration.safetensors")
     return score
+
+
+def bound_of(job: Job, split: str) -> dict[str, float | None]:
+    """The metrics of `val`, or of `seen`, training images scored as test images are: their excess is overfitting."""
+    with on_device(job) as vae:
+        return split_metrics(vae, getattr(job.data.represented, split), split)
 
 
 @contextlib.contextmanager
@@ -227,9 +232,7 @@ def leave_partial_result(job: Job) -> None:
     path = load_last_finite(job.module.vae, job.folder)
     if path is None:
         return
-    with on_device(job) as vae:
-        metrics = split_metrics(vae, job.data.val_dataloader(), "val")
-    content = {"checkpoint": path.name, "metrics": metrics, **described(job)}
+    content = {"checkpoint": path.name, "metrics": bound_of(job, "val"), **described(job)}
     write_json(job.folder.path / "partial_result.json", content)
     draw(job)
 
@@ -242,7 +245,7 @@ def result_of(job: Job, metrics: dict[str, float], score: Score, cost: Config) -
         **described(job),
         "metrics": metrics | score.metrics,
         "parts": score.parts,
-        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, dataset)},
+        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, job.data.represented)},
         "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
         "cost": cost,
     }
