@@ -13,6 +13,7 @@ from rich.table import Table
 
 from svhn_vae.build import cache_folder, load_dataset, load_judge, load_run
 from svhn_vae.data.mat import DataError
+from svhn_vae.data.represented import Represented
 from svhn_vae.evaluation.judged import Judged, judged
 from svhn_vae.evaluation.samples import Agreement
 from svhn_vae.evaluation.score import SPLITS, Score, score_run
@@ -47,7 +48,8 @@ def evaluate(cfg: DictConfig) -> None:
     vae = load_run(folder.path).to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(folder.path, cfg.data_root, other_images=cfg.other_images)
     is_its_own = dataset.digest == folder.result["data"]["digest"]
-    score = score_run(vae, dataset, split=cfg.split, iw_samples=cfg.iw_samples)
+    represented = Represented(dataset, vae.representation)
+    score = score_run(vae, represented, split=cfg.split, iw_samples=cfg.iw_samples)
     console = wide_console()
     baselines = folder.result["baselines"] if cfg.split == "test" and is_its_own else {}
     others = "" if is_its_own else f" that are not the run's: {dataset.name} data {dataset.digest}"

@@ -62,6 +62,7 @@ ALLOWED = {
     "data.batches": "representation scatter seeds",
     "data.dataset": "data.digits data.download data.mat",
     "data.moments": "data.batches scatter seeds tensors",
+    "data.represented": "data.batches data.dataset data.moments representation",
     "data.module": "data.* representation scatter",
     "evaluation.__init__": "",
     "evaluation.densities": "scatter",
@@ -76,7 +77,8 @@ ALLOWED = {
     "evaluation.plot": "",
     "evaluation.calibration": "evaluation.plot representation",
     "evaluation.order_of_learning": "cosine evaluation.plot representation vae",
-    "evaluation.score": "data.batches data.dataset data.mat data.moments elbo evaluation.* lit networks.interface vae",
+    "evaluation.score": "data.batches data.mat data.moments data.represented elbo evaluation.* lit networks.interface "
+    "vae",
     "vae": "elbo networks.__init__ representation variance.*",
     "objective": "vae variance.*",
     "lit": "elbo objective representation seeds vae",

@@ -16,6 +16,7 @@ from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.mat import LabelledImages, read_mat
 from svhn_vae.data.moments import moments_once
+from svhn_vae.data.represented import Represented
 from svhn_vae.evaluation import baselines as module
 from svhn_vae.evaluation.baselines import (
     baselines,
@@ -440,7 +441,7 @@ def test_the_post_loss_of_a_gaussian_is_scipys_in_the_models_coordinates():
         "pca.whiten=true", "pca.n_components=20", "network_scale=0.03125", "variance.epsilon=0.665"
     ).vae.eval()
     parts = [LabelledImages(*map(torch.from_numpy, draw_digits(num, seed=num))) for num in (60, 10, 30)]
-    found = gaussian_post_loss(vae, Dataset("digits", True, *parts))
+    found = gaussian_post_loss(vae, Represented(Dataset("digits", True, *parts), vae.representation))
     [train], [test] = (
         [vae.representation(x).y.double().numpy() for x in dequantised_chunks(part.images, Stream.EVALUATION_NOISE)]
         for part in (parts[0], parts[2])
@@ -455,4 +456,4 @@ def test_the_post_loss_of_a_gaussian_is_scipys_in_the_models_coordinates():
 def test_pixels_have_no_post_loss_of_a_gaussian():
     vae = fitted_vae("model=conv", "network_scale=0.03125").vae.eval()
     parts = [LabelledImages(*map(torch.from_numpy, draw_digits(10, seed=num))) for num in range(3)]
-    assert gaussian_post_loss(vae, Dataset("digits", True, *parts)) is None
+    assert gaussian_post_loss(vae, Represented(Dataset("digits", True, *parts), vae.representation)) is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from svhn_vae import job
-from svhn_vae.divergence import head_state, load_last_finite, validation_metrics
+from svhn_vae.divergence import head_state, load_last_finite
 from svhn_vae.lit import Diverged, LitVAE
 from svhn_vae.runs import RunFolder
 from svhn_vae.storage import read_checkpoint
@@ -97,10 +97,3 @@ def test_the_best_checkpoint_is_taken_and_where_it_is_damaged_the_last(tmp_path)
     assert load_last_finite(vae, folder) == folder.last_checkpoint
     torch.save({"state_dict": vae.state_dict()}, folder.best_checkpoint)
     assert load_last_finite(vae, folder) == Path(folder.best_checkpoint)
-
-
-def test_validation_metrics_are_those_of_the_trainer(tmp_path):
-    whole = tiny_job(tmp_path / "run", "trainer.max_epochs=1")
-    job.train(whole)
-    [due] = whole.trainer.validate(whole.module, datamodule=whole.data, verbose=False)
-    assert validation_metrics(whole.module, whole.data.val_dataloader()) == pytest.approx(due)

@@ -16,13 +16,17 @@ from svhn_vae.build import load_dataset, load_run
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.mat import LabelledImages
+from svhn_vae.data.represented import Represented
 from svhn_vae.elbo import bits_per_dim
+from svhn_vae.evaluation.baselines import gaussian_post_loss
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.samples import generated, judge_scores, references
-from svhn_vae.evaluation.score import Score, score_run, score_seen
+from svhn_vae.evaluation.score import Score, score_run
+from svhn_vae.metrics import split_metrics
+from svhn_vae.vae import VAE
 from test_end_to_end import TINY, train
-from test_lit import fitted
+from test_lit import fitted, fitted_module
 
 SMALL = "network_scale=0.03125"
 NUM_TEST = 20
@@ -35,7 +39,17 @@ def dataset() -> Dataset:
 
 
 def score(dataset: Dataset, *overrides: str) -> Score:
-    return score_run(fitted(*overrides, SMALL).vae, dataset, split="test", iw_samples=3)
+    return scored(fitted(*overrides, SMALL).vae, dataset, iw_samples=3)
+
+
+def scored(vae: VAE, dataset: Dataset, *, split: str = "test", iw_samples: int) -> Score:
+    return score_run(vae, Represented(dataset, vae.representation), split=split, iw_samples=iw_samples)
+
+
+def scored_again(run: Path, *, split: str, iw_samples: int) -> Score:
+    """A finished run, from its folder."""
+    dataset = load_dataset(run, None, other_images=False)
+    return scored(load_run(run), dataset, split=split, iw_samples=iw_samples)
 
 
 @pytest.mark.parametrize("variance", options("variance"))
@@ -70,9 +84,18 @@ def test_the_latents_kl_and_its_parts(model, dataset):
 def test_training_images_are_scored_as_test_images_are(dataset):
     vae = fitted("model=conv", SMALL).vae
     swapped = Dataset("digits", True, dataset.test, dataset.val, dataset.train)
-    test = score_run(vae, dataset, split="test", iw_samples=0).metrics
-    for name, value in score_seen(vae, swapped).items():
+    test = scored(vae, dataset, iw_samples=0).metrics
+    for name, value in split_metrics(vae, Represented(swapped, vae.representation).seen, "seen").items():
         assert value == test[name.replace("seen/", "test/")]
+
+
+def test_what_was_scored_is_not_projected_again(dataset):
+    vae = fitted_module().vae
+    represented = Represented(dataset, vae.representation)
+    score_run(vae, represented, split="test", iw_samples=2)
+    split_metrics(vae, represented.seen, "seen")
+    vae.representation.register_forward_hook(lambda *_: pytest.fail("projected again"))
+    gaussian_post_loss(vae, represented)
 
 
 def test_a_judge_is_asked_about_samples_and_analogies(dataset):
@@ -91,7 +114,7 @@ def test_a_judge_is_asked_about_samples_and_analogies(dataset):
 
 
 def test_without_samples_there_is_no_curve(dataset):
-    found = score_run(fitted("model=conv", SMALL).vae, dataset, split="val", iw_samples=0)
+    found = scored(fitted("model=conv", SMALL).vae, dataset, split="val", iw_samples=0)
     assert not any("iw_" in name or "effective" in name for name in found.metrics)
     assert {name.split("/")[0] for name in found.metrics} == {"val"}
     assert found.details["iw_curve"] == []
@@ -100,7 +123,7 @@ def test_without_samples_there_is_no_curve(dataset):
 def test_a_bound_that_is_not_finite_is_all_there_is(dataset):
     vae = fitted("model=conv", "variance=logvar", SMALL).vae
     torch.nn.init.constant_(next(vae.networks.parameters()), math.nan)
-    found = score_run(vae, dataset, split="test", iw_samples=2)
+    found = scored(vae, dataset, iw_samples=2)
     assert math.isnan(found.metrics["test/elbo"])
     assert found.details == {}
 
@@ -117,12 +140,12 @@ def finished(tmp_path_factory) -> Path:
 
 def test_a_finished_run_is_scored_again_to_the_last_digit(finished):
     result = json.loads((finished / "result.json").read_text())
-    found = score_run(load_run(finished), load_dataset(finished, None, other_images=False), split="test", iw_samples=5)
+    found = scored_again(finished, split="test", iw_samples=5)
     assert {name: value for name, value in result["metrics"].items() if name.startswith("test/")} == found.metrics
     assert result["parts"] == found.parts
     assert result["details"].pop("post_loss_of_gaussian") < 0
     assert result["details"] == json.loads(json.dumps(found.details))
-    val = score_run(load_run(finished), load_dataset(finished, None, other_images=False), split="val", iw_samples=0)
+    val = scored_again(finished, split="val", iw_samples=0)
     assert val.metrics["val/bits_per_dim"] == pytest.approx(result["metrics"]["val/bits_per_dim"], abs=1e-6)
 
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from conftest import composed, options
+from svhn_vae import job
 from svhn_vae.build import build_module
 from svhn_vae.elbo import bits_per_dim
 from svhn_vae.lit import Diverged, LitVAE
-from svhn_vae.metrics import evaluate, summarise
+from svhn_vae.metrics import evaluate, split_metrics, summarise
 from svhn_vae.representation import Features
 from svhn_vae.scatter import Moments
+from test_checkpoints import tiny_job
 from test_variance import accepts
 
 SMALL = ("network_scale=0.03125", "pca.n_components=20")
@@ -94,6 +96,22 @@ def test_active_units_counts_latents_whose_posterior_mean_varies():
     means[:, 2] = 3.0 + 0.05 * torch.linspace(-1, 1, 100)
     evaluated = [{"per_image": torch.zeros(100, 5), "posterior_mean": means}]
     assert summarise("val", evaluated, is_density=True)["val/active_units"] == 1
+
+
+def test_a_splits_metrics_are_those_of_the_trainers_validation(tmp_path):
+    whole = tiny_job(tmp_path / "run", "trainer.max_epochs=1")
+    job.train(whole)
+    [due] = whole.trainer.validate(whole.module, datamodule=whole.data, verbose=False)
+    assert split_metrics(whole.module.vae, whole.data.val_dataloader(), "val") == pytest.approx(due)
+
+
+def test_a_splits_metrics_that_are_not_finite_are_none():
+    module = fitted_module()
+    torch.nn.init.constant_(next(module.vae.networks.parameters()), math.nan)
+    found = split_metrics(module.vae, [features(module)], "seen")
+    assert found["seen/elbo"] is found["seen/bits_per_dim"] is None
+    assert found["seen/log_det"] == pytest.approx(features(module).log_det[0].item())
+    assert not module.vae.training
 
 
 def test_a_loss_that_is_not_finite_is_no_part_of_the_epochs_mean(monkeypatch):

@@ -40,7 +40,7 @@ def test_a_model_that_gives_its_input_back_is_as_sharp(monkeypatch):
     vae = fitted_module().vae.eval()
     x = images()
     monkeypatch.setattr(vae, "reconstruct", lambda features: x + 0.0)
-    assert reconstruction_metrics(vae, x) == {
+    assert reconstruction_metrics(vae, x, vae.representation(x)) == {
         "reconstruction/psnr": pytest.approx(20 * math.log10(256)),
         "reconstruction/sharpness": 1,
     }
@@ -50,7 +50,7 @@ def test_clipping_saves_what_wrapping_ruins():
     """An image of extreme levels leaves [0, 1) by a little when components are cut off: wrapped, by a whole range."""
     representation = fitted("pca=dct", "pca.n_components=300", "network_scale=0.03125").vae.representation
     x = (images() > 0.5).float() * 255 / 256
-    found = round_trip_metrics(representation, x)
+    found = round_trip_metrics(representation, x, representation(x))
     back = representation.inverse(representation(x).y)
     assert (back < 0).any()
     assert (back > 1).any()

@@ -266,7 +266,7 @@ def test_left_over_partials_of_killed_processes_go_when_a_run_begins(run):
     _, folder = taken()
     folder.status.unlink()
     (folder.path / "result.json").unlink()
-    left = folder.path / "checkpoints" / "last.ckpt.123.partial"
+    left = folder.path / "checkpoints" / "last.ckpt.another-machine.123.partial"
     left.parent.mkdir()
     left.write_text("half")
     taken()

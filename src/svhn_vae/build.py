@@ -33,7 +33,17 @@ from svhn_vae.storage import load_best, load_representation
 from svhn_vae.vae import VAE
 
 IMAGE_SHAPE = (3, 32, 32)
-BUILT = ("data", "pca", "model", "variance", "objective", "skips", "optimizer", "logger", "trainer")  # groups of one class each
+BUILT = (
+    "data",
+    "pca",
+    "model",
+    "variance",
+    "objective",
+    "skips",
+    "optimizer",
+    "logger",
+    "trainer",
+)  # groups of one class each
 CONF = Path(__file__).parents[2] / "conf"
 assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 

@@ -1,17 +1,14 @@
-"""What is left of a run that diverged: where its head stood, and its last finite checkpoint, with pictures and scores.
+"""What is left of a run that diverged: where its head stood, and its last finite checkpoint.
 
 Shapes: B images, E = event_shape of y.
 """
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from svhn_vae.lit import LitVAE
-from svhn_vae.metrics import evaluate, evaluation_pass, summarise
+from svhn_vae.metrics import evaluation_pass, or_none
 from svhn_vae.representation import Features
 from svhn_vae.runs import RunFolder
 from svhn_vae.storage import load_weights
@@ -37,11 +34,6 @@ def head_state(vae: VAE, batch: Features) -> dict[str, float | None]:
     return {name: or_none(value.float().mean().item()) for name, value in found.items()}
 
 
-def or_none(value: float) -> float | None:
-    """JSON has no numbers that are not finite."""
-    return value if math.isfinite(value) else None
-
-
 def load_last_finite(vae: VAE, folder: RunFolder) -> Path | None:
     """The best checkpoint's weights, or else the last one's; None if there is neither. All on disk are finite."""
     for path in (folder.best_checkpoint, folder.last_checkpoint):
@@ -51,12 +43,3 @@ def load_last_finite(vae: VAE, folder: RunFolder) -> Path | None:
             continue
         return path
     return None
-
-
-@torch.no_grad()
-def validation_metrics(module: LitVAE, batches: Iterable[Features]) -> dict[str, float | None]:
-    """`val/` metrics of a module on the device of the batches, as its Trainer gives them."""
-    vae = module.vae.eval()
-    evaluated = [evaluate(vae, evaluation_pass(vae, batch, index)) for index, batch in enumerate(batches)]
-    metrics: dict[str, Tensor] = summarise("val", evaluated, is_density=vae.variance.is_density)
-    return {name: or_none(value.item()) for name, value in metrics.items()}

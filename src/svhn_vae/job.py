@@ -1,10 +1,11 @@
 """One run from start to end: fit, test the best checkpoint, draw, write the result. Nothing here knows Hydra."""
 
+import contextlib
 import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import lightning as L  # noqa: N812  its usual name
@@ -15,14 +16,15 @@ from svhn_vae.callbacks import OrderOfLearning, Progress
 from svhn_vae.checkpoints import Last, continuation, history_of
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.module import DataModule
-from svhn_vae.divergence import load_last_finite, validation_metrics
+from svhn_vae.divergence import load_last_finite
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged
-from svhn_vae.evaluation.score import Score, score_run, score_seen
+from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.lit import Diverged, LitVAE
+from svhn_vae.metrics import split_metrics
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
@@ -30,6 +32,7 @@ from svhn_vae.runs import Config, RunFolder, identity, write_json
 from svhn_vae.storage import load_best, save_representation
 from svhn_vae.study import commit
 from svhn_vae.tensors import Damaged, save_tensors
+from svhn_vae.vae import VAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
@@ -100,7 +103,7 @@ def train_and_score(job: Job) -> Config:
     draw_calibration(job, score)
     draw(job)
     folder.check_there()
-    others = folder.facts["learnt"] | score_seen(job.module.vae, job.data.dataset)
+    others = folder.facts["learnt"] | bound_of(job, "seen")
     if job.judge is not None:
         others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
     result = result_of(job, val | others, score, folder.facts["cost"])
@@ -168,9 +171,7 @@ def announce_hyperparameters(job: Job) -> None:
 
 def validate(job: Job) -> dict[str, float | None]:
     """The best checkpoint's `val/` metrics, which TensorBoard has as `best/`: they are no part of the curves."""
-    vae = job.module.vae.to(job.trainer.strategy.root_device)
-    metrics = validation_metrics(job.module, job.data.val_dataloader())
-    vae.cpu()
+    metrics = bound_of(job, "val")
     best = {f"best/{name.removeprefix('val/')}": value for name, value in metrics.items() if value is not None}
     job.trainer.logger.log_metrics(best, job.trainer.global_step)
     return metrics
@@ -178,16 +179,29 @@ def validate(job: Job) -> dict[str, float | None]:
 
 def score_test(job: Job) -> Score:
     """Scores the test images, for TensorBoard and image by image for the run folder."""
-    vae, logger = job.module.vae.to(job.trainer.strategy.root_device), job.trainer.logger
-    score = score_run(vae, job.data.dataset, split="test", iw_samples=job.config["iw_samples"])
-    vae.cpu()  # so that pictures do not depend on the device
+    logger = job.trainer.logger
+    with on_device(job) as vae:
+        score = score_run(vae, job.data.represented, split="test", iw_samples=job.config["iw_samples"])
     logger.log_metrics(score.metrics, job.trainer.global_step)
     logger.finalize("success")
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
     if score.calibration:
-        by_component = calibration.by_component(score.calibration, vae.representation)
+        by_component = calibration.by_component(score.calibration, job.module.vae.representation)
         save_tensors(by_component, job.folder.path / "calibration.safetensors")
     return score
+
+
+def bound_of(job: Job, split: str) -> dict[str, float | None]:
+    """The metrics of `val`, or of `seen`, training images scored as test images are: their excess is overfitting."""
+    with on_device(job) as vae:
+        return split_metrics(vae, getattr(job.data.represented, split), split)
+
+
+@contextlib.contextmanager
+def on_device(job: Job) -> Iterator[VAE]:
+    """The model on the run's device; after that it is on the CPU, so that pictures do not depend on the device."""
+    yield job.module.vae.to(job.trainer.strategy.root_device)
+    job.module.vae.cpu()
 
 
 def learnt(trainer: L.Trainer) -> dict[str, float]:
@@ -216,15 +230,11 @@ def draw(job: Job) -> None:
 
 def leave_partial_result(job: Job) -> None:
     """partial_result.json and pictures of the last finite checkpoint, if there is one. The test images stay unseen."""
-    vae, folder = job.module.vae.cpu(), job.folder
-    path = load_last_finite(vae, folder)
+    path = load_last_finite(job.module.vae, job.folder)
     if path is None:
         return
-    vae.to(job.trainer.strategy.root_device)
-    metrics = validation_metrics(job.module, job.data.val_dataloader())
-    vae.cpu()
-    content = {"checkpoint": path.name, "metrics": metrics, **described(job)}
-    write_json(folder.path / "partial_result.json", content)
+    content = {"checkpoint": path.name, "metrics": bound_of(job, "val"), **described(job)}
+    write_json(job.folder.path / "partial_result.json", content)
     draw(job)
 
 
@@ -236,7 +246,7 @@ def result_of(job: Job, metrics: dict[str, float], score: Score, cost: Config) -
         **described(job),
         "metrics": metrics | score.metrics,
         "parts": score.parts,
-        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, dataset)},
+        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, job.data.represented)},
         "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
         "cost": cost,
     }

@@ -3,6 +3,9 @@
 Shapes: B images, Z latent dimensions. Units: nats per image unless a name says otherwise.
 """
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -52,3 +55,18 @@ def summarise(split: str, evaluated: list[dict[str, Tensor]], *, is_density: boo
     active = (whole.pop("posterior_mean").var(0, correction=0) > 0.01).sum().float()
     standing = {f"{split}/sigma/{name}": value.mean() for name, value in whole.items()}
     return {**bounds, f"{split}/active_units": active, **standing}
+
+
+@torch.no_grad()
+def split_metrics(vae: VAE, batches: Iterable[Features], split: str) -> dict[str, float | None]:
+    """A split's metrics as the Trainer's validation has them, of a model on the device of the batches; None for what
+    is not finite."""
+    vae.eval()
+    evaluated = [evaluate(vae, evaluation_pass(vae, batch, index)) for index, batch in enumerate(batches)]
+    metrics = summarise(split, evaluated, is_density=vae.variance.is_density)
+    return {name: or_none(value.item()) for name, value in metrics.items()}
+
+
+def or_none(value: float) -> float | None:
+    """JSON has no numbers that are not finite."""
+    return value if math.isfinite(value) else None

@@ -19,7 +19,7 @@ REAL_OPEN = io.open
 class Disk:
     """`happens(call)` is called before the n-th call that matches `pattern`; with `ever_after`, at each from there on.
 
-    `call` is a text such as `fsync outputs/x/last.ckpt.12.partial`. All that match are noted in the file `log`.
+    `call` is a text such as `fsync outputs/x/last.ckpt.host.12.partial`. All that match are noted in the file `log`.
     """
 
     def __init__(

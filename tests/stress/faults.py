@@ -182,7 +182,7 @@ def untouched(run: Path) -> dict[str, tuple[int, int]]:
 
 def kind(call: str) -> str:
     """The call and the file, without what differs from process to process."""
-    call = re.sub(r"\.\d+\.partial", ".partial", call)
+    call = re.sub(r"\.[\w-]+\.\d+\.partial", ".partial", call)
     return re.sub(r"events\.out\S*", "events", call).replace(f"{STUDY}/", "")
 
 

@@ -9,6 +9,7 @@ import torch
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches
 from svhn_vae.data.dataset import Dataset, Source, load_once
 from svhn_vae.data.moments import moments_once
+from svhn_vae.data.represented import Represented
 from svhn_vae.representation import Representation
 from svhn_vae.scatter import Moments
 
@@ -41,7 +42,7 @@ class DataModule(L.LightningDataModule):
         self.dataset = load_once(self.source)
         self._check_size()
         self.representation.fit(self.moments(self.representation.scatter))
-        self._val = EvaluationBatches(self.dataset.val.images, self.representation)
+        self.represented = Represented(self.dataset, self.representation)
 
     def moments(self, scatter: str) -> Moments:
         """The training images' moments, `sample` or `robust`; from the cache, or fitted."""
@@ -66,7 +67,7 @@ class DataModule(L.LightningDataModule):
         return batch
 
     def val_dataloader(self) -> EvaluationBatches:
-        return self._val
+        return self.represented.val
 
     def _check_size(self) -> None:
         """A basis needs at least as many images as components: the others would be arbitrary directions."""

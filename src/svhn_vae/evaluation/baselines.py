@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from svhn_vae.data.batches import EvaluationBatches, centred, dequantised_chunks
+from svhn_vae.data.batches import centred, dequantised_chunks
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.moments import MAX_IMAGES, spaced
+from svhn_vae.data.represented import Represented
 from svhn_vae.elbo import bits_per_dim
 from svhn_vae.evaluation.densities import Density, Gaussian, StudentT, Uniform
 from svhn_vae.evaluation.mixture import Mixture, by_smoothness, fit_mixture
@@ -27,7 +28,6 @@ from svhn_vae.vae import VAE
 
 FORMAT = 3  # to be raised with any change of what is scored, so that older files are not read
 MAX_IMAGES_AT_ONCE = 10_000  # for what is fitted on the images themselves, not on their moments
-MAX_PROJECTED = 2_000  # to estimate one variance per coordinate: 500 of them are off by 0.1 nats together
 MAX_MIXED, IMAGES_PER_MIXED, NUM_AXES = 10, 500, 100  # of the mixture: its components, images and axes of each
 
 
@@ -106,15 +106,15 @@ def diagonal_post_loss(images: Tensor, moments: Moments, num_components: int, ep
 
 
 @torch.no_grad()
-def gaussian_post_loss(vae: VAE, dataset: Dataset) -> float | None:
+def gaussian_post_loss(vae: VAE, represented: Represented) -> float | None:
     """The test images' post_loss under independent Gaussians of the coordinates y, with their variances over training
     images and the head's floor: what a network has to beat. None of pixels."""
     if not vae.representation.is_projection:
         return None
     floor = math.exp(vae.variance.log_variance_range[0])
     train, test = (
-        torch.cat([batch.y.flatten(1).cpu() for batch in EvaluationBatches(images, vae.representation)]).double()
-        for images in (spaced(dataset.train.images, MAX_PROJECTED), dataset.test.images)
+        torch.cat([batch.y.flatten(1).cpu() for batch in batches]).double()
+        for batches in (represented.seen, represented.test)
     )
     variance = train.var(0).clamp(min=floor)
     return 0.5 * ((test - train.mean(0)).square() / variance + (2 * math.pi * variance).log()).sum(1).mean().item()

@@ -1,24 +1,24 @@
 """How close and how sharp images come back, through the whole model and through its coordinates alone.
 
-Shapes: N images (N, 3, H, W) with x in [0, 1).
+Shapes: N images (N, 3, H, W) with x in [0, 1), and their features.
 """
 
 from torch import Tensor
 
-from svhn_vae.representation import Representation
+from svhn_vae.representation import Features, Representation
 from svhn_vae.vae import VAE
 
 
-def reconstruction_metrics(vae: VAE, x: Tensor) -> dict[str, float]:
+def reconstruction_metrics(vae: VAE, x: Tensor, features: Features) -> dict[str, float]:
     """Of reconstructions by the posterior's and the decoder's mean, clipped: psnr in dB, and sharpness."""
-    back = vae.reconstruct(vae.representation(x)).clamp(0, 1)
+    back = vae.reconstruct(features).clamp(0, 1)
     return {"reconstruction/psnr": psnr(back, x), "reconstruction/sharpness": sharpness(back, x)}
 
 
-def round_trip_metrics(representation: Representation, x: Tensor) -> dict[str, float]:
+def round_trip_metrics(representation: Representation, x: Tensor, features: Features) -> dict[str, float]:
     """Of images that keep their K coordinates alone, as an 8-bit picture: levels beyond 0..255 clipped, or wrapped as
     an integer wraps them (the post's corruption)."""
-    back = representation.inverse(representation(x).y)
+    back = representation.inverse(features.y)
     return {"round_trip/psnr_clipped": psnr(back.clamp(0, 1), x), "round_trip/psnr_wrapped": psnr(back.remainder(1), x)}
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from svhn_vae.data.batches import EvaluationBatches, centred
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.moments import spaced
+from svhn_vae.data.represented import Represented
 from svhn_vae.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
 from svhn_vae.evaluation.bounds import Estimate, importance_weighted
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
@@ -28,7 +28,7 @@ SPLITS = ("test", "val")
 # Images looked at, evenly spaced: a logarithm more would change the aggregate posterior by less than a nat, and some
 # heads' variances are sums over 256 levels.
 MAX_AGGREGATED, MAX_CALIBRATED, MAX_PROBED = 10_000, 1_000, 5_000
-MAX_RECONSTRUCTED, MAX_SEEN = 1_000, 2_000
+MAX_RECONSTRUCTED = 1_000
 
 
 class Score(NamedTuple):
@@ -58,14 +58,14 @@ class Passes(NamedTuple):
 
 
 @torch.no_grad()
-def score_run(vae: VAE, dataset: Dataset, *, split: str, iw_samples: int) -> Score:
+def score_run(vae: VAE, represented: Represented, *, split: str, iw_samples: int) -> Score:
     """The scores of one of SPLITS, importance-weighted with so many samples per image; 0 leaves that out.
 
     The same figures at every call. Where the bound is not finite there is nothing but it.
     """
     vae.eval()
-    images, labels = getattr(dataset, split)
-    batches, is_density = EvaluationBatches(images, vae.representation), vae.variance.is_density
+    (images, labels), batches = getattr(represented.dataset, split), getattr(represented, split)
+    is_density = vae.variance.is_density
     passes = run_passes(vae, batches)
     bound = {name: value.item() for name, value in summarise(split, passes.evaluated, is_density=is_density).items()}
     score = Score(bound, parts_of(vae, split, bound), {}, per_image(passes, labels), None)
@@ -77,7 +77,7 @@ def score_run(vae: VAE, dataset: Dataset, *, split: str, iw_samples: int) -> Sco
     found = {
         **(importance_metrics(curve[-1]) if curve else {}),
         **(aggregate_metrics(passes.posteriors) if passes.posteriors else {}),
-        **probe_metrics(vae, dataset.train, batches, labels),
+        **probe_metrics(vae, represented.dataset.train, batches, labels),
         **(calibrated.metrics if calibrated else {}),
         **picture_metrics(vae, images),
     }
@@ -90,15 +90,6 @@ def score_run(vae: VAE, dataset: Dataset, *, split: str, iw_samples: int) -> Sco
         score.per_image["iw_elbo"] = estimates[iw_samples].log_px.float()
     metrics = bound | {f"{split}/{name}": value for name, value in found.items()}
     return score._replace(metrics=metrics, details=details, calibration=calibrated)
-
-
-@torch.no_grad()
-def score_seen(vae: VAE, dataset: Dataset) -> dict[str, float]:
-    """The bound of training images, scored as test images are: what it has more than theirs is overfitting."""
-    batches = EvaluationBatches(spaced(dataset.train.images, MAX_SEEN), vae.representation)
-    evaluated = [evaluate(vae.eval(), evaluation_pass(vae, batch, index)) for index, batch in enumerate(batches)]
-    found = summarise("seen", evaluated, is_density=vae.variance.is_density)
-    return {name: value.item() for name, value in found.items()}
 
 
 def run_passes(vae: VAE, batches: EvaluationBatches) -> Passes:
@@ -159,8 +150,9 @@ def aggregate_metrics(posteriors: list[tuple[Tensor, Tensor, Tensor]]) -> dict[s
 def picture_metrics(vae: VAE, images: Tensor) -> dict[str, float]:
     """Of reconstructions and, where the representation cuts something off, of what it leaves."""
     x = centred(spaced(images, MAX_RECONSTRUCTED), 0).to(vae.device)
-    found = reconstruction_metrics(vae, x)
-    return found | (round_trip_metrics(vae.representation, x) if vae.representation.is_projection else {})
+    features = vae.representation(x)
+    found = reconstruction_metrics(vae, x, features)
+    return found | (round_trip_metrics(vae.representation, x, features) if vae.representation.is_projection else {})
 
 
 def probe_metrics(vae: VAE, train: LabelledImages, batches: EvaluationBatches, labels: Tensor) -> dict[str, float]:
