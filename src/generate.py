@@ -10,8 +10,8 @@ import hydra
 from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
-from svhn_vae.build import load_dataset, load_run
 from svhn_vae.data.mat import DataError
+from svhn_vae.loading import load_dataset, load_run
 from svhn_vae.pictures.gallery import Subject, draw, possible
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs import RunFolder

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA as SklearnPCA
 from conftest import composed
 from svhn_vae.data import batches
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, dequantise
-from svhn_vae.representation import PCA, Pixels
+from svhn_vae.representation import PCA, Features, Pixels
 from svhn_vae.scatter import Moments, sample_moments
 
 SHAPE = (3, 4, 4)
@@ -50,13 +50,19 @@ def chunks_of_ten(monkeypatch):
 
 
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:
-    settings = {"batch_size": 4, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0} | settings
-    return TrainingBatches(images, representation, epoch=epoch, **settings)
+    usual = {"batch_size": 4, "per_step": 1, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0}
+    return TrainingBatches(images, representation, epoch=epoch, **usual | settings)
+
+
+def taken(images, representation, **settings) -> list[Features]:
+    """The batches of an epoch, whatever the steps."""
+    return [batch for step in training(images, representation, **settings) for batch in step]
 
 
 def x_of(passed, representation) -> torch.Tensor:
-    """The images x of one pass over batches of features, in their order."""
-    return torch.cat([representation.inverse(batch.y) for batch in passed])
+    """The images x of one pass over batches of features, or over steps of them, in their order."""
+    batches = [each for step in passed for each in ([step] if isinstance(step, Features) else step)]
+    return torch.cat([representation.inverse(batch.y) for batch in batches])
 
 
 def numbers_of(x: torch.Tensor) -> list[int]:
@@ -167,14 +173,23 @@ def test_no_two_images_share_noise(representation):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 13, NUM_IMAGES])
 def test_epoch_holds_every_image_once_but_for_a_rest(representation, batch_size):
-    epoch = training(IMAGES, representation, batch_size=batch_size)
+    epoch = taken(IMAGES, representation, batch_size=batch_size)
     assert [len(batch.y) for batch in epoch] == [batch_size] * len(epoch)
     numbers = numbers_of(x_of(epoch, representation))
     assert len(set(numbers)) == len(numbers) == NUM_IMAGES - NUM_IMAGES % batch_size
 
 
+@pytest.mark.parametrize("per_step", [2, 5, 50])
+def test_steps_of_several_batches_hold_the_same(representation, per_step):
+    one, several = taken(IMAGES, representation), training(IMAGES, representation, per_step=per_step)
+    assert len(several) == len(list(several)) == -(-len(one) // per_step)
+    found = [batch for step in several for batch in step]
+    for ours, due in zip(found, one, strict=True):
+        assert all(torch.equal(array, expected) for array, expected in zip(ours, due, strict=True))
+
+
 def test_features_of_a_batch_are_those_of_its_images(representation):
-    for batch in training(IMAGES, representation):
+    for batch in taken(IMAGES, representation):
         expected = representation(representation.inverse(batch.y))
         for array, due in zip(batch, expected, strict=True):
             torch.testing.assert_close(array, due, rtol=1e-4, atol=1e-4)
@@ -251,7 +266,7 @@ def test_the_posts_coordinates_are_scikit_learns():
     oracle = SklearnPCA(20, svd_solver="full").fit(levels.flatten(1).double().numpy() / 255)
     basis = sample_moments((levels.flatten(1).double().numpy() + 0.5) / 256)
     post = full_pca(n_components=20, whiten=False, scale=False, pixel_levels=255).fit(basis)
-    [batch] = training(levels, post, batch_size=200, add_noise=False, shuffle=False)
+    [batch] = taken(levels, post, batch_size=200, add_noise=False, shuffle=False)
     expected = oracle.transform(levels.flatten(1).double().numpy() / 255)
     signs = np.sign((oracle.components_ * basis.components[:20].double().numpy()).sum(1))
     np.testing.assert_allclose(batch.y.numpy() * signs, expected, atol=1e-5)

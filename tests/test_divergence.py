@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -9,31 +11,35 @@ import torch
 
 from svhn_vae import job
 from svhn_vae.divergence import head_state, load_last_finite
-from svhn_vae.lit import Diverged, LitVAE
+from svhn_vae.lit import Diverged
+from svhn_vae.representation import Features
 from svhn_vae.runs import RunFolder
 from svhn_vae.storage import read_checkpoint
+from svhn_vae.update import Record, Update
 from test_checkpoints import tiny_job
 from test_lit import features, fitted_module
+
+
+def spoil(monkeypatch, is_bad: Callable[[int], bool]) -> None:
+    """The loss of some steps is NaN."""
+    update, steps = Update.__call__, count()
+
+    def spoilt(self: Update, batch: Features, epoch: int) -> Record:
+        return update(self, batch._replace(y=batch.y * (math.nan if is_bad(next(steps)) else 1)), epoch)
+
+    monkeypatch.setattr(Update, "__call__", spoilt)
 
 
 @pytest.fixture
 def diverging(monkeypatch):
     """Every loss is NaN from a step on."""
-    training_step = LitVAE.training_step
-
-    def from_step(first: int) -> None:
-        def spoilt(self: LitVAE, batch, batch_idx):
-            return training_step(self, batch._replace(y=batch.y * (math.nan if self.global_step >= first else 1)), 0)
-
-        monkeypatch.setattr(LitVAE, "training_step", spoilt)
-
     monkeypatch.setattr(job, "score_test", lambda _: pytest.fail("the test images were touched"))
-    return from_step
+    return lambda first: spoil(monkeypatch, lambda step: step >= first)
 
 
 def test_the_last_finite_state_stays(diverging, tmp_path):
     diverging(4)  # in the second of epochs of three steps
-    whole = tiny_job(tmp_path / "run", "callbacks.skip_updates.max_skips=3")
+    whole = tiny_job(tmp_path / "run", "skips.max_skips=3")
     with pytest.raises(Diverged, match="the loss was not finite at step 4, and so for 4 steps in a row") as error:
         job.run(whole)
     assert error.value.step == 4
@@ -51,7 +57,7 @@ def test_the_last_finite_state_stays(diverging, tmp_path):
 def test_before_the_first_checkpoint_there_is_nothing_to_keep(diverging, tmp_path):
     diverging(0)
     with pytest.raises(Diverged):
-        job.run(tiny_job(tmp_path / "run", "callbacks.skip_updates.max_skips=1"))
+        job.run(tiny_job(tmp_path / "run", "skips.max_skips=1"))
     assert not (tmp_path / "run" / "partial_result.json").exists()
     assert not list(tmp_path.rglob("*.ckpt"))
 
@@ -60,18 +66,13 @@ def test_what_cannot_be_scored_does_not_hide_the_divergence(diverging, tmp_path,
     diverging(4)
     monkeypatch.setattr(job.gallery, "draw", lambda *_: 1 / 0)
     with pytest.raises(Diverged):
-        job.run(tiny_job(tmp_path / "run", "callbacks.skip_updates.max_skips=3"))
+        job.run(tiny_job(tmp_path / "run", "skips.max_skips=3"))
     assert "its last finite state could not be scored: ZeroDivisionError: " in capsys.readouterr().out
 
 
-def test_a_few_bad_batches_are_left_out_and_counted(diverging, tmp_path, monkeypatch):
-    training_step = LitVAE.training_step
-
-    def spoilt(self: LitVAE, batch, batch_idx):
-        return training_step(self, batch._replace(y=batch.y * (math.nan if self.global_step in (4, 5, 9) else 1)), 0)
-
-    monkeypatch.setattr(LitVAE, "training_step", spoilt)
-    whole = tiny_job(tmp_path / "run", "callbacks.skip_updates.max_skips=2")
+def test_a_few_bad_batches_are_left_out_and_counted(tmp_path, monkeypatch):
+    spoil(monkeypatch, lambda step: step in (4, 5, 9))
+    whole = tiny_job(tmp_path / "run", "skips.max_skips=2")
     job.train(whole)
     assert whole.folder.facts["learnt"]["train/skipped_updates"] == 3
     assert math.isfinite(whole.folder.facts["learnt"]["train/objective"])

@@ -86,7 +86,7 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["~callbacks.picture"], "callbacks.picture is no setting: did you mean callbacks.pictures"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["objective.beta=-1"], "objective.beta must be 0 or more, got -1"),
-        (["callbacks.skip_updates.max_skips=-1"], "max_skips must be 0 or more, got -1"),
+        (["skips.max_skips=-1"], "max_skips must be 0 or more, got -1"),
         (["data.held_out=2"], "data.held_out must be a fraction above 0 and below 1, got 2"),
         (["impossible=maybe"], "impossible must be one of refuse, skip, got maybe"),
         (["on_error=maybe"], "on_error must be one of continue, stop, got maybe"),

@@ -1,16 +1,12 @@
 """From a configuration to objects. Hydra makes the leaves, the wiring is Python; no DictConfig leaves this file."""
 
 import inspect
-import pkgutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 import pooch
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
@@ -21,7 +17,7 @@ from svhn_vae.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.commandline import help_text
 from svhn_vae.data.dataset import Dataset, load_once
 from svhn_vae.data.module import DataModule
-from svhn_vae.errors import did_you_mean, one_line
+from svhn_vae.errors import did_you_mean
 from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.history import History
 from svhn_vae.job import Job
@@ -29,7 +25,6 @@ from svhn_vae.lit import LitVAE
 from svhn_vae.metrics import NUM_DIMS
 from svhn_vae.runs import RunFolder
 from svhn_vae.seeds import Stream, derive_seed
-from svhn_vae.storage import load_best, load_representation
 from svhn_vae.vae import VAE
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -216,92 +211,7 @@ def cache_folder(cfg: DictConfig) -> Path:
     return Path(cfg.cache).expanduser() if cfg.cache else Path(pooch.os_cache("svhn-vae"))
 
 
-def load_run(path: str | Path) -> VAE:
-    """The finished run in a folder, wherever it was moved: its best weights, on the CPU, in evaluation mode.
-
-    Raises FileNotFoundError if the folder holds no run with a best checkpoint, ValueError if its configuration names
-    classes of others. Nothing is unpickled: safetensors, and a checkpoint read with weights_only.
-    """
-    register_resolvers()
-    folder = RunFolder(Path(path))
-    config = folder.path / ".hydra" / "config.yaml"
-    for needed in (config, folder.representation, folder.best_checkpoint):
-        if not needed.is_file():
-            raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
-    try:
-        vae = build_vae(trusted(config, "pca", "model", "variance"))
-    except InstantiationException as error:
-        raise ValueError(f"{config} is damaged: {one_line(error.__cause__ or error)}") from None
-    load_best(vae, folder)
-    load_representation(vae, folder)
-    return vae.eval()
-
-
-def trusted(config: Path, *groups: str) -> DictConfig:
-    """A run's configuration, after a look at those groups of it: it may be a stranger's, and building calls what it
-    names. Raises ValueError if that is no class of svhn_vae, or if the file is damaged."""
-    try:
-        cfg = OmegaConf.load(config)
-        resolved = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
-    except OSError:
-        raise
-    except Exception as error:  # whatever a parser makes of any bytes
-        raise ValueError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from None
-    for group, content in resolved.items():
-        for key, value in [("_target_", content.get("_target_")), *leaves(content)]:
-            if key == "_target_" and not is_own_class(value):
-                raise ValueError(f"{config}: {group} must be a class of svhn_vae, got {value}")
-            if "${" in str(value):  # hidden from the look by an escape
-                raise ValueError(f"{config}: {group} must hold plain values, got {value}")
-        cfg[group] = content  # what was looked at is what is built
-    return cfg
-
-
-def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value in nested mappings and lists, with the key that it has, or its list."""
-    if isinstance(content, dict | list):
-        items = content.items() if isinstance(content, dict) else ((key, value) for value in content)
-        yield from (leaf for name, value in items for leaf in leaves(value, name))
-    else:
-        yield key, content
-
-
-def is_own_class(target: Any) -> bool:
-    """Whether it is a class of svhn_vae, and not what one of its modules imports, as svhn_vae.atomic.os.system."""
-    if not isinstance(target, str) or not target.startswith("svhn_vae."):
-        return False
-    try:
-        return pkgutil.resolve_name(target).__module__.startswith("svhn_vae.")
-    except Exception:  # there is none of this name
-        return False
-
-
 def load_judge(dataset: Dataset, cache: Path) -> Judge:
     """The data set's judge with the settings of conf/judge.yaml: the one kept in the cache folder, or trained now."""
     settings = instantiate(OmegaConf.load(CONF / "judge.yaml").judge)
     return judge_once(dataset, settings, cache, "cuda" if torch.cuda.is_available() else "cpu")
-
-
-def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool) -> Dataset:
-    """The images of the finished run in a folder, read from `data_root` if their files were moved.
-
-    other_images: those found may be others than the run's, to score it on them.
-    Raises FileNotFoundError if the run has no result, DataError if there are no images to be had, ValueError if they
-    are others than the run's.
-    """
-    folder = RunFolder(Path(path))
-    if not folder.result:
-        raise FileNotFoundError(f"{path} is not a finished run: there is no result.json")
-    cfg = trusted(folder.path / ".hydra" / "config.yaml", "data").data
-    if data_root is not None:
-        if "root" not in cfg:
-            raise ValueError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
-        cfg.root = data_root
-    try:
-        source = instantiate(cfg, _convert_="all")
-    except InstantiationException as error:
-        raise ValueError(f"{path}: its configuration is damaged: {one_line(error.__cause__ or error)}") from None
-    dataset, expected = load_once(source), folder.result["data"]["digest"]
-    if dataset.digest != expected and not other_images:
-        raise ValueError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
-    return dataset

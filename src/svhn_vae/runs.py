@@ -19,8 +19,8 @@ Config = dict[str, Any]
 NOT_IDENTITY = (
     "study", "question", "hypotheses", "rerun", "impossible", "on_error", "judge", "cache", "logger",
     "callbacks.progress", "callbacks.pictures", "callbacks.order_of_learning", "data.root", "data.verify", "data.url",
-    "trainer.accelerator", "trainer.devices",
-    "trainer.profiler", "trainer.detect_anomaly", "compile", "updates_per_step", "checkpoint_every_n_epochs", "iw_samples",
+    "trainer.accelerator", "trainer.devices", "trainer.profiler", "trainer.detect_anomaly", "compile",
+    "updates_per_step", "checkpoint_every_n_epochs", "iw_samples",
 )  # fmt: skip
 
 

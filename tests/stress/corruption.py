@@ -25,7 +25,7 @@ from stress.faults import STUDY, Ended, said_wrong, together, told
 from stress.fingerprint import fingerprints, of_tensors, sha
 from stress.forked import TINY, Blank, train, warm_up, without_pictures
 from stress.kill import watched
-from svhn_vae.build import build_module, load_dataset, load_run
+from svhn_vae.build import build_module
 from svhn_vae.checkpoints import continuation
 from svhn_vae.data import moments
 from svhn_vae.data.dataset import Dataset
@@ -35,6 +35,7 @@ from svhn_vae.evaluation import baselines
 from svhn_vae.evaluation.densities import Uniform
 from svhn_vae.evaluation.judge import Judge, Settings, _path, _write, kept_judge
 from svhn_vae.history import read_history
+from svhn_vae.loading import load_dataset, load_run
 from svhn_vae.report import svg
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console

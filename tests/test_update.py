@@ -1,0 +1,142 @@
+"""One update of the weights: which are left out, and that nothing stays of those; several in a step are the same."""
+
+import functools
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from conftest import options
+from svhn_vae.update import Record, Update, as_one, gradient_norm
+from test_checkpoints import assert_same, left, train
+from test_lit import SMALL, features, fitted, fitted_module
+
+HEADS = ["relu_eps", "optimal"]  # batch normalisation's averages; the head's own
+OPTIMIZERS = ["adam", "sgd", "rmsprop"]  # two that leave updates out by themselves, and one that does not
+BAD = [{what: value} for what in ("spoil", "factor") for value in (math.nan, math.inf)]
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_no_layers_gradient_is_not_finite_unseen(model, monkeypatch):
+    """Whatever comes back from the decoder's output, wherever it goes: the few that are looked at show it."""
+    own = {"dense": SMALL, "spectral": ("variance=spectral", "network_scale=0.03125")}
+    small = Small(fitted(f"model={model}", *own.get(model, ("network_scale=0.03125",))))
+    for value in (math.nan, math.inf, -math.inf):
+        with monkeypatch.context() as patch:
+
+            def spoilt(params, value=value, forward=small.module.vae.variance.forward):
+                params.register_hook(lambda gradient: gradient + value)
+                return forward(params)
+
+            patch.setattr(small.module.vae.variance, "forward", spoilt)
+            record = small.update()
+        assert record.loss.isfinite()
+        assert not record.size.isfinite()
+        assert record.is_left_out == 1
+
+
+class Small:
+    """A small VAE under an optimiser, and updates of it."""
+
+    def __init__(self, module, **settings) -> None:
+        self.module, self.batch = module, features(module)
+        self.optimizer, self.factor = module.configure_optimizers(), 1.0
+        whole = {"max_gradient_norm": None, "clip": None, "compile": False, **settings}
+        self.made = Update(module.vae, module.objective, self.optimizer, backward=self.backward, **whole)
+
+    def backward(self, loss) -> None:
+        (self.factor * loss).backward()
+
+    def update(self, *, spoil: float = 0.0, factor: float = 1.0) -> Record:
+        """spoil: added to what is modelled; factor: on the gradient."""
+        self.factor = factor
+        torch.manual_seed(3)
+        return self.made(self.batch._replace(y=self.batch.y + spoil), 0)
+
+    def state(self) -> list[torch.Tensor]:
+        averages = [value for state in self.optimizer.state.values() for value in state.values()]
+        return [value.clone() for value in (*self.module.state_dict().values(), *averages)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("bad", BAD)
+def test_a_batch_whose_update_is_left_out_has_not_been(bad, head, optimizer):
+    """Nor in running averages, which would carry it into every later pass."""
+    small = Small(fitted_module(f"variance={head}", f"optimizer={optimizer}"))
+    assert small.update().is_left_out == 0
+    before = small.state()
+    assert small.update(**bad).is_left_out == 1
+    torch.testing.assert_close(small.state(), before, rtol=0, atol=0)
+    assert small.update().is_left_out == 0
+    assert not torch.equal(small.state()[0], before[0])
+    assert all(value.isfinite().all() for value in small.state())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_very_first_batch_may_be_bad(optimizer):
+    small = Small(fitted_module("variance=optimal", f"optimizer={optimizer}"))
+    other = Small(fitted_module("variance=optimal", f"optimizer={optimizer}"))
+    small.update(spoil=math.nan)
+    assert not small.module.vae.variance.has_observed
+    small.update()
+    other.update()
+    torch.testing.assert_close(small.state(), other.state(), rtol=0, atol=0)
+
+
+def test_an_update_is_the_optimisers_step_by_the_losss_gradient():
+    small = Small(fitted_module("optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1e-3"))
+    other = fitted_module()
+    record = small.update()
+    torch.manual_seed(3)
+    result = other.vae(small.batch)
+    loss = other.objective.loss(other.vae, result, small.batch.y, 0)
+    loss.backward()
+    torch.testing.assert_close(record.loss, loss.detach())
+    torch.testing.assert_close(record.kl, result.terms.kl.mean().detach())
+    for ours, its in zip(small.module.vae.parameters(), other.vae.parameters(), strict=True):
+        due = its - 1e-3 * its.grad if its.grad is not None else its
+        torch.testing.assert_close(ours, due, rtol=1e-4, atol=1e-4)  # gradients of hundreds
+
+
+def test_a_gradient_that_is_too_long_is_left_out_too():
+    small = Small(fitted_module(), max_gradient_norm=1e4)
+    assert small.update(factor=1e-6).is_left_out == 0
+    before = small.state()
+    assert small.update(factor=1e6).is_left_out == 1
+    torch.testing.assert_close(small.state(), before, rtol=0, atol=0)
+
+
+def test_a_long_gradient_is_clipped_and_its_length_known():
+    small = Small(fitted_module(), clip=1.0)
+    record = small.update()
+    assert record.size > 10
+    assert gradient_norm(list(small.module.parameters())) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_buffers_become_views_of_one():
+    buffers = [torch.arange(3.0), torch.tensor(7.0)]
+    whole = as_one(buffers)
+    whole += 1
+    assert buffers[0].tolist() == [1, 2, 3]
+    assert buffers[1].item() == 8
+
+
+@pytest.mark.parametrize("overrides", [(), ("trainer.precision=bf16-mixed",)], ids=" ".join)
+def test_several_updates_in_a_step_are_the_same_as_one(overrides, tmp_path):
+    """To the last bit: weights, the optimiser's averages, learning curves and their places. Three updates an epoch."""
+    lefts = []
+    for per_step in (1, 2, 50):
+        train(tmp_path / f"{per_step}", f"updates_per_step={per_step}", *overrides)
+        lefts.append(left(tmp_path / f"{per_step}"))
+    for one, other in pairwise(lefts):
+        assert_same(one, other)
+
+
+def test_a_compiled_update_is_the_same(monkeypatch):
+    """Traced as a whole and differentiated ahead of time, as before code is generated, but with torch's own kernels."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
+    ours, compiled = Small(fitted_module()), Small(fitted_module(), compile=True)
+    for _ in range(3):
+        torch.testing.assert_close(ours.update(), compiled.update(), rtol=1e-4, atol=1e-3)
