@@ -3,8 +3,9 @@
 import pytest
 
 from conftest import composed, options
+from svhn_vae import commandline
 from svhn_vae.build import plain
-from svhn_vae.commandline import check
+from svhn_vae.commandline import StudyTable, check
 
 GROUPS = ("data", "model", "variance", "trainer")
 
@@ -54,3 +55,19 @@ def test_refused(override, message):
 )  # fmt: skip
 def test_accepted(override):
     checked(override)
+
+
+def test_a_command_that_cannot_be_noted_is_tried_once_and_has_its_table(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commandline, "print_study", lambda study, console: print(f"the table of {study}"))
+    (tmp_path / "outputs").write_text("")  # no folder
+    table = StudyTable({"study": "mine", "question": None, "hypotheses": []})
+    table.end()
+    assert capsys.readouterr().out == ""
+    with pytest.raises(OSError, match="outputs"):
+        table.begin()
+    table.begin()
+    table.end()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "the table of outputs/mine"
+    assert second.startswith("the report of outputs/mine cannot be made: ")

@@ -26,6 +26,7 @@ from stress.faults import (
     replacing_data,
     running_out,
     together,
+    untouched,
     write_mat,
 )
 from stress.fingerprint import fingerprints
@@ -59,6 +60,26 @@ def test_a_write_that_fails(alone, tmp_path, pattern, n, name, ever_after, said)
     ended = disturbed(tmp_path / "run", alone, prepare)
     assert said in ended.line
     assert ended.wrong == []
+
+
+def test_a_study_that_cannot_be_written(alone, tmp_path):
+    """Its file alone: the runs go on. All of it: finished runs are told all the same, another says so itself."""
+    folder, notice = tmp_path / "file", "the command cannot be noted in"
+    ended = disturbed(folder, alone, partial(breaking, folder, 1, "EROFS", pattern=r"study\.json"))
+    assert notice in ended.line
+    assert ended.wrong == []
+    folder = shutil.copytree(alone.base, tmp_path / "all")
+    before = untouched(folder / STUDY / alone.finished)
+    broken = partial(breaking, folder, 1, "EROFS", ever_after=True, pattern=" outputs/")
+    finished, other = (
+        train(folder, *SHORT, *words, prepare=partial(together, without_pictures, broken))
+        for words in (["variance=shared"], [])
+    )
+    assert (finished.returncode, finished.printed.count(notice)) == (0, 1), finished.printed
+    assert "  done already; rerun=true makes it anew" in finished.printed
+    assert other.returncode == 1
+    assert "  failed: [Errno 30] Read-only file system: " in other.printed
+    assert untouched(folder / STUDY / alone.finished) == before
 
 
 def test_a_file_that_grows_too_large(alone, tmp_path):

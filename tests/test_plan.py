@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+import svhn_vae.plan
 from conftest import composed, options
 from svhn_vae.build import choices, plain, register_resolvers
-from svhn_vae.plan import Planned, Planner, Refused, composing, plan
+from svhn_vae.plan import Planned, Planner, Refused, composing, num_values, plan
 from svhn_vae.runs import run_name
 from svhn_vae.sweep import quiet
 
@@ -109,6 +110,62 @@ def test_what_is_wrong_is_one_line_that_names_it(overrides, message, is_sweep):
 
 def test_several_values_without_a_sweep_say_how_to_make_one():
     assert faults("seed=0,1", is_sweep=False) == ["seed=0,1 has several values: put -m before it to run them all"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=range(1000000000)"],
+        ["seed=range(0,-1000000000,-1)"],
+        ["seed=shuffle(range(1000000000))"],
+        ["seed=sort(range(1000000000),reverse=true)"],
+        ["optimizer.lr=range(0.0,1.0,1e-9)"],
+        ["optimizer.lr=range(0,inf)"],
+        ["optimizer.lr=range(nan)"],
+        ["seed=range(1000000000)", "seed=0,1"],  # whose values Hydra makes all the same
+        ["seed=range(200)", "batch_size=range(10,210)"],
+        ["variance=glob(*)", "seed=range(1000)", "optimizer=adam,sgd"],
+        ["experiment=heads", "seed=range(1000)"],
+    ],
+)
+def test_more_jobs_than_anybody_means_are_refused_uncounted(overrides):
+    """Nobody could wait for a billion, were they made to be counted."""
+    [line] = faults(*overrides)
+    assert overrides[0].startswith("experiment=") or line.startswith(", ".join(overrides))
+    assert line.endswith(": more than 10,000 jobs, take fewer values or several commands")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=range(3,10)"],
+        ["seed=range(10,3,-2)"],
+        ["seed=range(3,3)"],
+        ["seed=range(3,0)"],
+        ["seed=range(0,10000)"],
+        ["optimizer.lr=range(0,1,0.1)"],
+        ["optimizer.lr=range(1,0.5,-0.125)"],
+        ["seed=5"],
+        ["seed=5,6,5"],
+        ["optimizer=shuffle(adam,sgd)"],
+        ["variance=glob(*,exclude=l*)"],
+        ["seed=range(5000)", "seed=0,1", "batch_size=10,20,30"],  # of a key given twice the last counts
+        ["seed=range(5000)", "batch_size=10,20,30", "seed=7"],
+    ],
+)
+def test_jobs_are_counted_as_hydra_makes_them(overrides, monkeypatch):
+    with composing() as loader:
+        planner = Planner(loader, "train")
+        num, parsed = len(planner.jobs(overrides, is_sweep=True)), planner.parser.parse_overrides(overrides)
+        monkeypatch.setattr(svhn_vae.plan, "MAX_JOBS", max(num, *map(num_values, parsed)))
+        assert len(planner.jobs(overrides, is_sweep=True)) == num
+        monkeypatch.setattr(svhn_vae.plan, "MAX_JOBS", num - 1)
+        with pytest.raises(Refused, match=r"more than .* jobs"):
+            planner.jobs(overrides, is_sweep=True)
+
+
+def test_a_step_of_zero_is_hydras_to_refuse():
+    assert faults("seed=range(0,10,0)") == ["range() arg 3 must not be zero"]
 
 
 def test_what_is_wrong_in_an_experiments_own_sweep_or_keys_is_found(tmp_path):

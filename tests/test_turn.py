@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from svhn_vae import turn
 from svhn_vae.build import choices, load_data
 from svhn_vae.interruption import Interrupted
 from svhn_vae.lit import Diverged
-from svhn_vae.lock import locked
+from svhn_vae.lock import Busy, locked
 from svhn_vae.runs import RunFolder, write_json
 from svhn_vae.turn import Outcome, take_turn
 
@@ -55,11 +56,13 @@ def result(**changed) -> dict:
     return {**facts, "commit": "aaa1111", **changed}
 
 
-def taken(*overrides: str, data: tuple[str, ...] = TINY) -> tuple[Outcome, RunFolder]:
+def taken(
+    *overrides: str, data: tuple[str, ...] = TINY, note_study: Callable[[], None] = lambda: None
+) -> tuple[Outcome, RunFolder]:
     cfg = composed(*data, *overrides)
     folder = RunFolder(Path(cfg.hydra.run.dir))
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    return take_turn(own, choices(cfg.hydra), folder, lambda: None), folder
+    return take_turn(own, choices(cfg.hydra), folder, note_study), folder
 
 
 def lines(capsys) -> list[str]:
@@ -223,6 +226,37 @@ def test_a_failure_that_cannot_be_noted_is_said_all_the_same(run, monkeypatch, c
     first, second = lines(capsys)
     assert first == "failed: [Errno 28] No space left on device: 'last.ckpt'"
     assert second.startswith("this cannot be noted in its folder: [Errno 28] No space left on device: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "study.json"), "[Errno 30] Read-only file system: 'study.json'"),
+        (Busy("process 7 on host is at it"), "Busy: process 7 on host is at it"),
+    ],
+)
+def test_a_study_that_cannot_be_noted_is_said_and_its_runs_go_on(error, why, run, capsys):
+    def note_study():
+        raise error
+
+    first, folder = taken(note_study=note_study)
+    notice = f"the command cannot be noted in {folder.path.parent}: {why}"
+    assert lines(capsys) == [notice, "test 3.000 bits/dim on synthetic data, trained in 1 s"]
+    second, _ = taken(note_study=note_study)
+    assert lines(capsys) == [notice, "done already; rerun=true makes it anew"]
+    assert first == second
+    assert len(run.counted) == 1
+
+
+def test_a_run_whose_study_cannot_be_written_says_what_it_cannot_write_itself(run, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", "its.lock")
+
+    monkeypatch.setattr(turn, "locked", full)
+    assert taken(note_study=full)[0].status == "failed"
+    notice, failure = lines(capsys)
+    assert notice.startswith("the command cannot be noted in ")
+    assert failure == "failed: [Errno 30] Read-only file system: 'its.lock'"
 
 
 def test_a_folder_that_was_removed_is_not_made_again(run, capsys):

@@ -132,12 +132,13 @@ class StudyTable:
         self._asked = (settings["question"], settings["hypotheses"])
 
     def begin(self) -> None:
-        """When the first of its jobs has its data; before, there is nothing to note."""
+        """When the first of its jobs has its data; before, there is nothing to note. Raises OSError where it cannot be,
+        and Busy, once."""
         if self._has_begun:
             return
+        self._has_begun = True  # even where it cannot be noted: that is said once, and what is there has its table
         with locked(self.study / "study.json", wait=10):  # another sweep of the same study may be at it
             note_command(self.study, command(), *self._asked)
-        self._has_begun = True
 
     def end(self) -> None:
         if not self._has_begun:

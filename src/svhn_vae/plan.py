@@ -5,6 +5,7 @@ Hydra would find what is wrong with the last job when it comes to it, and says i
 
 import copy
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,7 +18,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,6 +26,8 @@ from svhn_vae.build import CONF, choices, plain, try_build
 from svhn_vae.commandline import check, check_keys
 from svhn_vae.errors import did_you_mean, one_line, root_of
 from svhn_vae.runs import Config, flatten, run_name
+
+MAX_JOBS = 10_000  # of a command; all are composed before the first begins, 8 ms each
 
 
 class Planned(NamedTuple):
@@ -99,7 +102,9 @@ class Planner:
         try:
             master = self.loader.load_configuration(self.config_name, overrides, RunMode.MULTIRUN)
             own = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-            [batch] = BasicSweeper.split_arguments(self.parser.parse_overrides([*own, *task(parsed)]), None)
+            swept = self.parser.parse_overrides([*own, *task(parsed)])
+            check_number(swept)
+            [batch] = BasicSweeper.split_arguments(swept, None)
         except Exception as error:  # Hydra's and OmegaConf's have no common class
             raise Refused(one_line_of(error)) from None
         hydras = [override.input_line for override in parsed if override.is_hydra_override()]
@@ -208,6 +213,29 @@ def nested_groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
 
 def task(parsed: list[Override]) -> list[str]:
     return [override.input_line for override in parsed if not override.is_hydra_override()]
+
+
+def check_number(overrides: list[Override]) -> None:
+    """Raises ValueError for more than MAX_JOBS jobs, before any is made.
+
+    Of a key that is given twice the last values count, but Hydra makes the others, too.
+    """
+    by_key = {override.get_key_element(): num_values(override) for override in overrides}
+    counts = [math.prod(by_key.values()), *map(num_values, overrides)]
+    if not all(count <= MAX_JOBS for count in counts):  # nor where it is no number
+        words = ", ".join(override.input_line for override in overrides if override.is_sweep_override())
+        raise ValueError(f"{words}: more than {MAX_JOBS:,} jobs, take fewer values or several commands")
+
+
+def num_values(override: Override) -> float:
+    """How many it has, without making those of a range, which may be a billion; not a number if it never ends."""
+    if not override.is_discrete_sweep():
+        return 1
+    values = override.value()
+    if not isinstance(values, RangeSweep):
+        return len(list(override.sweep_iterator()))
+    count = -((values.start - values.stop) // (values.step or 1))  # a step of 0 is Hydra's to refuse
+    return 0 if count < 0 else count
 
 
 def one_line_of(error: BaseException) -> str:

@@ -37,13 +37,21 @@ def take_turn(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_s
     """Runs the job unless it is done, or at work in another process. Raises Interrupted."""
     try:
         digest = load_data(cfg).digest
-        note_study()
+        note_command(folder, note_study)
         return known(cfg, folder, digest) or run_alone(cfg, chosen, folder, digest)
     except Busy as busy:
         print(f"  left alone: {busy}", flush=True)
         return Outcome(folder.path.name, "elsewhere")
     except Exception as error:  # before it has begun: what is in the folder is not this job's
         return failed(cfg, folder, error, has_begun=False)
+
+
+def note_command(folder: RunFolder, note_study: Callable[[], None]) -> None:
+    """Says so where that cannot be: a finished run is told all the same, another says itself what it cannot write."""
+    try:
+        note_study()
+    except (OSError, Busy) as error:
+        print(f"  the command cannot be noted in {folder.path.parent}: {one_line(error)}", flush=True)
 
 
 def known(cfg: DictConfig, folder: RunFolder, digest: str) -> Outcome | None:
