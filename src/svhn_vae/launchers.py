@@ -87,6 +87,8 @@ def run_in_worker(number: int, name: str, ledger: Ledger, job: Callable[[], Outc
         return math.nan
     requeue = take_over_preemption()
     INTERRUPTION.listen()
+    if not ledger.is_own:
+        INTERRUPTION.notice = b""  # the command's own process says it, once for all
     with named_lines(name), contextlib.suppress(OSError):  # of a full disk; the run has said so in its folder
         ledger.note(number, name, "begun")
         print("begins", flush=True)

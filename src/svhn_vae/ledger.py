@@ -18,8 +18,14 @@ class Ledger:
     """In a folder of its own below `outputs`, until `close`. Jobs are known by their number in the sweep."""
 
     def __init__(self, outputs: Path) -> None:
-        self.folder = outputs.resolve() / ".sweeps" / f"{time.time_ns()}-{os.getpid()}"
+        self._pid = os.getpid()
+        self.folder = outputs.resolve() / ".sweeps" / f"{time.time_ns()}-{self._pid}"
         self.folder.mkdir(parents=True)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process is the command's: joblib runs jobs in it where it may have one process alone."""
+        return os.getpid() == self._pid
 
     def note(self, number: int, name: str, status: str, reason: str = "") -> None:
         """Nothing once it is closed: nobody would read it."""
