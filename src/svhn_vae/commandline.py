@@ -23,6 +23,7 @@ COMMON_COMMANDS = (
     "python src/train.py trainer=demo data=synthetic         a run of a minute on any machine",
     "python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true      all combinations; -m comes first",
     "python src/train.py -m seed=0,1,2 ...                   the same over seeds",
+    "python src/train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=4 ...   four runs at a time, in processes",
     "python src/train.py data.root=FOLDER data.verify=none   your own .mat files",
     "python src/train.py study=NAME ...                      collect runs in outputs/NAME",
     "tensorboard --logdir outputs                            watch",

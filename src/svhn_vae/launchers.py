@@ -85,11 +85,12 @@ def run_in_worker(number: int, name: str, ledger: Ledger, job: Callable[[], Outc
     """
     if INTERRUPTION.is_requested or ledger.num_signals:
         return math.nan
+    INTERRUPTION.in_epoch = True  # outside of the job a signal is noted, and raises nothing in joblib's own loop
     requeue = take_over_preemption()
     INTERRUPTION.listen()
     if not ledger.is_own:
         INTERRUPTION.notice = b""  # the command's own process says it, once for all
-    with named_lines(name), contextlib.suppress(OSError):  # of a full disk; the run has said so in its folder
+    with named_lines(name):
         ledger.note(number, name, "begun")
         print("begins", flush=True)
         outcome = until_interrupted(name, ledger, job)
@@ -101,14 +102,14 @@ def run_in_worker(number: int, name: str, ledger: Ledger, job: Callable[[], Outc
 
 
 def until_interrupted(name: str, ledger: Ledger, job: Callable[[], Outcome]) -> Outcome:
-    INTERRUPTION.in_epoch = False
     try:
+        INTERRUPTION.in_epoch = False
         with heeding(ledger):
             return job()
     except (Interrupted, KeyboardInterrupt):
         return Outcome(name, "interrupted")
     finally:
-        INTERRUPTION.in_epoch = True  # between jobs a signal is noted, and raises nothing in joblib's own loop
+        INTERRUPTION.in_epoch = True
 
 
 @contextlib.contextmanager

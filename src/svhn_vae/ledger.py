@@ -4,6 +4,7 @@ Small files in a folder, which whatever process or machine has the runs' folders
 Hydra.
 """
 
+import contextlib
 import os
 import shutil
 import time
@@ -28,17 +29,19 @@ class Ledger:
         return os.getpid() == self._pid
 
     def note(self, number: int, name: str, status: str, reason: str = "") -> None:
-        """Nothing once it is closed: nobody would read it."""
+        """Not once it is closed, when nobody would read it, nor on a full disk: the run's own folder has it as well."""
         if self.folder.is_dir():
-            write_json(self.folder / f"{number}.json", {"name": name, "status": status, "reason": reason})
+            with contextlib.suppress(OSError):
+                write_json(self.folder / f"{number}.json", {"name": name, "status": status, "reason": reason})
 
     def entries(self) -> dict[int, Config]:
         """Number -> name, status (begun, or of its outcome) and reason."""
-        return {int(path.stem): read_json(path) for path in self.folder.glob("*.json")}
+        unknown = {"status": "begun", "reason": ""}
+        return {int(path.stem): unknown | read_json(path) for path in self.folder.glob("*.json")}
 
     def pass_on_signal(self) -> None:
         """To all processes: they leave after their epoch; the second time, at once."""
-        if self.folder.is_dir():
+        with contextlib.suppress(OSError):  # there it may be closed, and in a handler nothing can be done about it
             (self.folder / f"signal{self.num_signals + 1}").touch()
 
     @property

@@ -232,4 +232,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
+    warnings.filterwarnings(
+        "ignore", message="A worker stopped while some jobs were given"
+    )  # joblib's has grown: renewed
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
