@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+import time
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,7 +13,7 @@ from svhn_vae.report.hypotheses import parse
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs import Config, flatten
-from svhn_vae.study import note_command
+from svhn_vae.study import note_command, noted_times
 
 PRECISIONS = ("32-true", "bf16-mixed")
 MONITORED = ("negative_elbo", "bits_per_dim", "post_loss")
@@ -22,6 +23,7 @@ COMMON_COMMANDS = (
     "python src/train.py trainer=demo data=synthetic         a run of a minute on any machine",
     "python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true      all combinations; -m comes first",
     "python src/train.py -m seed=0,1,2 ...                   the same over seeds",
+    "python src/train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=4 ...   four runs at a time, in processes",
     "python src/train.py data.root=FOLDER data.verify=none   your own .mat files",
     "python src/train.py study=NAME ...                      collect runs in outputs/NAME",
     "tensorboard --logdir outputs                            watch",
@@ -128,20 +130,25 @@ class StudyTable:
 
     def __init__(self, settings: Config) -> None:
         self.study = OUTPUTS / str(settings["study"])
-        self._has_begun = False
+        self._command, self._time = command(), time.time()
         self._asked = (settings["question"], settings["hypotheses"])
+        self._has_noted = False  # in this process
 
     def begin(self) -> None:
-        """When the first of its jobs has its data; before, there is nothing to note. Raises OSError where it cannot be,
-        and Busy, once."""
-        if self._has_begun:
+        """When the first of its jobs has its data, in whatever process; before, there is nothing to note. Raises OSError
+        where it cannot be, and Busy, once."""
+        if self._has_begun():
             return
-        self._has_begun = True  # even where it cannot be noted: that is said once, and what is there has its table
-        with locked(self.study / "study.json", wait=10):  # another sweep of the same study may be at it
-            note_command(self.study, command(), *self._asked)
+        self._has_noted = True  # even where it cannot be noted: that is said once, and what is there has its table
+        with locked(self.study / "study.json", wait=10):  # another sweep or job of the same study may be at it
+            if self._time not in noted_times(self.study):
+                note_command(self.study, self._command, self._time, *self._asked)
+
+    def _has_begun(self) -> bool:
+        return self._has_noted or self._time in noted_times(self.study)
 
     def end(self) -> None:
-        if not self._has_begun:
+        if not self._has_begun():
             return
         try:
             print_study(self.study, wide_console())

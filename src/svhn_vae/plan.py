@@ -28,6 +28,12 @@ from svhn_vae.errors import did_you_mean, one_line, root_of
 from svhn_vae.runs import Config, flatten, run_name
 
 MAX_JOBS = 10_000  # of a command; all are composed before the first begins, 8 ms each
+LAUNCHER = "hydra/launcher"
+PLUGINS = {  # start of a launcher's name -> what is to be installed for it
+    "joblib": "-e '.[joblib]'",
+    "submitit": "-e '.[submitit]'",
+    "ray": "hydra-ray-launcher",
+}
 
 
 class Planned(NamedTuple):
@@ -38,6 +44,7 @@ class Planned(NamedTuple):
     name: str  # of its run folder
     wrong: tuple[str, ...] = ()
     impossible: str = ""
+    launcher: str = "basic"  # of Hydra's, which is asked of a sweep alone
 
 
 class Base(NamedTuple):
@@ -91,6 +98,9 @@ class Planner:
     def jobs(self, overrides: list[str], *, is_sweep: bool) -> list[list[str]]:
         """The overrides of each job, the experiment's own sweep included. Raises Refused."""
         parsed = [self.parsed(word) for word in overrides]
+        launchers = [self._fault_of_launcher(override) for override in parsed if override.key_or_group == LAUNCHER]
+        if any(launchers):
+            raise Refused(*launchers)
         if not is_sweep:
             for override in parsed:
                 if override.is_sweep_override():
@@ -121,7 +131,8 @@ class Planner:
             name = run_name(settings, choices(cfg.hydra))
         except Exception as error:  # Hydra's, OmegaConf's, yaml's and ours
             return Planned(tuple(overrides), {}, "", wrong=(one_line_of(error),))
-        return Planned(tuple(overrides), settings, name, impossible=self._impossible(cfg, settings))
+        launcher = cfg.hydra.runtime.choices["hydra/launcher"]
+        return Planned(tuple(overrides), settings, name, impossible=self._impossible(cfg, settings), launcher=launcher)
 
     def composed(self, overrides: list[str]) -> DictConfig:
         """As Hydra composes it: the files, and then the values. Jobs that choose the same files share that part, which
@@ -158,6 +169,17 @@ class Planner:
                 near = did_you_mean(choice, there_are) or f": choose from {', '.join(there_are)}"
                 return f"{group}={choice} is no choice{near}"
         return ""
+
+    def _fault_of_launcher(self, override: Override) -> str:
+        """Those of plugins are there once they are installed."""
+        there_are = self.options(LAUNCHER)
+        if override.value() in there_are:
+            return ""
+        plugin = next((plugin for start, plugin in PLUGINS.items() if str(override.value()).startswith(start)), None)
+        if plugin is None:
+            near = did_you_mean(str(override.value()), [*there_are, *PLUGINS])
+            return f"{override.input_line} is no choice" + (near or f": choose from {', '.join(there_are)}")
+        return f"{override.input_line} needs a plugin that is not installed: pip install {plugin}"
 
     def _fault_of_key(self, override: Override, overrides: list[str]) -> str:
         key = override.key_or_group

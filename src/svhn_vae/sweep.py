@@ -5,9 +5,11 @@ import gc
 import logging
 import math
 import os
+import signal
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from svhn_vae.build import choices
-from svhn_vae.commandline import StudyTable
+from svhn_vae.commandline import OUTPUTS, StudyTable
 from svhn_vae.errors import one_line, printable, root_of
 from svhn_vae.interruption import INTERRUPTION, Interrupted
+from svhn_vae.launchers import DIED, launching, run_in_worker
+from svhn_vae.ledger import Ledger
 from svhn_vae.plan import Planned, Refused, plan
 from svhn_vae.runs import RunFolder
 from svhn_vae.turn import Outcome, take_turn
@@ -38,6 +42,13 @@ class Sweep:
         self.jobs: list[Planned] = []
         self.outcomes: list[Outcome] = []
         self.tables: dict[str, StudyTable] = {}  # study -> its table
+        self.left_out: frozenset[str] = frozenset()  # runs that are impossible
+        self.launcher = "basic"
+        self.ledger: Ledger | None = None  # where the launcher's jobs are in other processes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a launcher's processes get of it, with each job."""
+        return {**self.__dict__, "jobs": [], "outcomes": []}
 
     def launch(self, main: Callable[[], Any]) -> int:
         """Checks every job, has Hydra call `main` for each, lists what became of them; returns the exit code.
@@ -59,22 +70,37 @@ class Sweep:
             return 128 + getattr(interrupted, "signum", 2)
 
     def run_job(self, cfg: DictConfig) -> float:
-        """One job, in the folder that Hydra has made for it. Raises Interrupted or Stopped."""
+        """One job, in the folder that Hydra has made for it. Raises Interrupted or Stopped, but not to a launcher of
+        other processes."""
         hydra_cfg = HydraConfig.get()
         folder = RunFolder(Path(hydra_cfg.runtime.output_dir))
         try:
-            if any(planned.impossible and planned.name == folder.path.name for planned in self.jobs):
+            if folder.path.name in self.left_out:
                 return math.nan
+            if self.ledger is not None:
+                return self._run_in_worker(cfg, folder, self.ledger)
             print(f"\n{folder.path.name}", flush=True)
-            outcome = take_turn(cfg, choices(hydra_cfg), folder, self.tables[cfg.study].begin)
+            outcome = self._take_turn(cfg, folder)
         finally:
             folder.remove_if_empty()
         self.outcomes.append(outcome)
-        gc.collect()  # what an error's frames held
-        torch.cuda.empty_cache()
         if outcome.status == "failed" and cfg.on_error == "stop":
             raise Stopped
         return outcome.value
+
+    def _take_turn(self, cfg: DictConfig, folder: RunFolder) -> Outcome:
+        try:
+            return take_turn(cfg, choices(HydraConfig.get()), folder, self.tables[cfg.study].begin)
+        finally:
+            gc.collect()  # what an error's frames held
+            torch.cuda.empty_cache()
+
+    def _run_in_worker(self, cfg: DictConfig, folder: RunFolder, ledger: Ledger) -> float:
+        quiet()
+        if cfg.on_error == "stop" and any(entry["status"] == "failed" for entry in ledger.entries().values()):
+            return math.nan
+        number, name = HydraConfig.get().job.num, folder.path.name
+        return run_in_worker(number, name, ledger, lambda: self._take_turn(cfg, folder))
 
     def _plan(self, args: argparse.Namespace) -> int:
         """1 if the command is refused, else 0."""
@@ -91,13 +117,15 @@ class Sweep:
         if faults := self._faults():
             self.jobs = []
             return refuse(faults)
+        self.left_out = frozenset(planned.name for planned in self.jobs if planned.impossible)
+        self.launcher = self.jobs[0].launcher if is_sweep else "basic"
         self.tables = {planned.settings["study"]: StudyTable(planned.settings) for planned in self.jobs}
         return 0
 
     def _run(self, main: Callable[[], Any]) -> int:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # raises what goes wrong between jobs, where it would print a traceback
         try:
-            main()
+            main() if self.launcher == "basic" else self._launch_elsewhere(main)
         except Stopped:
             print("\nstopped after the first failure: on_error=stop", flush=True)
         except Exception as error:  # a folder that Hydra cannot make
@@ -105,6 +133,38 @@ class Sweep:
             self.outcomes.append(Outcome("the command", "failed", one_line(root_of(error))))
         self._tell()
         return int(any(outcome.status == "failed" for outcome in self.outcomes))
+
+    def _launch_elsewhere(self, main: Callable[[], Any]) -> None:
+        """Has a launcher run the jobs in other processes, and learns what became of them. Raises as `main` does."""
+        self.ledger = Ledger(OUTPUTS)
+        if self.launcher.startswith("submitit"):
+            logs = OUTPUTS / str(self.jobs[0].settings["study"]) / ".submitit"
+            print(f"{len(self.jobs)} jobs with {self.launcher}, which print to {logs}", flush=True)
+        try:
+            with launching(self.launcher, len(self.jobs), self.ledger):
+                main()
+        except BrokenExecutor:
+            print("\na process died, killed or out of memory: joblib ends the others with it", flush=True)
+        finally:
+            self.outcomes = self._noted(self.ledger)
+            self.ledger.close()
+        statuses = {outcome.status for outcome in self.outcomes}
+        if INTERRUPTION.is_requested or "interrupted" in statuses:
+            raise Interrupted(INTERRUPTION.signum or signal.SIGTERM)
+        if "failed" in statuses and self.jobs[0].settings["on_error"] == "stop":
+            raise Stopped
+
+    def _noted(self, ledger: Ledger) -> list[Outcome]:
+        """Of every job that could be begun."""
+        entries = ledger.entries()
+        unfinished = ("interrupted", "") if INTERRUPTION.is_requested else ("failed", DIED)
+        outcomes = []
+        for number, planned in enumerate(self.jobs):
+            entry = entries.get(number, {"status": "not begun", "reason": ""})
+            status, reason = unfinished if entry["status"] == "begun" else (entry["status"], entry["reason"])
+            if not planned.impossible:
+                outcomes.append(Outcome(planned.name, status, reason))
+        return outcomes
 
     def _faults(self) -> list[str]:
         """A line for each fault that keeps the command from beginning."""
@@ -128,14 +188,18 @@ class Sweep:
     def _tell(self) -> None:
         """The tables, and under them what else there is to know; of a single run, its line has said it."""
         failed = [outcome for outcome in self.outcomes if outcome.status == "failed"]
-        elsewhere = [outcome.name for outcome in self.outcomes if outcome.status == "elsewhere"]
+        names = defaultdict(list)  # status -> runs
+        for outcome in self.outcomes:
+            names[outcome.status].append(outcome.name)
         impossible = by_fault([(planned, planned.impossible) for planned in self.jobs if planned.impossible])
-        if len(self.jobs) == 1 and not impossible and len(failed) + len(elsewhere) == len(self.outcomes):
+        if len(self.jobs) == 1 and not impossible and self.ledger is None and not names["done"] + names["diverged"]:
             return
         for table in self.tables.values():
             table.end()
         listed(f"failed, {len(failed)} of {len(self.jobs)} jobs", [f"{each.name}: {each.reason}" for each in failed])
-        listed("left to another process", elsewhere)
+        listed("left to another process", names["elsewhere"])
+        listed("interrupted, the same command continues them", names["interrupted"])
+        listed("not begun, the same command runs them", names["not begun"])
         listed("left out as impossible", [f"{fault}{self._where(jobs)}" for fault, jobs in impossible.items()])
 
 
@@ -168,4 +232,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
+    warnings.filterwarnings(
+        "ignore", message="A worker stopped while some jobs were given"
+    )  # joblib's has grown: renewed
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
