@@ -254,3 +254,29 @@ def test_a_folder_that_vanished_is_not_made_again(tmp_path):
     with pytest.raises(FileNotFoundError, match="vanished while its run was written"):
         WholeCheckpoints(folder).save_checkpoint({"state_dict": {}, "global_step": 1}, str(folder.last_checkpoint))
     assert not folder.path.exists()
+
+
+def test_the_best_is_written_before_the_last_that_knows_of_it(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin("d", {}, {})
+    plugin, weights = WholeCheckpoints(folder), torch.ones(3)
+    plugin.save_checkpoint({"state_dict": {"w": weights}, "global_step": 5}, str(folder.best_checkpoint))
+    weights += 1  # training goes on
+    assert not folder.best_checkpoint.exists()
+    plugin.save_checkpoint({"state_dict": {"w": weights}, "global_step": 9}, str(folder.last_checkpoint))
+    assert read_checkpoint(folder.best_checkpoint)["state_dict"]["w"].tolist() == [1, 1, 1]
+    assert read_checkpoint(folder.last_checkpoint)["state_dict"]["w"].tolist() == [2, 2, 2]
+
+
+def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
+    folder, now = RunFolder(tmp_path), [100.0]
+    folder.begin("d", {}, {})
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+    plugin = WholeCheckpoints(folder)
+    assert not plugin.is_soon
+    write = plugin._write
+    monkeypatch.setattr(plugin, "_write", lambda *given: (write(*given), now.__setitem__(0, now[0] + 2.0)))
+    plugin.save_checkpoint({"state_dict": {}, "global_step": 1}, str(folder.last_checkpoint))
+    for seconds, is_soon in ((0, True), (99, True), (2, False)):
+        now[0] += seconds
+        assert plugin.is_soon is is_soon

@@ -3,12 +3,16 @@
 Both are whole or not there, and hold finite numbers alone.
 """
 
+import contextlib
 import io
+import math
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 import torch
+from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
@@ -21,14 +25,25 @@ from svhn_vae.runs import RunFolder, unused
 from svhn_vae.storage import read_checkpoint
 from svhn_vae.tensors import Damaged
 
+WRITING = 0.02  # the share of a training's time that its checkpoints may take
 ADDED = ("digest", "should_stop", "history", "skips")  # to last.ckpt, beside what Lightning keeps
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes beside and renames, where Lightning writes to /tmp and moves: between file systems, that is a copy."""
+    """Writes beside and renames, where Lightning writes to /tmp and moves: between file systems, that is a copy.
+
+    best.ckpt waits as a copy on the device, and is written before the next last.ckpt, which knows of it.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
+        self._waiting: dict[str, Any] | None = None
+        self._took, self._ended = 0.0, -math.inf  # of the last write
+
+    @property
+    def is_soon(self) -> bool:
+        """Whether to write now would take more than WRITING of the time."""
+        return time.monotonic() - self._ended < self._took / WRITING
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
         """Raises Diverged for weights, statistics or an optimiser's state that are not finite."""
@@ -36,9 +51,24 @@ class WholeCheckpoints(TorchCheckpointIO):
             step = checkpoint["global_step"]
             raise Diverged(step, f"{name} was not finite after step {step}")
         self.folder.check_there()
+        if Path(path).name == self.folder.best_checkpoint.name:
+            self._waiting = apply_to_collection(checkpoint, Tensor, torch.clone)
+            return
+        start = time.monotonic()
+        self.write_waiting()
+        self._write(checkpoint, Path(path))
+        self._ended = time.monotonic()
+        self._took = self._ended - start
+
+    def write_waiting(self) -> None:
+        if self._waiting is not None:
+            self._write(self._waiting, self.folder.best_checkpoint)
+            self._waiting = None
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
         content = io.BytesIO()  # torch.save to a full disk raises an error that says something else
         torch.save(checkpoint, content)
-        with replacing(Path(path)) as beside:
+        with replacing(path) as beside:
             beside.write_bytes(content.getbuffer())
 
 
@@ -82,7 +112,9 @@ class Best(ModelCheckpoint):
 
 class Last(ModelCheckpoint):
     """ModelCheckpoint at the end of epochs, where a continuation begins with the next; also ends a run there that was
-    asked to stop. To be the last callback, so that it keeps what the others have noted in this epoch."""
+    asked to stop. To be the last callback, so that it keeps what the others have noted in this epoch.
+
+    What is too soon after the last is left out: a continuation repeats those epochs, to the same end."""
 
     state_key = "last"
 
@@ -96,19 +128,23 @@ class Last(ModelCheckpoint):
         INTERRUPTION.in_epoch = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        is_over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if INTERRUPTION.is_requested:
             self._every_n_epochs = 1
-        super().on_train_epoch_end(trainer, pl_module)
-        is_over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if INTERRUPTION.is_requested or is_over or not trainer.strategy.checkpoint_io.is_soon:
+            super().on_train_epoch_end(trainer, pl_module)
         if INTERRUPTION.is_requested and not is_over:
             self.interrupted_after = trainer.current_epoch + 1
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         INTERRUPTION.in_epoch = False
+        trainer.strategy.checkpoint_io.write_waiting()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         INTERRUPTION.in_epoch = False
+        with contextlib.suppress(OSError):  # the exception is what is told
+            trainer.strategy.checkpoint_io.write_waiting()
 
     def state_dict(self) -> dict[str, Any]:
         return {}  # its own is a path

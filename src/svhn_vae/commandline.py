@@ -135,8 +135,8 @@ class StudyTable:
         self._has_noted = False  # in this process
 
     def begin(self) -> None:
-        """When the first of its jobs has its data, in whatever process; before, there is nothing to note. Raises Busy, or
-        OSError where it cannot be written, once."""
+        """When the first of its jobs has its data, in whatever process; before, there is nothing to note. Raises Busy,
+        or OSError where it cannot be written, once."""
         if self._has_begun():
             return
         self._has_noted = True  # even where it cannot be noted: that is said once, and what is there has its table
