@@ -49,8 +49,12 @@ def chunks_of_ten(monkeypatch):
     monkeypatch.setattr(batches, "CHUNK", 10)
 
 
+WHOLE = {"part": 0, "num_parts": 1}
+
+
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:
-    settings = {"batch_size": 4, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0} | settings
+    usual = {"batch_size": 4, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0}
+    settings = WHOLE | usual | settings
     return TrainingBatches(images, representation, epoch=epoch, **settings)
 
 

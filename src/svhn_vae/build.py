@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae import runs
@@ -25,10 +25,12 @@ from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.history import History
 from svhn_vae.job import Job
 from svhn_vae.lit import NUM_DIMS, LitVAE
+from svhn_vae.ranks import Place, num_ranks
 from svhn_vae.runs import RunFolder
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.storage import load_best, load_representation
 from svhn_vae.vae import VAE
+from svhn_vae.whole_batch_layers import WholeBatchLayers
 
 IMAGE_SHAPE = (3, 32, 32)
 BUILT = ("data", "pca", "model", "variance", "objective", "optimizer", "logger", "trainer")  # groups of one class each
@@ -96,10 +98,10 @@ def load_data(cfg: DictConfig) -> Dataset:
     return load_once(instantiate(cfg.data, _convert_="all"))
 
 
-def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job:
+def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place: Place | None = None) -> Job:
     """A whole run, its data loaded and its representation fitted. Raises what is wrong with either, in a line."""
     module = build_module(cfg)
-    trainer = build_trainer(cfg, folder)
+    trainer = build_trainer(cfg, folder, place)
     data = build_data(cfg, module.vae)
     data.setup()
     judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
@@ -161,19 +163,25 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
     )
 
 
-def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
-    """Lightning's Trainer, writing into the run's folder alone."""
-    if cfg.trainer.devices not in (1, "1"):
-        raise ValueError(f"trainer.devices must be 1, got {cfg.trainer.devices}: start one run per device")
+def build_trainer(cfg: DictConfig, folder: RunFolder, place: Place | None = None) -> L.Trainer:
+    """Lightning's Trainer, writing into the run's folder alone. Of several that train a run together, the first writes
+    and is watched."""
+    num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
+    place = place or Place(0, num)
     logger = instantiate(cfg.logger, _convert_="all")
+    watchers = {name for name in cfg.callbacks if f"callbacks.{name}" in runs.NOT_IDENTITY} if place.rank else set()
+    callbacks = [instantiate(node, _convert_="all") for name, node in cfg.callbacks.items() if name not in watchers]
+    # Any weights may be without a gradient, as in a mean's warm-up. No buffer ever differs between the processes.
+    ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     return instantiate(
         cfg.trainer,
+        strategy=ddp if num > 1 else "auto",
         default_root_dir=folder.path,
-        logger=[logger(save_dir=folder.path), History(folder.path / "history.csv")],
-        callbacks=[*instantiate(cfg.callbacks, _convert_="all").values(), *checkpoints(folder, cfg)],
+        logger=[*([] if place.rank else [logger(save_dir=folder.path)]), History(folder.path / "history.csv")],
+        callbacks=[*callbacks, *checkpoints(folder, cfg)],
         # The plain environment: SLURM's would leave in mid-epoch and requeue by itself; see interruption.py.
-        plugins=[LightningEnvironment(), WholeCheckpoints(folder)],
-        enable_progress_bar=True,  # callbacks.Progress
+        plugins=[place, WholeCheckpoints(folder), *([WholeBatchLayers()] if num > 1 else [])],
+        enable_progress_bar=not place.rank,  # callbacks.Progress
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # nothing is logged per step: this only keeps a warning about short epochs away

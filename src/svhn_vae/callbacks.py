@@ -50,17 +50,18 @@ class Progress(ProgressBar):
         self._bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
-        self.num_images += len(batch.y)
+        batch_size = trainer.world_size * len(batch.y)
+        self.num_images += batch_size
         if self._start is None:  # the first step pays for the projection, lazy initialisation and compilation
             self._start, self._first_step = time.monotonic(), trainer.global_step
             return
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
         per_step = self._seconds / (trainer.global_step - self._first_step)
-        speed = f"{len(batch.y) / per_step:,.0f} images/s"
+        speed = f"{batch_size / per_step:,.0f} images/s"
         self._bar.update(self._task, completed=trainer.global_step, epoch=epoch, speed=speed, description=self._score)
         if not self._warned and self._seconds > 5 and trainer.global_step - self._first_step >= 3:
             self._warned = True
-            self._warn_if_long(trainer, len(batch.y))
+            self._warn_if_long(trainer, batch_size)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         bits = trainer.callback_metrics.get("val/bits_per_dim")
@@ -154,7 +155,7 @@ class SkipUpdates(Callback):
         if self.num_skipped and not self._has_finite_loss:
             raise self._diverged(trainer, pl_module)
         if self.max_gradient_norm is not None or self.num_skipped:
-            pl_module.log("train/skipped_updates", float(self.num_skipped))
+            pl_module.log("train/skipped_updates", float(self.num_skipped), sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("num_skipped", "num_in_a_row", "last_finite_loss", "_reason")}

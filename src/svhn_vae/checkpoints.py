@@ -96,11 +96,12 @@ class Last(ModelCheckpoint):
         INTERRUPTION.in_epoch = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if INTERRUPTION.is_requested:
+        is_requested = trainer.strategy.reduce_boolean_decision(INTERRUPTION.is_requested, all=False)
+        if is_requested:
             self._every_n_epochs = 1
         super().on_train_epoch_end(trainer, pl_module)
         is_over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if INTERRUPTION.is_requested and not is_over:
+        if is_requested and not is_over:
             self.interrupted_after = trainer.current_epoch + 1
             trainer.should_stop = True
 

@@ -15,6 +15,7 @@ from svhn_vae.objective import Objective
 from svhn_vae.representation import Features
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.vae import VAE, Pass
+from svhn_vae.whole_batch import mean_over_parts
 
 NUM_DIMS = 3 * 32 * 32
 
@@ -28,6 +29,9 @@ class Diverged(ArithmeticError):
     def __init__(self, step: int, what: str, state: dict[str, object] | None = None) -> None:
         super().__init__(what)
         self.step, self.state = step, state or {}
+
+    def __reduce__(self) -> tuple:
+        return Diverged, (self.step, str(self), self.state)  # from one process of a run to another
 
 
 class LitVAE(L.LightningModule):
@@ -51,8 +55,9 @@ class LitVAE(L.LightningModule):
     def training_step(self, batch: Features, batch_idx: int) -> Tensor:
         result = self.vae(batch)
         loss = self.objective.loss(self.vae, result, batch.y, self.current_epoch)
-        self._losses.append(loss.detach())
-        self._terms.append(torch.stack([term.detach().mean() for term in per_image(result)]))
+        means = mean_over_parts(torch.stack([loss, *(term.mean() for term in per_image(result))]).detach())
+        self._losses.append(means[0])
+        self._terms.append(means[1:])
         return loss
 
     @property
@@ -76,13 +81,14 @@ class LitVAE(L.LightningModule):
         self._losses.clear()
         self._terms.clear()
         bound = bound_metrics("train", terms, is_density=self.vae.variance.is_density)
-        self.log_dict({"train/objective": objective, "train/gradient_norm": self._gradient_norm, **bound})
+        found = {"train/objective": objective, "train/gradient_norm": self._gradient_norm, **bound}
+        self.log_dict(found, sync_dist=True)  # alike in all processes of a run, and Lightning wants to be told
 
     def validation_step(self, batch: Features, batch_idx: int) -> None:
         self._evaluated.append(evaluate(self.vae, evaluation_pass(self.vae, batch, batch_idx)))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(summarise("val", self._evaluated, is_density=self.vae.variance.is_density))
+        self.log_dict(summarise("val", self._evaluated, is_density=self.vae.variance.is_density), sync_dist=True)
         self._evaluated.clear()
 
     def _check_finite(self) -> None:

@@ -19,7 +19,7 @@ Config = dict[str, Any]
 NOT_IDENTITY = (
     "study", "question", "hypotheses", "rerun", "impossible", "on_error", "judge", "cache", "logger",
     "callbacks.progress", "callbacks.pictures", "callbacks.order_of_learning", "data.root", "data.verify", "data.url",
-    "trainer.accelerator", "trainer.devices",
+    "trainer.accelerator", "trainer.devices", "trainer.strategy",
     "trainer.profiler", "trainer.detect_anomaly", "compile", "checkpoint_every_n_epochs", "iw_samples",
 )  # fmt: skip
 

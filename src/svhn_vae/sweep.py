@@ -2,10 +2,8 @@
 
 import argparse
 import gc
-import logging
 import math
 import os
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,7 +20,7 @@ from svhn_vae.errors import one_line, printable, root_of
 from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.plan import Planned, Refused, plan
 from svhn_vae.runs import RunFolder
-from svhn_vae.turn import Outcome, take_turn
+from svhn_vae.turn import Outcome, quiet, take_turn
 
 MAX_LISTED = 3  # jobs that share a fault
 
@@ -161,11 +159,3 @@ def refuse(lines: list[str]) -> int:
 def listed(title: str, lines: list[str]) -> None:
     if lines:
         print("\n  ".join([f"\n{title}:", *lines]), flush=True)
-
-
-def quiet() -> None:
-    """Leaves out what libraries say about choices that are made here on purpose."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

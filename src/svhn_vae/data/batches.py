@@ -20,17 +20,20 @@ from svhn_vae.seeds import Stream, derive_seed
 CHUNK = 1000  # images dequantised and projected at a time: bounds memory
 
 
-def dequantise(images: Tensor, seed: int) -> Tensor:
+def dequantise(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) -> Tensor:
     """uint8 (N, C, H, W) -> x = (image + u) / 256, u uniform in [0, 1) and drawn on the images' device.
+
+    part: the images are this part of `num_parts` equal ones, and have the noise of their places in the whole.
 
     Makes a density of x a lower bound on the probability of the image (Theis et al. 2016).
     """
-    noise = torch.rand(images.shape, generator=torch.Generator(images.device).manual_seed(seed), device=images.device)
+    generator, whole = torch.Generator(images.device).manual_seed(seed), (num_parts * len(images), *images.shape[1:])
+    noise = torch.rand(whole, generator=generator, device=images.device).chunk(num_parts)[part]
     # 255 + u has 16 binary places in float32: a noise closer to 1 would round up into the next level.
     return (images + noise.clamp_(max=1 - 2**-16)) / NUM_LEVELS
 
 
-def centred(images: Tensor, seed: int) -> Tensor:
+def centred(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) -> Tensor:
     """uint8 (N, C, H, W) -> x at the middle of each level, without noise: the post's images, which have no density."""
     return (images + 0.5) / NUM_LEVELS
 
@@ -69,6 +72,7 @@ class TrainingBatches:
     """One epoch at each pass: a permutation from (seed, epoch), in batches of one size; the rest is left out.
 
     The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw); without `add_noise` there is none.
+    part: which of `num_parts` equal parts of each batch this process has, its noise that of the whole batch.
     """
 
     def __init__(
@@ -82,6 +86,8 @@ class TrainingBatches:
         shuffle: bool,
         seed: int,
         epoch: Callable[[], int],
+        part: int,
+        num_parts: int,
     ) -> None:
         if not 1 <= batch_size <= len(images):
             raise ValueError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
@@ -90,6 +96,7 @@ class TrainingBatches:
         self.images, self.representation = images, representation
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
         self.seed, self.epoch = seed, epoch
+        self.part, self.num_parts = part, num_parts
         self._to_x = dequantise if add_noise else centred
         self._draw: int | None = None
         self._kept: Features | None = None
@@ -100,7 +107,7 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Features]:
         epoch = self.epoch()
         order = self._order(epoch).to(self.representation.mean.device)
-        batches = order.split(self.batch_size)[: len(self)]
+        batches = [batch.chunk(self.num_parts)[self.part] for batch in order.split(self.batch_size)[: len(self)]]
         make = self._slices if self.representation.is_projection else self._from_pixels
         return make(epoch, batches)
 
@@ -108,7 +115,7 @@ class TrainingBatches:
         generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, epoch))
         return torch.randperm(len(self.images), generator=generator) if self.shuffle else torch.arange(len(self.images))
 
-    def _slices(self, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Features]:
+    def _slices(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
         draw = epoch // self.epochs_per_noise
         if draw != self._draw:
             self._draw, self._kept = draw, self._project(draw)
@@ -121,11 +128,12 @@ class TrainingBatches:
         chunks = [self.representation(x.to(device)) for x in noisy]
         return Features(*(torch.cat(arrays) for arrays in zip(*chunks, strict=True)))
 
-    def _from_pixels(self, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Features]:
+    def _from_pixels(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
         images = self._pixels_on_device
         for index, indices in enumerate(batches):
             seed = derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
-            yield self.representation(self._to_x(images[indices], seed))
+            x = self._to_x(images[indices], seed, part=self.part, num_parts=self.num_parts)
+            yield self.representation(x)
 
     @cached_property
     def _pixels_on_device(self) -> Tensor:

@@ -55,6 +55,8 @@ class DataModule(L.LightningDataModule):
             seed=self.seed,
             # Not current_epoch: in a continued run it is still the last run's when the first batch is asked for.
             epoch=lambda: self.trainer.fit_loop.epoch_progress.current.processed,
+            part=self.trainer.global_rank,
+            num_parts=self.trainer.world_size,
         )
 
     def val_dataloader(self) -> EvaluationBatches:
