@@ -164,3 +164,13 @@ def test_what_cannot_be_divided_is_refused_in_a_line(overrides, message, tmp_pat
     with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
         build_trainer(composed(*overrides), RunFolder(tmp_path))
     assert str(caught.value).startswith(message)
+
+
+def test_divergence_is_the_result_that_it_is_in_one_process(tmp_path):
+    arguments = (*SMALL, "optimizer=adam", "optimizer.lr=1e4", "callbacks.skip_updates.max_skips=3")
+    for study in (("study=one",), ("study=two", *TWO)):
+        assert train(tmp_path, *arguments, *study).returncode == 0
+    [one], [two] = (runs(tmp_path, study).values() for study in ("one", "two"))
+    assert one["status"] == two["status"] == "diverged"
+    assert (two["step"], two["reason"].partition(";")[0]) == (one["step"], one["reason"].partition(";")[0])
+    assert two["state"]["num_skipped"] == one["state"]["num_skipped"]

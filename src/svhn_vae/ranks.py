@@ -128,6 +128,7 @@ def watch(ranks: Sequence[Rank]) -> None:
             for rank in running:
                 order(rank, INTERRUPTION.signum)
         raise_error_of(ranks)
+    raise_error_of(ranks)  # of one that ended since
 
 
 def order(rank: Rank, signum: int) -> None:
