@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from svhn_vae import runs
 from svhn_vae.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.commandline import help_text
-from svhn_vae.data.dataset import Dataset, load_once
+from svhn_vae.data.dataset import Dataset, Source, load_once
+from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.module import DataModule
 from svhn_vae.errors import did_you_mean, one_line
 from svhn_vae.evaluation.judge import Judge, judge_once
@@ -95,7 +96,12 @@ def try_build(cfg: DictConfig) -> None:
 
 def load_data(cfg: DictConfig) -> Dataset:
     """The run's images, loaded once per process."""
-    return load_once(instantiate(cfg.data, _convert_="all"))
+    return load_once(source_of(cfg))
+
+
+def source_of(cfg: DictConfig) -> Source | Mapped:
+    source = instantiate(cfg.data, _convert_="all")
+    return Mapped(source, cache_folder(cfg)) if cfg.memory_map else source
 
 
 def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place: Place | None = None) -> Job:
@@ -152,7 +158,7 @@ def build_module(cfg: DictConfig) -> LitVAE:
 def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
     """The data in the coordinates of the VAE's representation, which the data's `setup` fits."""
     return DataModule(
-        instantiate(cfg.data, _convert_="all"),
+        source_of(cfg),
         vae.representation,
         batch_size=cfg.batch_size,
         dequantise=cfg.dequantise,
@@ -160,18 +166,17 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         shuffle=cfg.shuffle,
         seed=cfg.seed,
         cache=cache_folder(cfg),
+        memory_map=cfg.memory_map,
     )
 
 
 def build_trainer(cfg: DictConfig, folder: RunFolder, place: Place | None = None) -> L.Trainer:
-    """Lightning's Trainer, writing into the run's folder alone. Of several that train a run together, the first writes
-    and is watched."""
+    """Lightning's Trainer, writing into the run's folder alone. Of several for one run, the first is watched."""
     num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
-    place = place or Place(0, num)
-    logger = instantiate(cfg.logger, _convert_="all")
+    place, logger = place or Place(0, num), instantiate(cfg.logger, _convert_="all")
     watchers = {name for name in cfg.callbacks if f"callbacks.{name}" in runs.NOT_IDENTITY} if place.rank else set()
     callbacks = [instantiate(node, _convert_="all") for name, node in cfg.callbacks.items() if name not in watchers]
-    # Any weights may be without a gradient, as in a mean's warm-up. No buffer ever differs between the processes.
+    # Any weights may be without a gradient, as in a mean's warm-up; no buffer ever differs between the processes.
     ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     return instantiate(
         cfg.trainer,

@@ -9,10 +9,12 @@ Shapes: N images (N, C, H, W) uint8; x in [0, 1); a batch is Features of B image
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from svhn_vae.data.mapped import room_on_disk
 from svhn_vae.representation import Features, Representation
 from svhn_vae.scatter import NUM_LEVELS
 from svhn_vae.seeds import Stream, derive_seed
@@ -47,20 +49,23 @@ def dequantised_chunks(
 
 
 class EvaluationBatches:
-    """All images in order, with the same noise at every pass, for every representation and on every device."""
+    """All images in order, with the same noise at every pass, for every representation and on every device.
 
-    def __init__(self, images: Tensor, representation: Representation) -> None:
-        self.images, self.representation = images, representation
+    keep: projections are made once.
+    """
+
+    def __init__(self, images: Tensor, representation: Representation, *, keep: bool = True) -> None:
+        self.images, self.representation, self.keep = images, representation, keep
 
     def __len__(self) -> int:
         return -(-len(self.images) // CHUNK)
 
     def __iter__(self) -> Iterator[Features]:
-        return iter(self._kept) if self.representation.is_projection else self._made()
+        return iter(self._kept) if self.keep and self.representation.is_projection else self._made()
 
     @cached_property
     def _kept(self) -> list[Features]:
-        return list(self._made())
+        return [Features(*(array.clone() for array in made)) for made in self._made()]  # as in _project
 
     def _made(self) -> Iterator[Features]:
         device = self.representation.mean.device
@@ -72,6 +77,8 @@ class TrainingBatches:
     """One epoch at each pass: a permutation from (seed, epoch), in batches of one size; the rest is left out.
 
     The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw); without `add_noise` there is none.
+    scratch: the folder of a file for a projection, and images are read from where they are; None: both are kept on
+    the representation's device.
     part: which of `num_parts` equal parts of each batch this process has, its noise that of the whole batch.
     """
 
@@ -88,6 +95,7 @@ class TrainingBatches:
         epoch: Callable[[], int],
         part: int,
         num_parts: int,
+        scratch: Path | None,
     ) -> None:
         if not 1 <= batch_size <= len(images):
             raise ValueError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
@@ -96,7 +104,7 @@ class TrainingBatches:
         self.images, self.representation = images, representation
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
         self.seed, self.epoch = seed, epoch
-        self.part, self.num_parts = part, num_parts
+        self.part, self.num_parts, self.scratch = part, num_parts, scratch
         self._to_x = dequantise if add_noise else centred
         self._draw: int | None = None
         self._kept: Features | None = None
@@ -106,7 +114,7 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Features]:
         epoch = self.epoch()
-        order = self._order(epoch).to(self.representation.mean.device)
+        order = self._order(epoch).to("cpu" if self.scratch else self.representation.mean.device)
         batches = [batch.chunk(self.num_parts)[self.part] for batch in order.split(self.batch_size)[: len(self)]]
         make = self._slices if self.representation.is_projection else self._from_pixels
         return make(epoch, batches)
@@ -118,22 +126,32 @@ class TrainingBatches:
     def _slices(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
         draw = epoch // self.epochs_per_noise
         if draw != self._draw:
-            self._draw, self._kept = draw, self._project(draw)
+            self._draw, self._kept = draw, None  # its room is free before the next one's is taken
+            self._kept = self._project(draw)
         for indices in batches:
-            yield Features(*(array[indices] for array in self._kept))
+            yield Features(*(array[indices].to(self.representation.mean.device) for array in self._kept))
 
     def _project(self, draw: int) -> Features:
         device = self.representation.mean.device
         noisy = dequantised_chunks(self.images, Stream.TRAINING_NOISE, self.seed, draw, to_x=self._to_x)
-        chunks = [self.representation(x.to(device)) for x in noisy]
-        return Features(*(torch.cat(arrays) for arrays in zip(*chunks, strict=True)))
+        rooms: list[Tensor] = []
+        for index, x in enumerate(noisy):
+            made = self.representation(x.to(device))
+            rooms = rooms or [self._room(len(self.images), *array.shape[1:]) for array in made]
+            for room, array in zip(rooms, made, strict=True):  # a view of it would keep what was cut off
+                room[CHUNK * index : CHUNK * index + len(x)] = array
+        return Features(*rooms)
+
+    def _room(self, *shape: int) -> Tensor:
+        if self.scratch is None:
+            return torch.empty(shape, device=self.representation.mean.device)
+        return room_on_disk(shape, self.scratch)
 
     def _from_pixels(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
-        images = self._pixels_on_device
+        images, device = self.images if self.scratch else self._pixels_on_device, self.representation.mean.device
         for index, indices in enumerate(batches):
-            seed = derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
-            x = self._to_x(images[indices], seed, part=self.part, num_parts=self.num_parts)
-            yield self.representation(x)
+            own, seed = images[indices].to(device), derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
+            yield self.representation(self._to_x(own, seed, part=self.part, num_parts=self.num_parts))
 
     @cached_property
     def _pixels_on_device(self) -> Tensor:

@@ -6,17 +6,21 @@ import lightning as L  # noqa: N812  its usual name
 
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches
 from svhn_vae.data.dataset import Dataset, Source, load_once
+from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.moments import moments_once
 from svhn_vae.representation import Representation
 from svhn_vae.scatter import Moments
 
 
 class DataModule(L.LightningDataModule):
-    """Batches of a source's images in the coordinates of a representation, which `setup` fits in place."""
+    """Batches of a source's images in the coordinates of a representation, which `setup` fits in place.
+
+    memory_map: what is made of the images is kept in a file in `cache`, not in memory.
+    """
 
     def __init__(
         self,
-        source: Source,
+        source: Source | Mapped,
         representation: Representation,
         *,
         batch_size: int,
@@ -25,11 +29,13 @@ class DataModule(L.LightningDataModule):
         shuffle: bool,
         seed: int,
         cache: Path,
+        memory_map: bool,
     ) -> None:
         super().__init__()
         self.source, self.representation, self.cache = source, representation, cache
         self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
         self.shuffle, self.seed = shuffle, seed
+        self.scratch = cache if memory_map else None
         self.dataset: Dataset | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -38,7 +44,7 @@ class DataModule(L.LightningDataModule):
         self.dataset = load_once(self.source)
         self._check_size()
         self.representation.fit(self.moments(self.representation.scatter))
-        self._val = EvaluationBatches(self.dataset.val.images, self.representation)
+        self._val = EvaluationBatches(self.dataset.val.images, self.representation, keep=self.scratch is None)
 
     def moments(self, scatter: str) -> Moments:
         """The training images' moments, `sample` or `robust`; from the cache, or fitted."""
@@ -57,6 +63,7 @@ class DataModule(L.LightningDataModule):
             epoch=lambda: self.trainer.fit_loop.epoch_progress.current.processed,
             part=self.trainer.global_rank,
             num_parts=self.trainer.world_size,
+            scratch=self.scratch,
         )
 
     def val_dataloader(self) -> EvaluationBatches:
