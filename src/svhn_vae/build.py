@@ -9,13 +9,14 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae import runs
 from svhn_vae.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.commandline import help_text
-from svhn_vae.data.dataset import Dataset, load_once
+from svhn_vae.data.dataset import Dataset, Source, load_once
+from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.module import DataModule
 from svhn_vae.errors import did_you_mean
 from svhn_vae.evaluation.judge import Judge, judge_once
@@ -23,22 +24,14 @@ from svhn_vae.history import History
 from svhn_vae.job import Job
 from svhn_vae.lit import LitVAE
 from svhn_vae.metrics import NUM_DIMS
+from svhn_vae.ranks import Place, num_ranks
 from svhn_vae.runs import RunFolder
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.vae import VAE
+from svhn_vae.whole_batch_layers import WholeBatchLayers
 
 IMAGE_SHAPE = (3, 32, 32)
-BUILT = (
-    "data",
-    "pca",
-    "model",
-    "variance",
-    "objective",
-    "skips",
-    "optimizer",
-    "logger",
-    "trainer",
-)  # groups of one class each
+BUILT = ("data", "pca", "model", "variance", "objective", "skips", "optimizer", "logger", "trainer")  # one class each
 CONF = Path(__file__).parents[2] / "conf"
 assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
@@ -100,13 +93,18 @@ def try_build(cfg: DictConfig) -> None:
 
 def load_data(cfg: DictConfig) -> Dataset:
     """The run's images, loaded once per process."""
-    return load_once(instantiate(cfg.data, _convert_="all"))
+    return load_once(source_of(cfg))
 
 
-def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job:
+def source_of(cfg: DictConfig) -> Source | Mapped:
+    source = instantiate(cfg.data, _convert_="all")
+    return Mapped(source, cache_folder(cfg)) if cfg.memory_map else source
+
+
+def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place: Place | None = None) -> Job:
     """A whole run, its data loaded and its representation fitted. Raises what is wrong with either, in a line."""
     module = build_module(cfg)
-    trainer = build_trainer(cfg, folder)
+    trainer = build_trainer(cfg, folder, place)
     data = build_data(cfg, module.vae)
     data.setup()
     judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
@@ -163,7 +161,7 @@ def build_module(cfg: DictConfig) -> LitVAE:
 def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
     """The data in the coordinates of the VAE's representation, which the data's `setup` fits."""
     return DataModule(
-        instantiate(cfg.data, _convert_="all"),
+        source_of(cfg),
         vae.representation,
         batch_size=cfg.batch_size,
         updates_per_step=cfg.updates_per_step if cfg.trainer.limit_train_batches == 1.0 else 1,  # it limits steps
@@ -172,23 +170,28 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         shuffle=cfg.shuffle,
         seed=cfg.seed,
         cache=cache_folder(cfg),
+        memory_map=cfg.memory_map,
     )
 
 
-def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
-    """Lightning's Trainer, writing into the run's folder alone."""
-    if cfg.trainer.devices not in (1, "1"):
-        raise ValueError(f"trainer.devices must be 1, got {cfg.trainer.devices}: start one run per device")
-    logger = instantiate(cfg.logger, _convert_="all")
+def build_trainer(cfg: DictConfig, folder: RunFolder, place: Place | None = None) -> L.Trainer:
+    """Lightning's Trainer, writing into the run's folder alone. Of several for one run, the first is watched."""
+    num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
+    place, logger = place or Place(0, num), instantiate(cfg.logger, _convert_="all")
+    watchers = {name for name in cfg.callbacks if f"callbacks.{name}" in runs.NOT_IDENTITY} if place.rank else set()
+    callbacks = [instantiate(node, _convert_="all") for name, node in cfg.callbacks.items() if name not in watchers]
+    # Any weights may be without a gradient, as in a mean's warm-up; no buffer ever differs between the processes.
+    ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     return instantiate(
         cfg.trainer,
         gradient_clip_val=None,  # the module's: Lightning clips only where it makes the updates itself
+        strategy=ddp if num > 1 else "auto",
         default_root_dir=folder.path,
-        logger=[logger(save_dir=folder.path), History(folder.path / "history.csv")],
-        callbacks=[*instantiate(cfg.callbacks, _convert_="all").values(), *checkpoints(folder, cfg)],
+        logger=[*([] if place.rank else [logger(save_dir=folder.path)]), History(folder.path / "history.csv")],
+        callbacks=[*callbacks, *checkpoints(folder, cfg)],
         # The plain environment: SLURM's would leave in mid-epoch and requeue by itself; see interruption.py.
-        plugins=[LightningEnvironment(), WholeCheckpoints(folder)],
-        enable_progress_bar=True,  # callbacks.Progress
+        plugins=[place, WholeCheckpoints(folder), *([WholeBatchLayers()] if num > 1 else [])],
+        enable_progress_bar=not place.rank,  # callbacks.Progress
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # nothing is logged per step: this only keeps a warning about short epochs away

@@ -49,17 +49,18 @@ class Progress(ProgressBar):
         self._bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
-        self.num_images += sum(len(each.y) for each in batch)
+        batch_size = trainer.world_size * len(batch[0].y)
+        self.num_images += batch_size * len(batch)
         if self._start is None:  # the first step pays for the projection, lazy initialisation and compilation
             self._start, self._first_step = time.monotonic(), trainer.global_step
             return
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
         per_step = self._seconds / (trainer.global_step - self._first_step)
-        speed = f"{len(batch[0].y) / per_step:,.0f} images/s"
+        speed = f"{batch_size / per_step:,.0f} images/s"
         self._bar.update(self._task, completed=trainer.global_step, epoch=epoch, speed=speed, description=self._score)
         if not self._warned and self._seconds > 5 and trainer.global_step - self._first_step >= 3:
             self._warned = True
-            self._warn_if_long(trainer, len(batch[0].y))
+            self._warn_if_long(trainer, batch_size)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         bits = trainer.callback_metrics.get("val/bits_per_dim")

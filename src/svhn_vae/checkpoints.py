@@ -129,11 +129,13 @@ class Last(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         is_over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if INTERRUPTION.is_requested:
+        is_requested = trainer.strategy.reduce_boolean_decision(INTERRUPTION.is_requested, all=False)
+        is_soon = trainer.strategy.broadcast(trainer.strategy.checkpoint_io.is_soon)  # who writes knows
+        if is_requested:
             self._every_n_epochs = 1
-        if INTERRUPTION.is_requested or is_over or not trainer.strategy.checkpoint_io.is_soon:
+        if is_requested or is_over or not is_soon:
             super().on_train_epoch_end(trainer, pl_module)
-        if INTERRUPTION.is_requested and not is_over:
+        if is_requested and not is_over:
             self.interrupted_after = trainer.current_epoch + 1
             trainer.should_stop = True
 

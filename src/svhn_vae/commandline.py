@@ -33,6 +33,7 @@ COMMON_COMMANDS = (
 OUTPUTS = Path("outputs")
 ONE_OF = {
     "trainer.precision": PRECISIONS,
+    "trainer.strategy": ("auto", "ddp"),
     "monitor": MONITORS,
     "impossible": ("refuse", "skip"),
     "on_error": ("continue", "stop"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lightning.pytorch.loggers.logger import DummyExperiment, Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from svhn_vae.atomic import replacing
 
@@ -71,6 +72,7 @@ class History(Logger):
         self._write()
         self._ended = True
 
+    @rank_zero_only
     def _write(self) -> None:
         rows = [self._rows[step] for step in sorted(self._rows)]
         if not rows or not self.path.parent.is_dir():  # whoever removed the folder does not want it back

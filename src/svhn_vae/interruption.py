@@ -22,6 +22,9 @@ class Interrupted(BaseException):
         super().__init__(when)
         self.signum = signum
 
+    def __reduce__(self) -> tuple:
+        return Interrupted, (self.signum, str(self))  # from one process of a run to another
+
 
 class Interruption:
     """Whether this process was asked to leave. While `in_epoch`, the first signal is only noted; else it raises."""

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L  # noqa: N812  its usual name
@@ -70,6 +71,7 @@ class Job(NamedTuple):
     trainer: L.Trainer
     judge: Callable[[Dataset], Judge] | None  # loads it, or trains it
     typed: list[str]  # the settings that the command or its sweep names
+    fit_on_ranks: Callable[[Path | None], None] | None = None  # `fit` in processes of its own; None: in this one
 
 
 def run(job: Job) -> Config:
@@ -91,7 +93,7 @@ def run(job: Job) -> Config:
 
 
 def train_and_score(job: Job) -> Config:
-    folder, trainer = job.folder, job.trainer
+    folder = job.folder
     save_representation(job.module.vae, folder)
     if not is_trained(job):
         train(job)
@@ -99,7 +101,7 @@ def train_and_score(job: Job) -> Config:
     val = validate(job)
     score = score_test(job)
     if not math.isfinite(score.metrics["test/negative_elbo"]):
-        raise Diverged(trainer.global_step, "the best checkpoint's test score is not finite")
+        raise Diverged(folder.facts["cost"]["steps"], "the best checkpoint's test score is not finite")
     draw_calibration(job, score)
     draw(job)
     folder.check_there()
@@ -126,27 +128,38 @@ def is_trained(job: Job) -> bool:
 
 
 def train(job: Job) -> None:
-    """Fits the model and notes what it cost and what was learnt."""
-    folder, trainer = job.folder, job.trainer
+    """From the last checkpoint, or from the beginning."""
     announce_hyperparameters(job)
-    resume = continuation(folder, job.module, job.data.dataset.digest)
+    resume = continuation(job.folder, job.module, job.data.dataset.digest)
     if resume:
         print(f"  continues from {resume}", flush=True)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if job.fit_on_ranks is None:
+        fit(job, resume)
+    else:
+        job.fit_on_ranks(resume)
+    if INTERRUPTION.is_requested:
+        raise Interrupted(INTERRUPTION.signum, "when its training was over")
+
+
+def fit(job: Job, resume: Path | None) -> None:
+    """Fits the model and notes what it cost and what was learnt: of several processes, the first notes it."""
+    folder, trainer = job.folder, job.trainer
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     start = time.monotonic()
     trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
     if profile := trainer.profiler.summary():  # Lightning prints it where we keep it quiet
         print(profile, flush=True)
     if epochs := callback(trainer, Last).interrupted_after:
         raise Interrupted(INTERRUPTION.signum, f"after {epochs} epochs")
+    if not trainer.is_global_zero:
+        return
     order = callback(trainer, OrderOfLearning)
     if order is not None:
         order.write(folder.path, job.module.vae)
     cost = cost_of(job, time.monotonic() - start) | {"continued": resume is not None}
     folder.trained(cost, learnt(trainer))
-    if INTERRUPTION.is_requested:
-        raise Interrupted(INTERRUPTION.signum, "when its training was over")
 
 
 def callback(trainer: L.Trainer, kind: type) -> Any:
@@ -173,7 +186,7 @@ def validate(job: Job) -> dict[str, float | None]:
     """The best checkpoint's `val/` metrics, which TensorBoard has as `best/`: they are no part of the curves."""
     metrics = bound_of(job, "val")
     best = {f"best/{name.removeprefix('val/')}": value for name, value in metrics.items() if value is not None}
-    job.trainer.logger.log_metrics(best, job.trainer.global_step)
+    job.trainer.logger.log_metrics(best, job.folder.facts["cost"]["steps"])
     return metrics
 
 
@@ -182,7 +195,7 @@ def score_test(job: Job) -> Score:
     logger = job.trainer.logger
     with on_device(job) as vae:
         score = score_run(vae, job.data.represented, split="test", iw_samples=job.config["iw_samples"])
-    logger.log_metrics(score.metrics, job.trainer.global_step)
+    logger.log_metrics(score.metrics, job.folder.facts["cost"]["steps"])
     logger.finalize("success")
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
     if score.calibration:
@@ -279,16 +292,16 @@ def data_facts(dataset: Dataset) -> Config:
 def cost_of(job: Job, seconds: float) -> Config:
     """What `fit` took, validation and checkpoints included; of a continued run, its last part."""
     trainer = job.trainer
-    progress = callback(trainer, Progress)
     device = trainer.strategy.root_device
     on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} CPU threads"
     return {
         "seconds": seconds,
-        "images_per_second": progress.num_images / seconds,
+        "images_per_second": callback(trainer, Progress).num_images / seconds,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "num_parameters": sum(p.numel() for p in job.module.parameters() if p.requires_grad),
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} CPU threads",
+        "device": name if trainer.world_size == 1 else f"{trainer.world_size} x {name}",
         "peak_device_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
     }
 

@@ -32,6 +32,9 @@ class Diverged(ArithmeticError):
         super().__init__(what)
         self.step, self.state = step, state or {}
 
+    def __reduce__(self) -> tuple:
+        return Diverged, (self.step, str(self), self.state)  # from one process of a run to another
+
 
 class LitVAE(L.LightningModule):
     """Trains a VAE by its bound, and validates with the same bound.
@@ -100,9 +103,10 @@ class LitVAE(L.LightningModule):
         made = epoch.loss.isfinite()  # the updates of the others were left out
         _, objective, _, *terms = (column[made].mean() for column in epoch)
         bound = bound_metrics("train", torch.stack(terms), is_density=self.vae.variance.is_density)
-        self.log_dict({"train/objective": objective, "train/gradient_norm": self._gradient_norm, **bound})
+        found = {"train/objective": objective, "train/gradient_norm": self._gradient_norm, **bound}
         if self.skips.max_gradient_norm is not None or self.skips.num_skipped:
-            self.log("train/skipped_updates", float(self.skips.num_skipped))
+            found["train/skipped_updates"] = float(self.skips.num_skipped)
+        self.log_dict(found, sync_dist=True)  # alike in all processes of a run, and Lightning wants to be told
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skips"] = self.skips.state_dict()
@@ -114,7 +118,7 @@ class LitVAE(L.LightningModule):
         self._evaluated.append(evaluate(self.vae, evaluation_pass(self.vae, batch, batch_idx)))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(summarise("val", self._evaluated, is_density=self.vae.variance.is_density))
+        self.log_dict(summarise("val", self._evaluated, is_density=self.vae.variance.is_density), sync_dist=True)
         self._evaluated.clear()
 
     def _note(self, first: int, record: Record) -> None:

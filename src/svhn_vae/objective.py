@@ -11,6 +11,7 @@ from torch import Tensor
 
 from svhn_vae.vae import VAE, Pass
 from svhn_vae.variance import DiagonalNormal
+from svhn_vae.whole_batch import mean_over_parts
 
 
 class Objective:
@@ -42,6 +43,6 @@ class Objective:
         rate = self.beta * min(1.0, epoch / self.kl_warmup_epochs if self.kl_warmup_epochs else 1.0)
         kl = result.kl_in_loss.sum(1)
         if self.free_bits:
-            kl = result.kl_in_loss.mean(0).clamp(min=self.free_bits).sum()
+            kl = mean_over_parts(result.kl_in_loss.mean(0)).clamp(min=self.free_bits).sum()
         penalty = vae.variance.penalty(result.inferred.params)
         return (rate * kl + penalty - log_likelihood - terms.residual - terms.log_det).mean()

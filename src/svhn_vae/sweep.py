@@ -2,11 +2,9 @@
 
 import argparse
 import gc
-import logging
 import math
 import os
 import signal
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor
@@ -26,7 +24,7 @@ from svhn_vae.launchers import DIED, launching, run_in_worker
 from svhn_vae.ledger import Ledger
 from svhn_vae.plan import Planned, Refused, plan
 from svhn_vae.runs import RunFolder
-from svhn_vae.turn import Outcome, take_turn
+from svhn_vae.turn import Outcome, quiet, take_turn
 
 MAX_LISTED = 3  # jobs that share a fault
 
@@ -225,14 +223,3 @@ def refuse(lines: list[str]) -> int:
 def listed(title: str, lines: list[str]) -> None:
     if lines:
         print("\n  ".join([f"\n{title}:", *lines]), flush=True)
-
-
-def quiet() -> None:
-    """Leaves out what libraries say about choices that are made here on purpose."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
-    warnings.filterwarnings(
-        "ignore", message="A worker stopped while some jobs were given"
-    )  # joblib's has grown: renewed
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -3,9 +3,12 @@ being asked to leave."""
 
 import contextlib
 import functools
+import logging
 import math
 import traceback
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae import job
 from svhn_vae.atomic import replacing
-from svhn_vae.build import build_job, load_data, plain
+from svhn_vae.build import build_job, load_data, plain, register_resolvers
 from svhn_vae.errors import MEANT_FOR_A_PERSON, is_out_of_memory, one_line, root_of
 from svhn_vae.interruption import Interrupted
 from svhn_vae.lit import Diverged
 from svhn_vae.lock import Busy, locked
+from svhn_vae.ranks import Place, num_ranks, run_on_ranks
 from svhn_vae.runs import RunFolder
 from svhn_vae.study import commit
 
@@ -93,7 +97,7 @@ def run(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str)
     try:
         note_configuration(folder, cfg)
         folder.begin(digest, plain(cfg), chosen, commit_now())
-        result = job.run(build_job(cfg, chosen, folder))
+        result = job.run(divided(build_job(cfg, chosen, folder), cfg))
         folder.end("done")
     except Diverged as error:
         print(f"  diverged: {error}", flush=True)
@@ -108,6 +112,27 @@ def run(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str)
         return failed(cfg, folder, error, has_begun=True)
     print(f"  {in_words(result)}", flush=True)
     return Outcome(folder.path.name, "done", value=result["metrics"]["val/negative_elbo"])
+
+
+def divided(built: job.Job, cfg: DictConfig) -> job.Job:
+    """The job as it is, or one that is fitted in several processes."""
+    num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
+    if num == 1:
+        return built
+    described = (cfg, HydraConfig.instance().cfg, built.choices, built.folder)
+    return built._replace(
+        fit_on_ranks=lambda resume: run_on_ranks(functools.partial(fit_rank, *described, resume), num)
+    )
+
+
+def fit_rank(
+    cfg: DictConfig, hydra_cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, resume: Path | None, place: Place
+) -> None:
+    """What each of these processes does: builds the run anew, and fits it."""
+    quiet()
+    register_resolvers()
+    HydraConfig.instance().set_config(hydra_cfg)
+    job.fit(build_job(cfg, chosen, folder, place), resume)
 
 
 def in_words(result: dict) -> str:
@@ -150,3 +175,13 @@ def note_configuration(folder: RunFolder, cfg: DictConfig) -> None:
     for name, content in contents.items():
         with replacing(folder.path / ".hydra" / f"{name}.yaml") as beside:
             beside.write_text(OmegaConf.to_yaml(content))
+
+
+def quiet() -> None:
+    """Leaves out what libraries say about choices that are made here on purpose."""
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")  # joblib's has grown
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -13,6 +13,7 @@ from svhn_vae.metrics import per_image
 from svhn_vae.objective import Objective
 from svhn_vae.representation import Features
 from svhn_vae.vae import VAE
+from svhn_vae.whole_batch import mean_over_parts
 
 
 class Record(NamedTuple):
@@ -61,7 +62,7 @@ class Update:
         self.optimizer.zero_grad()
         loss, terms = self._pass(batch, epoch)
         self.backward(loss)
-        loss, size = loss.detach(), self._size()
+        (loss, *terms), size = mean_over_parts(torch.stack([loss.detach(), *terms])), self._size()
         is_left_out = ~(loss + size).isfinite()
         if self.max_gradient_norm is not None:
             is_left_out |= size > self.max_gradient_norm

@@ -13,6 +13,7 @@ from svhn_vae.elbo import ElboTerms, kl_to_standard_normal
 from svhn_vae.networks import Inferred, Networks
 from svhn_vae.representation import Features, Representation
 from svhn_vae.variance import VarianceHead
+from svhn_vae.whole_batch import num_parts, own_rows
 
 
 class Pass(NamedTuple):
@@ -37,8 +38,7 @@ class VAE(nn.Module):
 
     def forward(self, features: Features) -> Pass:
         """Features of B images -> the terms of the bound on log p(x), with one sample of z, and what led there."""
-        noise = torch.randn(len(features.y), self.networks.latent_dim, device=self.device)
-        inferred = self.networks(features.y, noise)
+        inferred = self.networks(features.y, self._noise(len(features.y)))
         if self.training:
             self.variance.observe(inferred.params, features.y)
         likelihood = self.variance(inferred.params)
@@ -61,6 +61,12 @@ class VAE(nn.Module):
         """z (B, Z) -> the mean image (B, C, H, W); may leave [0, 1)."""
         params, _ = self.networks.decode(z)
         return self.representation.inverse(self.variance(params).mean)
+
+    def _noise(self, num: int) -> Tensor:
+        """(B, Z), in training that of the images' places in the whole batch."""
+        parts = num_parts() if self.training else 1
+        noise = torch.randn(parts * num, self.networks.latent_dim, device=self.device)
+        return own_rows(noise) if self.training else noise
 
     @property
     def device(self) -> torch.device:

@@ -10,10 +10,12 @@ Shapes: N images (N, C, H, W) uint8; x in [0, 1); a batch is Features of B image
 import itertools
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from svhn_vae.data.mapped import room_on_disk
 from svhn_vae.representation import Features, Representation
 from svhn_vae.scatter import NUM_LEVELS
 from svhn_vae.seeds import Stream, derive_seed
@@ -22,17 +24,20 @@ CHUNK = 1000  # images dequantised and projected at a time: bounds memory
 ON_GPU = 50  # batches of a step where the host could not keep up, taking one at a time
 
 
-def dequantise(images: Tensor, seed: int) -> Tensor:
+def dequantise(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) -> Tensor:
     """uint8 (N, C, H, W) -> x = (image + u) / 256, u uniform in [0, 1) and drawn on the images' device.
+
+    part: the images are this part of `num_parts` equal ones, and have the noise of their places in the whole.
 
     Makes a density of x a lower bound on the probability of the image (Theis et al. 2016).
     """
-    noise = torch.rand(images.shape, generator=torch.Generator(images.device).manual_seed(seed), device=images.device)
+    generator, whole = torch.Generator(images.device).manual_seed(seed), (num_parts * len(images), *images.shape[1:])
+    noise = torch.rand(whole, generator=generator, device=images.device).chunk(num_parts)[part]
     # 255 + u has 16 binary places in float32: a noise closer to 1 would round up into the next level.
     return (images + noise.clamp_(max=1 - 2**-16)) / NUM_LEVELS
 
 
-def centred(images: Tensor, seed: int) -> Tensor:
+def centred(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) -> Tensor:
     """uint8 (N, C, H, W) -> x at the middle of each level, without noise: the post's images, which have no density."""
     return (images + 0.5) / NUM_LEVELS
 
@@ -46,20 +51,23 @@ def dequantised_chunks(
 
 
 class EvaluationBatches:
-    """All images in order, with the same noise at every pass, for every representation and on every device."""
+    """All images in order, with the same noise at every pass, for every representation and on every device.
 
-    def __init__(self, images: Tensor, representation: Representation) -> None:
-        self.images, self.representation = images, representation
+    keep: projections are made once.
+    """
+
+    def __init__(self, images: Tensor, representation: Representation, *, keep: bool = True) -> None:
+        self.images, self.representation, self.keep = images, representation, keep
 
     def __len__(self) -> int:
         return -(-len(self.images) // CHUNK)
 
     def __iter__(self) -> Iterator[Features]:
-        return iter(self._kept) if self.representation.is_projection else self._made()
+        return iter(self._kept) if self.keep and self.representation.is_projection else self._made()
 
     @cached_property
     def _kept(self) -> list[Features]:
-        return list(self._made())
+        return [Features(*(array.clone() for array in made)) for made in self._made()]  # as in _project
 
     def _made(self) -> Iterator[Features]:
         device = self.representation.mean.device
@@ -72,6 +80,9 @@ class TrainingBatches:
     several at a time, `per_step`; None: one on a CPU, ON_GPU elsewhere.
 
     The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw); without `add_noise` there is none.
+    scratch: the folder of a file for a projection, and images are read from where they are; None: both are kept on
+    the representation's device.
+    part: which of `num_parts` equal parts of each batch this process has, its noise that of the whole batch.
     """
 
     def __init__(
@@ -86,6 +97,9 @@ class TrainingBatches:
         shuffle: bool,
         seed: int,
         epoch: Callable[[], int],
+        part: int,
+        num_parts: int,
+        scratch: Path | None,
     ) -> None:
         if not 1 <= batch_size <= len(images):
             raise ValueError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
@@ -97,6 +111,7 @@ class TrainingBatches:
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
         self._per_step = per_step
         self.seed, self.epoch = seed, epoch
+        self.part, self.num_parts, self.scratch = part, num_parts, scratch
         self._to_x = dequantise if add_noise else centred
         self._draw: int | None = None
         self._kept: Features | None = None
@@ -116,8 +131,9 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[tuple[Features, ...]]:
         epoch = self.epoch()
-        order = self._order(epoch).to(self.representation.mean.device)
-        batches = order.split(self.batch_size)[: self.num_batches]
+        order = self._order(epoch).to("cpu" if self.scratch else self.representation.mean.device)
+        whole = order.split(self.batch_size)[: self.num_batches]
+        batches = [batch.chunk(self.num_parts)[self.part] for batch in whole]
         made = (self._slices if self.representation.is_projection else self._from_pixels)(epoch, batches)
         while several := tuple(itertools.islice(made, self.per_step)):
             yield several
@@ -126,24 +142,35 @@ class TrainingBatches:
         generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, epoch))
         return torch.randperm(len(self.images), generator=generator) if self.shuffle else torch.arange(len(self.images))
 
-    def _slices(self, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Features]:
+    def _slices(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
         draw = epoch // self.epochs_per_noise
         if draw != self._draw:
-            self._draw, self._kept = draw, self._project(draw)
+            self._draw, self._kept = draw, None  # its room is free before the next one's is taken
+            self._kept = self._project(draw)
         for indices in batches:
-            yield Features(*(array[indices] for array in self._kept))
+            yield Features(*(array[indices].to(self.representation.mean.device) for array in self._kept))
 
     def _project(self, draw: int) -> Features:
         device = self.representation.mean.device
         noisy = dequantised_chunks(self.images, Stream.TRAINING_NOISE, self.seed, draw, to_x=self._to_x)
-        chunks = [self.representation(x.to(device)) for x in noisy]
-        return Features(*(torch.cat(arrays) for arrays in zip(*chunks, strict=True)))
+        rooms: list[Tensor] = []
+        for index, x in enumerate(noisy):
+            made = self.representation(x.to(device))
+            rooms = rooms or [self._room(len(self.images), *array.shape[1:]) for array in made]
+            for room, array in zip(rooms, made, strict=True):  # a view of it would keep what was cut off
+                room[CHUNK * index : CHUNK * index + len(x)] = array
+        return Features(*rooms)
 
-    def _from_pixels(self, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Features]:
-        images = self._pixels_on_device
+    def _room(self, *shape: int) -> Tensor:
+        if self.scratch is None:
+            return torch.empty(shape, device=self.representation.mean.device)
+        return room_on_disk(shape, self.scratch)
+
+    def _from_pixels(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
+        images, device = self.images if self.scratch else self._pixels_on_device, self.representation.mean.device
         for index, indices in enumerate(batches):
-            seed = derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
-            yield self.representation(self._to_x(images[indices], seed))
+            own, seed = images[indices].to(device), derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
+            yield self.representation(self._to_x(own, seed, part=self.part, num_parts=self.num_parts))
 
     @cached_property
     def _pixels_on_device(self) -> Tensor:

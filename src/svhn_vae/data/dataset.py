@@ -83,6 +83,10 @@ class Source(ABC):
     def read(self, split: str) -> LabelledImages:
         """All images of one split; DataError if there are none to be had."""
 
+    def fingerprint(self) -> str:
+        """Changes with the images, as far as can be known without reading them."""
+        return repr(self)
+
     def load(self) -> Dataset:
         """Reads and divides the splits; the same source gives the same images in the same order."""
         parts = [self.read(split) for split in self.splits]
@@ -125,7 +129,15 @@ class SVHN(Source):
         return f"svhn {'+'.join(self.splits)}"
 
     def read(self, split: str) -> LabelledImages:
-        return read_mat(Path(locate(split, root=self.root, verify=self.verify, url=self.url)))
+        return read_mat(self._file(split))
+
+    def fingerprint(self) -> str:
+        """With the size and the time of each file."""
+        facts = [self._file(split).stat() for split in dict.fromkeys([*self.splits, "test"])]
+        return f"{self} {[(fact.st_size, fact.st_mtime_ns) for fact in facts]}"
+
+    def _file(self, split: str) -> Path:
+        return Path(locate(split, root=self.root, verify=self.verify, url=self.url))
 
 
 @dataclass(frozen=True, kw_only=True)

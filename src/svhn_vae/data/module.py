@@ -8,6 +8,7 @@ import torch
 
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches
 from svhn_vae.data.dataset import Dataset, Source, load_once
+from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.moments import moments_once
 from svhn_vae.data.represented import Represented
 from svhn_vae.representation import Representation
@@ -15,11 +16,14 @@ from svhn_vae.scatter import Moments
 
 
 class DataModule(L.LightningDataModule):
-    """Batches of a source's images in the coordinates of a representation, which `setup` fits in place."""
+    """Batches of a source's images in the coordinates of a representation, which `setup` fits in place.
+
+    memory_map: what is made of the images is kept in a file in `cache`, not in memory.
+    """
 
     def __init__(
         self,
-        source: Source,
+        source: Source | Mapped,
         representation: Representation,
         *,
         batch_size: int,
@@ -29,11 +33,13 @@ class DataModule(L.LightningDataModule):
         shuffle: bool,
         seed: int,
         cache: Path,
+        memory_map: bool,
     ) -> None:
         super().__init__()
         self.source, self.representation, self.cache = source, representation, cache
         self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
         self.updates_per_step, self.shuffle, self.seed = updates_per_step, shuffle, seed
+        self.scratch = cache if memory_map else None
         self.dataset: Dataset | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -42,7 +48,7 @@ class DataModule(L.LightningDataModule):
         self.dataset = load_once(self.source)
         self._check_size()
         self.representation.fit(self.moments(self.representation.scatter))
-        self.represented = Represented(self.dataset, self.representation)
+        self.represented = Represented(self.dataset, self.representation, keep=self.scratch is None)
 
     def moments(self, scatter: str) -> Moments:
         """The training images' moments, `sample` or `robust`; from the cache, or fitted."""
@@ -60,6 +66,9 @@ class DataModule(L.LightningDataModule):
             seed=self.seed,
             # Not current_epoch: in a continued run it is still the last run's when the first batch is asked for.
             epoch=lambda: self.trainer.fit_loop.epoch_progress.current.processed,
+            part=self.trainer.global_rank,
+            num_parts=self.trainer.world_size,
+            scratch=self.scratch,
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

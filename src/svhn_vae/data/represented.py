@@ -11,11 +11,12 @@ MAX_SEEN = 2_000  # training images, evenly spaced: 500 variances estimated from
 class Represented:
     """A data set with the batches of its splits `test` and `val`, and of some training images, `seen`.
 
-    Nothing is projected before it is asked for; what was stays on the device where the model was then.
+    Nothing is projected before it is asked for; what was stays on the device where the model was then, unless it is not
+    to be kept.
     """
 
-    def __init__(self, dataset: Dataset, representation: Representation) -> None:
+    def __init__(self, dataset: Dataset, representation: Representation, *, keep: bool = True) -> None:
         self.dataset = dataset
-        self.test = EvaluationBatches(dataset.test.images, representation)
-        self.val = EvaluationBatches(dataset.val.images, representation)
-        self.seen = EvaluationBatches(spaced(dataset.train.images, MAX_SEEN), representation)
+        self.test = EvaluationBatches(dataset.test.images, representation, keep=keep)
+        self.val = EvaluationBatches(dataset.val.images, representation, keep=keep)
+        self.seen = EvaluationBatches(spaced(dataset.train.images, MAX_SEEN), representation, keep=keep)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from svhn_vae.variance.gaussian import BoundedGaussianHead, GaussianHead
 from svhn_vae.variance.head import above_zero
+from svhn_vae.whole_batch import mean_over_parts
 
 
 class Fixed(GaussianHead):
@@ -46,7 +47,7 @@ class Optimal(GaussianHead):
 
     @torch.no_grad()
     def observe(self, params: Tensor, y: Tensor) -> None:
-        now = (y - params[:, 0].float()).square().mean()
+        now = mean_over_parts((y - params[:, 0].float()).square().mean())
         self.mean_square.copy_(torch.where(self.has_observed, now.lerp(self.mean_square, self.momentum), now))
         self.has_observed.fill_(True)
 
