@@ -139,6 +139,7 @@ def test_the_second_signal_leaves_at_once_and_the_run_goes_on_from_the_checkpoin
 
     with monkeypatch.context() as patch:
         patch.setattr(LitVAE, "training_step", twice)
+        patch.setattr(checkpoints, "WRITING", math.inf)
         with pytest.raises(Interrupted):
             train(tmp_path / "run")
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 6

@@ -167,7 +167,7 @@ def test_what_cannot_be_divided_is_refused_in_a_line(overrides, message, tmp_pat
 
 
 def test_divergence_is_the_result_that_it_is_in_one_process(tmp_path):
-    arguments = (*SMALL, "optimizer=adam", "optimizer.lr=1e4", "callbacks.skip_updates.max_skips=3")
+    arguments = (*SMALL, "optimizer=adam", "optimizer.lr=1e4", "skips.max_skips=3")
     for study in (("study=one",), ("study=two", *TWO)):
         assert train(tmp_path, *arguments, *study).returncode == 0
     [one], [two] = (runs(tmp_path, study).values() for study in ("one", "two"))

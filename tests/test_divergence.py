@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from svhn_vae import job
+from svhn_vae import checkpoints, job
 from svhn_vae.divergence import head_state, load_last_finite
 from svhn_vae.lit import Diverged
 from svhn_vae.representation import Features
@@ -37,7 +37,8 @@ def diverging(monkeypatch):
     return lambda first: spoil(monkeypatch, lambda step: step >= first)
 
 
-def test_the_last_finite_state_stays(diverging, tmp_path):
+def test_the_last_finite_state_stays(diverging, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "WRITING", math.inf)
     diverging(4)  # in the second of epochs of three steps
     whole = tiny_job(tmp_path / "run", "skips.max_skips=3")
     with pytest.raises(Diverged, match="the loss was not finite at step 4, and so for 4 steps in a row") as error:

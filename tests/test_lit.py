@@ -122,7 +122,7 @@ def test_a_splits_metrics_that_are_not_finite_are_none():
 def test_a_loss_that_is_not_finite_is_no_part_of_the_epochs_mean(monkeypatch):
     """Its update was left out."""
     module, logged = fitted_module(), {}
-    monkeypatch.setattr(module, "log_dict", logged.update)
+    monkeypatch.setattr(module, "log_dict", lambda found, **_: logged.update(found))
     losses, terms = (torch.tensor([1.0, math.nan, 3.0, math.inf]) for _ in range(2))
     module._records = [Record(~losses.isfinite(), losses, losses, *[terms] * 5)]
     module._gradient_norm = torch.tensor(0.0)

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from conftest import composed
 from svhn_vae.data.mapped import Mapped, room_on_disk
 from svhn_vae.data.mat import LabelledImages
-from test_batches import IMAGES, full_pca, pixels, training
+from test_batches import IMAGES, full_pca, pixels, taken
 from test_checkpoints import train
 
 SMALL = ("data=synthetic", "data.num_train=60", "data.num_test=20")
@@ -46,16 +46,16 @@ def test_a_damaged_file_is_noticed_and_made_anew(tmp_path, damage, capsys):
 
 @pytest.mark.parametrize("representation", [full_pca, pixels])
 def test_batches_are_bit_by_bit_those_from_memory(representation, tmp_path):
-    expected = list(training(IMAGES, representation()))
-    for batch, due in zip(training(IMAGES, representation(), scratch=tmp_path), expected, strict=True):
+    expected = taken(IMAGES, representation())
+    for batch, due in zip(taken(IMAGES, representation(), scratch=tmp_path), expected, strict=True):
         assert all(map(torch.equal, batch, due))
     assert not list(tmp_path.iterdir())  # the file has no name
 
 
 @pytest.mark.parametrize("representation", [full_pca, pixels])
 def test_parts_of_batches_are_together_the_whole(representation):
-    halves = [training(IMAGES, representation(), part=part, num_parts=2) for part in range(2)]
-    for batch, *parts in zip(training(IMAGES, representation()), *halves, strict=True):
+    halves = [taken(IMAGES, representation(), part=part, num_parts=2) for part in range(2)]
+    for batch, *parts in zip(taken(IMAGES, representation()), *halves, strict=True):
         assert all(torch.equal(torch.cat(arrays), due) for *arrays, due in zip(*parts, batch, strict=True))
 
 

@@ -15,7 +15,30 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
+
+HPARAMS_METRICS = ("best/negative_elbo", "best/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
+
+# TensorBoard's custom scalars: category -> chart -> the metrics in it
+DASHBOARD = {
+    "the bound": {
+        "bits/dim": ["Multiline", ["train/bits_per_dim", "val/bits_per_dim"]],
+        "negative ELBO, nats": ["Multiline", ["train/negative_elbo", "val/negative_elbo"]],
+        "KL, nats": ["Multiline", ["train/kl", "val/kl"]],
+        "log p(y | z), nats": ["Multiline", ["train/log_likelihood", "val/log_likelihood"]],
+        "log p(r | z), nats": ["Multiline", ["train/residual", "val/residual"]],
+        "the post's loss, nats": ["Multiline", ["train/post_loss", "val/post_loss"]],
+    },
+    "sigma": {
+        "share of elements": ["Multiline", [f"val/sigma/{name}_fraction" for name in ("floor", "ceiling", "dead")]]
+    },
+    "latents and gradients": {
+        "active units": ["Multiline", ["val/active_units"]],
+        "norm of an epoch's last gradient": ["Multiline", ["train/gradient_norm"]],
+        "skipped updates": ["Multiline", ["train/skipped_updates"]],
+    },
+}
 
 _numbers = count()  # two files of one second would be one
 
@@ -49,6 +72,13 @@ class Board(SummaryWriter):
         except OSError as error:
             self._gave_up = True
             print(f"  TensorBoard cannot be written ({error}): the run goes on without it", flush=True)
+
+    def announce(self, hyperparameters: dict[str, bool | float | str]) -> None:
+        """The layout of the custom scalars, and the HPARAMS tab's entry with the tags of the real metrics, which get
+        their values when they are logged. Lightning's way logs a placeholder, which then stands in the curves."""
+        for summary in hparams(hyperparameters, dict.fromkeys(HPARAMS_METRICS, 0.0)):
+            self.file_writer.add_summary(summary)
+        self.add_custom_scalars(DASHBOARD)
 
     def _get_file_writer(self) -> FileWriter:
         if self.file_writer is None:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import lightning as L  # noqa: N812  its usual name
 import torch
-from torch.utils.tensorboard.summary import hparams
 
 from svhn_vae.callbacks import OrderOfLearning, Progress
 from svhn_vae.checkpoints import Last, continuation, history_of
@@ -37,27 +36,6 @@ from svhn_vae.vae import VAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
-HPARAMS_METRICS = ("best/negative_elbo", "best/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
-
-# TensorBoard's custom scalars: category -> chart -> the metrics in it
-DASHBOARD = {
-    "the bound": {
-        "bits/dim": ["Multiline", ["train/bits_per_dim", "val/bits_per_dim"]],
-        "negative ELBO, nats": ["Multiline", ["train/negative_elbo", "val/negative_elbo"]],
-        "KL, nats": ["Multiline", ["train/kl", "val/kl"]],
-        "log p(y | z), nats": ["Multiline", ["train/log_likelihood", "val/log_likelihood"]],
-        "log p(r | z), nats": ["Multiline", ["train/residual", "val/residual"]],
-        "the post's loss, nats": ["Multiline", ["train/post_loss", "val/post_loss"]],
-    },
-    "sigma": {
-        "share of elements": ["Multiline", [f"val/sigma/{name}_fraction" for name in ("floor", "ceiling", "dead")]]
-    },
-    "latents and gradients": {
-        "active units": ["Multiline", ["val/active_units"]],
-        "norm of an epoch's last gradient": ["Multiline", ["train/gradient_norm"]],
-        "skipped updates": ["Multiline", ["train/skipped_updates"]],
-    },
-}
 
 
 class Job(NamedTuple):
@@ -168,18 +146,11 @@ def callback(trainer: L.Trainer, kind: type) -> Any:
 
 
 def announce_hyperparameters(job: Job) -> None:
-    """Writes the layout of TensorBoard's custom scalars, and the HPARAMS tab's entry: the choices and what was typed or
-    swept, with the tags of the real metrics, which get their values when they are logged.
-
-    Lightning's own way logs a placeholder value, which then stands in the curves.
-    """
+    """To TensorBoard: the choices, and what was typed or swept."""
     settings = {**identity(job.config), **job.choices}
     shown = (*job.choices, "seed", *job.typed)
     values = {key: settings[key] for key in shown if isinstance(settings.get(key), bool | int | float | str)}
-    board = job.trainer.logger.experiment
-    for summary in hparams(values, dict.fromkeys(HPARAMS_METRICS, 0.0)):
-        board.file_writer.add_summary(summary)
-    board.add_custom_scalars(DASHBOARD)
+    job.trainer.logger.experiment.announce(values)
 
 
 def validate(job: Job) -> dict[str, float | None]:
