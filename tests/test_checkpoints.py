@@ -1,6 +1,7 @@
 """A continued training ends bit for bit as one left alone, wherever it was stopped or moved; what is damaged is no
 checkpoint, and nothing that is not finite becomes one."""
 
+import math
 import os
 import shutil
 import signal

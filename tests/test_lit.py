@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_is_no_part_of_the_epochs_mean(monkeypatch):
     module, logged = fitted_module(), {}
     monkeypatch.setattr(module, "log_dict", lambda found, **_: logged.update(found))
     losses, terms = (torch.tensor([1.0, math.nan, 3.0, math.inf]) for _ in range(2))
-    module._records = [Record(~losses.isfinite(), losses, losses, *[terms] * 5)]
+    module._records = [Record((~losses.isfinite()).float(), losses, losses, *[terms] * 5)]
     module._gradient_norm = torch.tensor(0.0)
     module.on_train_epoch_end()
     assert logged["train/objective"] == 2

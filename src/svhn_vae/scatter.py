@@ -11,7 +11,6 @@ import scipy.linalg
 import scipy.optimize
 import scipy.special
 import torch
-from sklearn.decomposition import PCA as SklearnPCA
 from torch import Tensor
 
 NUM_LEVELS = 256
@@ -41,6 +40,8 @@ def sample_moments(x: np.ndarray) -> Moments:
     The solver is named because scikit-learn's automatic choice differs between 1,000 and 3,072 features. float64
     because covariance_eigh centres X'X after forming it, which cancels in float32 and loses the small eigenvalues.
     """
+    from sklearn.decomposition import PCA as SklearnPCA
+
     num_images, num_pixels = x.shape
     pca = SklearnPCA(min(num_images, num_pixels), svd_solver="covariance_eigh").fit(x)
     components, eigenvalues = pca.components_, np.zeros(num_pixels)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.download import locate
+from svhn_vae.data.drawn import drawn_once
 from svhn_vae.data.mat import DataError, LabelledImages, read_mat
 
 DIVISION_SEED = 0  # not the run's: every run of a study validates on the same images
@@ -159,8 +159,7 @@ class Synthetic(Source):
         if split not in sizes:
             raise DataError(f"data=synthetic has the splits train and test, got {split}")
         # Two drawings that share no image: seeds 2 s and 2 s + 1.
-        images, labels = draw_digits(sizes[split], 2 * self.drawing_seed + (split == "test"))
-        return LabelledImages(torch.from_numpy(images), torch.from_numpy(labels))
+        return drawn_once(sizes[split], 2 * self.drawing_seed + (split == "test"))
 
 
 _loaded: dict[str, Dataset] = {}

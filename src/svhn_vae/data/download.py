@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import pooch
-import requests
 from tqdm import tqdm
 
 from svhn_vae.data.mat import OFFICIAL_BYTES, DataError, contents
@@ -103,6 +102,8 @@ def _download(path: Path, md5: str, source: str) -> None:
 
 def _fetch(source: str, target: str, _: object) -> None:
     """pooch's own downloader leaks the connection after an HTTP error, and needs a flush per KiB."""
+    import requests
+
     seconds_between = 0.2 if sys.stderr.isatty() else 30  # few lines in a log file
     with requests.get(source, stream=True, timeout=TIMEOUT_S) as response, open(target, "wb") as file:
         response.raise_for_status()

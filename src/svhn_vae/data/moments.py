@@ -3,15 +3,16 @@
 The whole spectrum is kept, so that every number of components, whitened or not, is a slice of it.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from svhn_vae.data.batches import dequantised_chunks
+from svhn_vae.data.kept import kept_or_made
 from svhn_vae.scatter import FITS, Moments
 from svhn_vae.seeds import Stream
-from svhn_vae.tensors import Damaged, load_tensors, save_tensors
 
 FORMAT = 3  # to be raised with any change of what is fitted, so that older files are not read
 MAX_IMAGES = 100_000  # the post's number; float64 covariance of that many holds 2.5 GB
@@ -25,12 +26,8 @@ def moments_once(images: Tensor, digest: str, scatter: str, cache: Path) -> Mome
     At most MAX_IMAGES evenly spaced images are fitted on. The dequantisation noise is the same in every run.
     """
     path = cache / f"moments-{FORMAT}-{scatter}-{digest}.safetensors"
-    kept = _read(path)
-    if kept is not None:
-        return kept
-    moments = _fit(images, scatter)
-    _write(moments, path)
-    return moments
+    fit = functools.partial(_fit, images, scatter)
+    return kept_or_made(path, Moments, fit, made="fitted", advice="cache=FOLDER is another place")
 
 
 def spaced(images: Tensor, at_most: int) -> Tensor:
@@ -46,25 +43,3 @@ def _fit(images: Tensor, scatter: str) -> Moments:
         x[start : start + len(chunk)] = chunk.flatten(1).numpy()
         start += len(chunk)
     return FITS[scatter](x)
-
-
-def _read(path: Path) -> Moments | None:
-    """None if there is no such file, or a damaged one."""
-    try:
-        return Moments(**load_tensors(path))
-    except FileNotFoundError:
-        return None
-    except (Damaged, TypeError, OSError) as error:
-        print(f"  {path} is damaged ({error}): fitted anew", flush=True)
-        return None
-
-
-def _write(moments: Moments, path: Path) -> None:
-    """A notice where it cannot be written."""
-    try:
-        save_tensors(moments._asdict(), path)
-    except OSError as error:  # the run can do without
-        print(
-            f"  {path} cannot be written ({error}): the next run fits it anew; cache=FOLDER is another place",
-            flush=True,
-        )

@@ -3,14 +3,18 @@
 Shapes: N images, Z latent dimensions. Units: nats per image.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from svhn_vae.elbo import kl_to_standard_normal
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 CHUNK = 500  # samples compared with all posteriors at a time: bounds memory
 INVERSE_PENALTY = 0.01  # of the probe: with more freedom a few thousand images are learnt by heart
@@ -49,5 +53,9 @@ def of_the_aggregate(mean: Tensor, log_variance: Tensor, z: Tensor) -> dict[str,
 
 def linear_probe(codes: np.ndarray, labels: Tensor) -> Pipeline:
     """A logistic regression of the labels (N,), at least two different ones, on standardised codes (N, Z)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY, max_iter=1000))
     return probe.fit(codes, labels.numpy())

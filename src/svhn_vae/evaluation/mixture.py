@@ -10,7 +10,6 @@ import math
 from typing import Self
 
 import torch
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from svhn_vae.evaluation.densities import Density
@@ -30,6 +29,8 @@ class PPCA(Density):
     @classmethod
     def fit(cls, x: Tensor, weights: Tensor, num_axes: int) -> Self:
         """Maximum likelihood on images x (N, D) with weights (N,); no variance is below the dequantisation noise's."""
+        from sklearn.utils.extmath import randomized_svd
+
         D = x.shape[1]
         shares = weights / weights.sum()
         mean = shares @ x
