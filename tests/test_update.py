@@ -42,7 +42,7 @@ class Small:
     def __init__(self, module, **settings) -> None:
         self.module, self.batch = module, features(module)
         self.optimizer, self.factor = module.configure_optimizers(), 1.0
-        whole = {"max_gradient_norm": None, "clip": None, "compile": False, **settings}
+        whole = {"max_gradient_norm": None, "clip": None, "compile_mode": None, **settings}
         self.made = Update(module.vae, module.objective, self.optimizer, backward=self.backward, **whole)
 
     def backward(self, loss) -> None:
@@ -137,6 +137,6 @@ def test_several_updates_in_a_step_are_the_same_as_one(overrides, tmp_path):
 def test_a_compiled_update_is_the_same(monkeypatch):
     """Traced as a whole and differentiated ahead of time, as before code is generated, but with torch's own kernels."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
-    ours, compiled = Small(fitted_module()), Small(fitted_module(), compile=True)
+    ours, compiled = Small(fitted_module()), Small(fitted_module(), compile_mode="default")
     for _ in range(3):
         torch.testing.assert_close(ours.update(), compiled.update(), rtol=1e-4, atol=1e-3)

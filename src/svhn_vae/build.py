@@ -154,7 +154,7 @@ def build_module(cfg: DictConfig) -> LitVAE:
         instantiate(cfg.skips),
         seed=cfg.seed,
         clip=cfg.trainer.gradient_clip_val,
-        compile=cfg.compile,
+        compile_mode=cfg.compile_mode if cfg.compile else None,
     )
 
 

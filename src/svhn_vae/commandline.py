@@ -32,6 +32,7 @@ COMMON_COMMANDS = (
 
 OUTPUTS = Path("outputs")
 ONE_OF = {
+    "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "trainer.precision": PRECISIONS,
     "trainer.strategy": ("auto", "ddp"),
     "monitor": MONITORS,

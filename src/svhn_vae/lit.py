@@ -54,11 +54,15 @@ class LitVAE(L.LightningModule):
         *,
         seed: int,
         clip: float | None,
-        compile: bool,
+        compile_mode: str | None,
     ) -> None:
         super().__init__()
         self.vae, self.optimizer, self.objective, self.skips, self.seed = vae, optimizer, objective, skips, seed
-        self._update_settings = {"clip": clip, "compile": compile, "max_gradient_norm": skips.max_gradient_norm}
+        self._update_settings = {
+            "clip": clip,
+            "compile_mode": compile_mode,
+            "max_gradient_norm": skips.max_gradient_norm,
+        }
         self._update: Update | None = None  # of this fit
         self._records: list[Record] = []  # of this epoch, on the device
         self._evaluated: list[dict[str, Tensor]] = []

@@ -20,7 +20,7 @@ NOT_IDENTITY = (
     "study", "question", "hypotheses", "rerun", "impossible", "on_error", "judge", "cache", "memory_map", "logger",
     "callbacks.progress", "callbacks.pictures", "callbacks.order_of_learning", "data.root", "data.verify", "data.url",
     "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.profiler", "trainer.detect_anomaly",
-    "compile", "updates_per_step", "checkpoint_every_n_epochs", "iw_samples",
+    "compile", "compile_mode", "updates_per_step", "checkpoint_every_n_epochs", "iw_samples",
 )  # fmt: skip
 
 

@@ -48,16 +48,17 @@ class Update:
         backward: Callable[[Tensor], None],
         max_gradient_norm: float | None,
         clip: float | None,
-        compile: bool,
+        compile_mode: str | None,
     ) -> None:
         self.vae, self.objective, self.optimizer, self.backward = vae, objective, optimizer, backward
         self.max_gradient_norm, self.clip = max_gradient_norm, clip
         self._witnesses, self._weights = witnesses(vae), list(vae.parameters())
         self._statistics = [as_one(group) for group in running_statistics(vae)]
-        self._pass = torch.compile(self._forward) if compile else self._forward
+        self._pass = torch.compile(self._forward, mode=compile_mode) if compile_mode else self._forward
 
     def __call__(self, batch: Features, epoch: int) -> Record:
         before = [statistics.clone() for statistics in self._statistics]
+        torch.compiler.cudagraph_mark_step_begin()  # what the graph of the update before gave has been read
         torch.clear_autocast_cache()  # else the weights' copies of the update before are taken
         self.optimizer.zero_grad()
         loss, terms = self._pass(batch, epoch)

@@ -1,9 +1,9 @@
 """Times in turns: on a machine that does other things beside, only what was measured in one round can be compared."""
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -17,14 +17,14 @@ class Timed(NamedTuple):
 
     @property
     def median(self) -> float:
-        return statistics.median(self.seconds)
+        return median(self.seconds)
 
 
 def in_turns(rounds: dict[str, list[float]]) -> dict[str, Timed]:
     """Seconds of each way and round -> medians; a ratio is taken within a round. The first way is 1."""
     reference = next(iter(rounds.values()))
     return {
-        name: Timed(seconds, statistics.median(ref / own for ref, own in zip(reference, seconds, strict=True)))
+        name: Timed(seconds, median(ref / own for ref, own in zip(reference, seconds, strict=True)))
         for name, seconds in rounds.items()
     }
 

@@ -1,0 +1,41 @@
+"""The principal components, beside scikit-learn's automatic solver."""
+
+import resource
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from svhn_vae.benchmark.clock import seconds_of
+from svhn_vae.scatter import sample_moments
+
+
+def pictures(num: int) -> np.ndarray:
+    """x (N, 3072) float64 with a spectrum that falls off as that of pictures does."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((num, 3072))
+    x *= 10 / np.arange(1, 3073)
+    return x @ np.linalg.qr(rng.standard_normal((3072, 3072)))[0]
+
+
+def times(num: int, num_components: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds for the mean and whole spectrum, and for scikit-learn's automatic choice for some components."""
+    x = pictures(num)
+    return {
+        "whole spectrum": [seconds_of(lambda: sample_moments(x)) for _ in range(repeats)],
+        f"scikit-learn, automatic, {num_components} components": [
+            seconds_of(lambda: PCA(num_components, random_state=0).fit(x)) for _ in range(repeats)
+        ],
+    }
+
+
+def disagreement(num: int) -> float:
+    """The largest relative difference of an eigenvalue to scikit-learn's by the full decomposition."""
+    x = pictures(num)
+    due = PCA(svd_solver="full").fit(x).explained_variance_
+    own = sample_moments(x).eigenvalues.numpy()[: len(due)]
+    return float(np.max(np.abs(own - due)[:-1] / due[:-1]))
+
+
+def peak_bytes() -> int:
+    """Of this process's memory, so far."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

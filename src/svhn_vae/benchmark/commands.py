@@ -1,0 +1,86 @@
+"""Whole commands, timed from outside as a person has them: start, sweeps, report, evaluation."""
+
+import functools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from svhn_vae.benchmark.clock import seconds_of
+
+SRC = Path(__file__).parents[2]
+MARKED = Path(__file__).with_name("marked.py")
+TINY = (  # a run of which hardly anything is training
+    "data=synthetic", "data.num_train=2000", "data.num_test=500", "trainer=demo", "trainer.max_epochs=1",
+    "iw_samples=0",
+)  # fmt: skip
+
+
+class Workplace:
+    """An empty folder for outputs and caches."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder, self.device = folder, device
+        self.cache = folder / "cache"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, script: str, *arguments: str) -> list[float]:
+        """A script of src/ to its end -> when its jobs made their first updates, in seconds from the command.
+
+        Raises RuntimeError with what it printed if it failed.
+        """
+        times = self.folder / "times"
+        times.unlink(missing_ok=True)
+        command = [sys.executable, str(MARKED), str(times), str(SRC / script), *arguments]
+        own = {"XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(SRC)}
+        start = time.time()
+        done = subprocess.run(command, cwd=self.folder, env=os.environ | own, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return [float(line) - start for line in times.read_text().split()] if times.exists() else []
+
+    def train(self, *arguments: str) -> list[float]:
+        return self.run("train.py", *arguments, *TINY, f"trainer.accelerator={self.device}")
+
+    def ends(self, study: str) -> list[float]:
+        """When the runs of a study had their results, in order, as time.time() has it."""
+        return sorted(path.stat().st_mtime for path in (self.folder / "outputs" / study).glob("*/result.json"))
+
+
+def start_times(place: Workplace, repeats: int) -> dict[str, list[float]]:
+    """Seconds from the command to the end of its first update: with empty caches, and with those of a run before."""
+    cold = place.train("study=cold")
+    warm = [place.train(f"study=warm{number}")[0] for number in range(repeats)]
+    return {"cold": cold, "warm": warm}
+
+
+def sweep_times(place: Workplace, num_jobs: int) -> dict[str, list[float]]:
+    """Seconds of a sweep over seeds, of its runs as single commands, and from a job's result to the next job's first
+    update; caches are warm."""
+    place.train("study=before")
+    begun = time.time()
+    begins = place.train("-m", f"seed={','.join(map(str, range(num_jobs)))}", "study=sweep")
+    whole, ends = time.time() - begun, [end - begun for end in place.ends("sweep")]
+    single = [seconds_of(functools.partial(place.train, f"seed={seed}", "study=single")) for seed in range(num_jobs)]
+    between = [begin - end for end, begin in zip(ends, begins[1:], strict=False)]
+    return {"sweep": [whole], "as single commands": [sum(single)], "from a result to the next job's update": between}
+
+
+def together_times(place: Workplace, num_jobs: int, at_once: int) -> dict[str, list[float]]:
+    """Seconds of a sweep's jobs one after another and several at once in processes, of joblib's launcher."""
+    longer = ("trainer.max_epochs=10", f"seed={','.join(map(str, range(num_jobs)))}")
+    joblib = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}")
+    alone = seconds_of(lambda: place.train("-m", *longer, "study=after"))
+    several = seconds_of(lambda: place.train("-m", *joblib, *longer, "study=together"))
+    return {"one after another": [alone], f"{at_once} at once": [several]}
+
+
+def report_times(place: Workplace, study: str, repeats: int) -> dict[str, list[float]]:
+    """Seconds of src/report.py on a study, and of src/evaluate.py on one of its runs."""
+    run = next((place.folder / "outputs" / study).glob("*/result.json")).parent
+    evaluate = ("evaluate.py", f"run={run}", "iw_samples=16")
+    return {
+        "report": [seconds_of(lambda: place.run("report.py", f"outputs/{study}")) for _ in range(repeats)],
+        "evaluation": [seconds_of(lambda: place.run(*evaluate)) for _ in range(repeats)],
+    }
