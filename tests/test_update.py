@@ -134,6 +134,7 @@ def test_several_updates_in_a_step_are_the_same_as_one(overrides, tmp_path):
         assert_same(one, other)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by its compiler
 def test_a_compiled_update_is_the_same(monkeypatch):
     """Traced as a whole and differentiated ahead of time, as before code is generated, but with torch's own kernels."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))

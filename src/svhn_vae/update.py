@@ -4,7 +4,7 @@ Shapes: B images of a batch. Units: nats per image.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +54,10 @@ class Update:
         self.max_gradient_norm, self.clip = max_gradient_norm, clip
         self._witnesses, self._weights = witnesses(vae), list(vae.parameters())
         self._statistics = [as_one(group) for group in running_statistics(vae)]
-        self._pass = torch.compile(self._forward, mode=compile_mode) if compile_mode else self._forward
+        self._pass = compiled(self._forward, compile_mode) if compile_mode else self._forward
 
     def __call__(self, batch: Features, epoch: int) -> Record:
         before = [statistics.clone() for statistics in self._statistics]
-        torch.compiler.cudagraph_mark_step_begin()  # what the graph of the update before gave has been read
         torch.clear_autocast_cache()  # else the weights' copies of the update before are taken
         self.optimizer.zero_grad()
         loss, terms = self._pass(batch, epoch)
@@ -91,6 +90,17 @@ class Update:
         elif is_left_out:
             self.optimizer.zero_grad()  # an optimiser leaves weights without a gradient alone
         self.optimizer.step()
+
+
+def compiled(forward: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    """Says where an update begins: what a CUDA graph gave is overwritten by its next replay."""
+    made = torch.compile(forward, mode=mode)
+
+    def updated(*given: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return made(*given)
+
+    return updated
 
 
 def gradient_norm(weights: list[nn.Parameter]) -> Tensor:

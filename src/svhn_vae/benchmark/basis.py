@@ -1,20 +1,20 @@
 """The principal components, beside scikit-learn's automatic solver."""
 
-import resource
-
 import numpy as np
 from sklearn.decomposition import PCA
 
 from svhn_vae.benchmark.clock import seconds_of
 from svhn_vae.scatter import sample_moments
 
+NUM_PIXELS = 3072
+
 
 def pictures(num: int) -> np.ndarray:
-    """x (N, 3072) float64 with a spectrum that falls off as that of pictures does."""
+    """x (N, D) float64 with a spectrum that falls off as that of pictures does."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((num, 3072))
-    x *= 10 / np.arange(1, 3073)
-    return x @ np.linalg.qr(rng.standard_normal((3072, 3072)))[0]
+    x = rng.standard_normal((num, NUM_PIXELS))
+    x *= 10 / np.arange(1, NUM_PIXELS + 1)
+    return x @ np.linalg.qr(rng.standard_normal((NUM_PIXELS, NUM_PIXELS)))[0]
 
 
 def times(num: int, num_components: int, repeats: int) -> dict[str, list[float]]:
@@ -34,8 +34,3 @@ def disagreement(num: int) -> float:
     due = PCA(svd_solver="full").fit(x).explained_variance_
     own = sample_moments(x).eigenvalues.numpy()[: len(due)]
     return float(np.max(np.abs(own - due)[:-1] / due[:-1]))
-
-
-def peak_bytes() -> int:
-    """Of this process's memory, so far."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

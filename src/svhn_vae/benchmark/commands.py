@@ -40,8 +40,9 @@ class Workplace:
             raise RuntimeError(f"{' '.join(command)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return [float(line) - start for line in times.read_text().split()] if times.exists() else []
 
-    def train(self, *arguments: str) -> list[float]:
-        return self.run("train.py", *arguments, *TINY, f"trainer.accelerator={self.device}")
+    def train(self, *arguments: str, is_sweep: bool = False) -> list[float]:
+        accelerator = f"trainer.accelerator={'gpu' if self.device == 'cuda' else 'cpu'}"
+        return self.run("train.py", *(["-m"] if is_sweep else []), *TINY, accelerator, *arguments)
 
     def ends(self, study: str) -> list[float]:
         """When the runs of a study had their results, in order, as time.time() has it."""
@@ -60,7 +61,7 @@ def sweep_times(place: Workplace, num_jobs: int) -> dict[str, list[float]]:
     update; caches are warm."""
     place.train("study=before")
     begun = time.time()
-    begins = place.train("-m", f"seed={','.join(map(str, range(num_jobs)))}", "study=sweep")
+    begins = place.train(f"seed={','.join(map(str, range(num_jobs)))}", "study=sweep", is_sweep=True)
     whole, ends = time.time() - begun, [end - begun for end in place.ends("sweep")]
     single = [seconds_of(functools.partial(place.train, f"seed={seed}", "study=single")) for seed in range(num_jobs)]
     between = [begin - end for end, begin in zip(ends, begins[1:], strict=False)]
@@ -71,8 +72,8 @@ def together_times(place: Workplace, num_jobs: int, at_once: int) -> dict[str, l
     """Seconds of a sweep's jobs one after another and several at once in processes, of joblib's launcher."""
     longer = ("trainer.max_epochs=10", f"seed={','.join(map(str, range(num_jobs)))}")
     joblib = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}")
-    alone = seconds_of(lambda: place.train("-m", *longer, "study=after"))
-    several = seconds_of(lambda: place.train("-m", *joblib, *longer, "study=together"))
+    alone = seconds_of(lambda: place.train(*longer, "study=after", is_sweep=True))
+    several = seconds_of(lambda: place.train(*joblib, *longer, "study=together", is_sweep=True))
     return {"one after another": [alone], f"{at_once} at once": [several]}
 
 

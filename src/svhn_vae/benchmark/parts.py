@@ -81,7 +81,7 @@ def of_together(settings: Config, device: torch.device, folder: Path) -> Rows:
 
 def of_report(settings: Config, device: torch.device, folder: Path) -> Rows:
     place = commands.Workplace(folder / "report", device.type)
-    place.train("-m", "seed=0,1,2,3", "study=report")
+    place.train("seed=0,1,2,3", "study=report", is_sweep=True)
     return seconds_rows(commands.report_times(place, "report", settings["repeats"]))
 
 
@@ -91,7 +91,7 @@ def seconds_rows(found: dict[str, list[float]], **place: object) -> Rows:
 
 def composed(device: torch.device, *overrides: str) -> DictConfig:
     """As train.py has it, with the cache of this benchmark."""
-    own = ("data=synthetic", f"trainer.accelerator={device.type}", *overrides)
+    own = ("data=synthetic", f"trainer.accelerator={'gpu' if device.type == 'cuda' else 'cpu'}", *overrides)
     return compose("train", [*own, f"cache={Path(tempfile.gettempdir()) / 'bench-cache'}"], return_hydra_config=True)
 
 

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from svhn_vae.benchmark.clock import Timed, in_turns, synchronise
 from svhn_vae.benchmark.rivals import Size, Way, ways
 from svhn_vae.build import build_data, build_module, build_trainer
-from svhn_vae.callbacks import Progress
+from svhn_vae.checkpoints import history_of
 from svhn_vae.data.batches import EvaluationBatches, dequantised_chunks
 from svhn_vae.data.dataset import Source
 from svhn_vae.data.mat import LabelledImages
@@ -54,7 +54,7 @@ def fit_of(cfg: DictConfig, folder: Path, num_images: int) -> Fit:
     module, run = build_module(cfg), RunFolder(folder)
     run.begin("", {}, {})
     trainer = build_trainer(cfg, run)
-    trainer.limit_val_batches, trainer.callbacks[:] = 0, [Progress()]
+    trainer.limit_val_batches, trainer.callbacks[:] = 0, []
     trainer.fit_loop.max_epochs = 10**9
     data = build_data(cfg, module.vae)
     data.source = Noise(
@@ -111,16 +111,6 @@ def timed(fit: Fit, rivals: dict[str, Way], *, num_epochs: int, num_rounds: int)
 
 def losses(fit: Fit, num_epochs: int) -> list[float]:
     """Of each epoch's updates, the mean."""
-    kept = Losses()
-    fit.trainer.callbacks.append(kept)
     fit.trainer.fit_loop.max_epochs = num_epochs
     fit.trainer.fit(fit.module, datamodule=fit.data)
-    return kept.losses
-
-
-class Losses(L.Callback):
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.losses.append(trainer.callback_metrics["train/objective"].item())
+    return [row["train/objective"] for row in history_of(fit.trainer).rows]

@@ -63,7 +63,8 @@ class EvaluationBatches:
         return -(-len(self.images) // CHUNK)
 
     def __iter__(self) -> Iterator[Features]:
-        return iter(self._kept) if self.keep and self.representation.is_projection else self._made()
+        """A generator: Lightning makes an iterator before training, and nothing is projected before it is asked for."""
+        yield from self._kept if self.keep and self.representation.is_projection else self._made()
 
     @cached_property
     def _kept(self) -> list[Features]:
