@@ -15,16 +15,8 @@ FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for pat
 EVERY_FILE = {path.relative_to(SRC).as_posix(): path for path in [*SCRIPTS, *FILES.values()]}
 
 KNOW_HYDRA = (
-    "benchmark.parts",
-    "benchmark.training",
-    "build",
-    "commandline",
-    "launchers",
-    "loading",
-    "plan",
-    "turn",
-    "sweep",
-)
+    "benchmark.parts", "benchmark.training", "build", "commandline", "launchers", "loading", "plan", "sweep", "turn",
+)  # fmt: skip
 ALL_BUT_HYDRAS = " ".join(module for module in FILES if module not in KNOW_HYDRA)
 # Which modules of the project each module may import. A new module is placed here before anything else.
 ALLOWED = {
