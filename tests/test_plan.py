@@ -224,3 +224,8 @@ def test_every_choice_builds_without_data_or_says_why():
         assert not job.wrong
         assert not job.impossible
     assert OmegaConf.has_resolver("run_name")
+
+
+def test_a_sweep_without_jobs_is_refused():
+    with pytest.raises(Refused, match=r"batch_size=glob\(\*\) has no jobs"):
+        plan(["batch_size=glob(*)"], is_sweep=True)

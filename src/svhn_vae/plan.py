@@ -68,7 +68,10 @@ def plan(
     """The jobs of a command, in order. Raises Refused if already the command cannot be read."""
     with composing(config_dir) as loader:
         planner = Planner(loader, config_name)
-        return [planner.job(job) for job in planner.jobs(overrides, is_sweep=is_sweep)]
+        found = [planner.job(job) for job in planner.jobs(overrides, is_sweep=is_sweep)]
+    if not found:
+        raise Refused(f"{' '.join(overrides)} has no jobs: a glob, a range or a list in it has no values")
+    return found
 
 
 @contextmanager

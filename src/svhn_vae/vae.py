@@ -42,13 +42,16 @@ class VAE(nn.Module):
         if self.training:
             self.variance.observe(inferred.params, features.y)
         likelihood = self.variance(inferred.params)
+        kl = kl_to_standard_normal(inferred.mean, inferred.log_variance)
+        is_claimed = inferred.claimed_log_variance is inferred.log_variance
+        claimed = kl if is_claimed else kl_to_standard_normal(inferred.mean, inferred.claimed_log_variance)
         terms = ElboTerms(
             log_likelihood=likelihood.log_prob(features.y),
             residual=self.representation.residual.log_prob(features.residual, inferred.image_params),
             log_det=features.log_det,
-            kl=kl_to_standard_normal(inferred.mean, inferred.log_variance).sum(1),
+            kl=kl.sum(1),
         )
-        return Pass(inferred, likelihood, terms, kl_to_standard_normal(inferred.mean, inferred.claimed_log_variance))
+        return Pass(inferred, likelihood, terms, claimed)
 
     @torch.no_grad()
     def reconstruct(self, features: Features) -> Tensor:
