@@ -48,6 +48,7 @@ def bench(settings: Config, folder: Path) -> None:
     for name in settings["parts"]:
         found[name] = PARTS[name](settings, device, folder)
         write_json(out, found)  # after each part: the next may fail
+        out.with_suffix(".md").write_text("\n".join(markdown_of(part, found[part]) for part in PARTS if part in found))
         wide_console().print(table_of(name, found[name]))
     print(f"written to {out}", flush=True)
 
@@ -79,6 +80,14 @@ def table_of(name: str, rows: Rows) -> Table:
     for row in rows:
         table.add_row(*(in_words(row.get(column, "")) for column in columns))
     return table
+
+
+def markdown_of(name: str, rows: Rows) -> str:
+    """As the README has it."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[f"**{name}**", *columns[1:]], ["---"] * len(columns)]
+    cells += [[in_words(row.get(column, "")) for column in columns] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def in_words(value: object) -> str:

@@ -72,10 +72,10 @@ def run(job: Job) -> Config:
 
 def train_and_score(job: Job) -> Config:
     folder = job.folder
-    save_representation(job.module.vae, folder)
     if not is_trained(job):
         train(job)
     load_best(job.module.vae, folder)
+    save_representation(job.module.vae, folder)
     val = validate(job)
     score = score_test(job)
     if not math.isfinite(score.metrics["test/negative_elbo"]):
@@ -217,6 +217,7 @@ def leave_partial_result(job: Job) -> None:
     path = load_last_finite(job.module.vae, job.folder)
     if path is None:
         return
+    save_representation(job.module.vae, job.folder)
     content = {"checkpoint": path.name, "metrics": bound_of(job, "val"), **described(job)}
     write_json(job.folder.path / "partial_result.json", content)
     draw(job)
