@@ -68,10 +68,7 @@ def plan(
     """The jobs of a command, in order. Raises Refused if already the command cannot be read."""
     with composing(config_dir) as loader:
         planner = Planner(loader, config_name)
-        found = [planner.job(job) for job in planner.jobs(overrides, is_sweep=is_sweep)]
-    if not found:
-        raise Refused(f"{' '.join(overrides)} has no jobs: a glob, a range or a list in it has no values")
-    return found
+        return [planner.job(job) for job in planner.jobs(overrides, is_sweep=is_sweep)]
 
 
 @contextmanager
@@ -120,6 +117,8 @@ class Planner:
             [batch] = BasicSweeper.split_arguments(swept, None)
         except Exception as error:  # Hydra's and OmegaConf's have no common class
             raise Refused(one_line_of(error)) from None
+        if not batch:
+            raise Refused(f"{' '.join(overrides)} has no jobs: a glob, a range or a list in it has no values")
         hydras = [override.input_line for override in parsed if override.is_hydra_override()]
         return [[*hydras, *job] for job in batch]
 
