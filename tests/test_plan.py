@@ -140,8 +140,6 @@ def test_more_jobs_than_anybody_means_are_refused_uncounted(overrides):
     [
         ["seed=range(3,10)"],
         ["seed=range(10,3,-2)"],
-        ["seed=range(3,3)"],
-        ["seed=range(3,0)"],
         ["seed=range(0,10000)"],
         ["optimizer.lr=range(0,1,0.1)"],
         ["optimizer.lr=range(1,0.5,-0.125)"],
@@ -226,6 +224,8 @@ def test_every_choice_builds_without_data_or_says_why():
     assert OmegaConf.has_resolver("run_name")
 
 
-def test_a_sweep_without_jobs_is_refused():
-    with pytest.raises(Refused, match=r"batch_size=glob\(\*\) has no jobs"):
-        plan(["batch_size=glob(*)"], is_sweep=True)
+@pytest.mark.parametrize("word", ["batch_size=glob(*)", "seed=range(3,3)", "seed=range(3,0)"])
+def test_a_sweep_without_jobs_is_refused(word):
+    with pytest.raises(Refused) as refused:
+        plan([word], is_sweep=True)
+    assert refused.value.lines == [f"{word} has no jobs: a glob, a range or a list in it has no values"]
