@@ -50,6 +50,7 @@ class Command:
         self.log = folder.with_name(f"{folder.name}.{next(NUMBERS)}.log")
         self._start = time.monotonic()
         self.process = CONTEXT.Process(target=_run, args=(folder, self.log, script, arguments, prepare))
+        self.log.touch()  # it may be killed before it writes
         self.process.start()
 
     def kill(self) -> None:
