@@ -1,6 +1,7 @@
 """What every test shares: the choices of each config group, composed configurations, a cache folder of its own."""
 
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -34,6 +35,10 @@ def composed(*overrides: str) -> DictConfig:
         cfg = compose("train", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     return cfg
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
