@@ -25,7 +25,7 @@ ALLOWED = {
     "networks.__init__": "networks.interface",
     "networks.interface": "",
     "networks.checks": "",
-    "networks.layers": "",
+    "networks.layers": "whole_batch",
     "networks.conv": "networks.checks networks.interface networks.layers",
     "networks.dcgan": "networks.checks networks.interface networks.layers",
     "networks.dense": "networks.checks networks.interface networks.layers",

@@ -82,8 +82,10 @@ class LitVAE(L.LightningModule):
 
     def training_step(self, batches: Sequence[Features], batch_idx: int) -> None:
         first, records = self.global_step, []
-        for step, batch in enumerate(batches, first):
-            seed_device(self.vae.device, derive_seed(Stream.STEP, self.seed, step))  # latent noise and dropout
+        # Latent noise and dropout. All at once: between updates, with other things in the caches, it takes 0.1 ms each.
+        seeds = [derive_seed(Stream.STEP, self.seed, first + index) for index in range(len(batches))]
+        for batch, seed in zip(batches, seeds, strict=True):
+            seed_device(self.vae.device, seed)
             records.append(self._update(batch, self.current_epoch))
         self._records.append(Record(*map(torch.stack, zip(*records, strict=True))))
         count_steps(self.trainer, len(batches))
@@ -104,8 +106,8 @@ class LitVAE(L.LightningModule):
             raise self._diverged(self._latest)
         epoch = Record(*map(torch.cat, zip(*self._records, strict=True)))
         self._records.clear()
-        made = epoch.loss.isfinite()  # the updates of the others were left out
-        _, objective, _, *terms = (column[made].mean() for column in epoch)
+        made = epoch.means[epoch.loss.isfinite()]  # the updates of the others were left out
+        objective, *terms = made.T.contiguous().mean(1)
         bound = bound_metrics("train", torch.stack(terms), is_density=self.vae.variance.is_density)
         found = {"train/objective": objective, "train/gradient_norm": self._gradient_norm, **bound}
         if self.skips.max_gradient_norm is not None or self.skips.num_skipped:
@@ -141,7 +143,8 @@ class LitVAE(L.LightningModule):
 
     def _check_finite(self) -> None:
         """Raises Diverged if the weights are not finite; reads the device once."""
-        if not torch.stack([weights.isfinite().all() for weights in self.parameters()]).all():
+        sums = torch.stack([weights.detach().sum() for weights in self.parameters()])  # a third of isfinite's time
+        if not sums.isfinite().all() and not all(weights.isfinite().all() for weights in self.parameters()):
             raise Diverged(self.global_step, f"the weights were not finite after step {self.global_step}")
 
 

@@ -25,7 +25,7 @@ def evaluation_pass(vae: VAE, batch: Features, batch_idx: int) -> Pass:
 
 def per_image(result: Pass) -> tuple[Tensor, ...]:
     """The terms of the bound and the post's loss of each image, (B,) each."""
-    return (*result.terms, result.kl_in_loss.sum(1) - result.terms.log_likelihood)
+    return (*result.terms, result.kl_in_loss - result.terms.log_likelihood)
 
 
 def evaluate(vae: VAE, result: Pass) -> dict[str, Tensor]:

@@ -41,8 +41,8 @@ class Objective:
             mean = result.likelihood.mean
             log_likelihood = DiagonalNormal(mean, mean.new_zeros(())).log_prob(y)
         rate = self.beta * min(1.0, epoch / self.kl_warmup_epochs if self.kl_warmup_epochs else 1.0)
-        kl = result.kl_in_loss.sum(1)
+        kl = result.kl_in_loss
         if self.free_bits:
-            kl = mean_over_parts(result.kl_in_loss.mean(0)).clamp(min=self.free_bits).sum()
+            kl = mean_over_parts(result.latents_kl.mean(0)).clamp(min=self.free_bits).sum()
         penalty = vae.variance.penalty(result.inferred.params)
         return (rate * kl + penalty - log_likelihood - terms.residual - terms.log_det).mean()

@@ -17,16 +17,19 @@ from svhn_vae.whole_batch import mean_over_parts
 
 
 class Record(NamedTuple):
-    """What is known of an update, numbers on the device: each (), or (S,) of S updates."""
+    """What is known of an update, on the device; or of S updates, each tensor with (S,) before its shape."""
 
-    is_left_out: Tensor  # 1 or 0
-    loss: Tensor  # what was minimised
-    size: Tensor  # the gradient's norm, before it is clipped; without a limit to it, what is finite if all of it is
-    log_likelihood: Tensor  # the batch's means of elbo.ElboTerms and of the post's loss
-    residual: Tensor
-    log_det: Tensor
-    kl: Tensor
-    post_loss: Tensor
+    is_left_out: Tensor  # (): 1 or 0
+    size: Tensor  # (): the gradient's norm, before it is clipped; without a limit to it, what is finite if all of it is
+    means: Tensor  # (6,): over the batch, of what was minimised and of metrics.per_image
+
+    @property
+    def loss(self) -> Tensor:
+        return self.means[..., 0]
+
+    @property
+    def per_image(self) -> Tensor:
+        return self.means[..., 1:]
 
 
 class Update:
@@ -59,19 +62,20 @@ class Update:
     def __call__(self, batch: Features, epoch: int) -> Record:
         before = [statistics.clone() for statistics in self._statistics]
         torch.clear_autocast_cache()  # else the weights' copies of the update before are taken
-        self.optimizer.zero_grad()
+        self._forget_gradients()
         loss, terms = self._pass(batch, epoch)
         self.backward(loss)
-        (loss, *terms), size = mean_over_parts(torch.stack([loss.detach(), *terms])), self._size()
-        is_left_out = ~(loss + size).isfinite()
+        means, size = mean_over_parts(torch.stack([loss.detach(), *terms])), self._size()
+        is_left_out = ~(means[0] + size).isfinite()
         if self.max_gradient_norm is not None:
             is_left_out |= size > self.max_gradient_norm
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self._weights, self.clip)
         for now, earlier in zip(self._statistics, before, strict=True):
             torch.where(is_left_out, earlier, now, out=now)
-        self._step(is_left_out.float())
-        return Record(is_left_out.float(), loss, size, *terms)
+        as_number = is_left_out.float()
+        self._step(as_number)
+        return Record(as_number, size, means)
 
     def _forward(self, batch: Features, epoch: int) -> tuple[Tensor, list[Tensor]]:
         result = self.vae(batch)
@@ -88,8 +92,13 @@ class Update:
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             self.optimizer.found_inf = is_left_out
         elif is_left_out:
-            self.optimizer.zero_grad()  # an optimiser leaves weights without a gradient alone
+            self._forget_gradients()  # an optimiser leaves weights without a gradient alone
         self.optimizer.step()
+
+    def _forget_gradients(self) -> None:
+        """As optimizer.zero_grad() does, which takes 0.15 ms more, of 24 of a small network's step."""
+        for weights in self._weights:
+            weights.grad = None
 
 
 def compiled(forward: Callable[..., Any], mode: str) -> Callable[..., Any]:

@@ -22,7 +22,8 @@ class Pass(NamedTuple):
     inferred: Inferred  # q(z | y), its sample z, and the decoder's output
     likelihood: Distribution  # p(y | z)
     terms: ElboTerms
-    kl_in_loss: Tensor  # (B, Z): the KL of each latent as the loss takes it; sums to terms.kl but for `sampling_bug`
+    latents_kl: Tensor  # (B, Z): the KL of each latent as the loss takes it
+    kl_in_loss: Tensor  # (B,): their sum; terms.kl but for `sampling_bug`
 
 
 class VAE(nn.Module):
@@ -43,15 +44,16 @@ class VAE(nn.Module):
             self.variance.observe(inferred.params, features.y)
         likelihood = self.variance(inferred.params)
         kl = kl_to_standard_normal(inferred.mean, inferred.log_variance)
-        is_claimed = inferred.claimed_log_variance is inferred.log_variance
-        claimed = kl if is_claimed else kl_to_standard_normal(inferred.mean, inferred.claimed_log_variance)
         terms = ElboTerms(
             log_likelihood=likelihood.log_prob(features.y),
             residual=self.representation.residual.log_prob(features.residual, inferred.image_params),
             log_det=features.log_det,
             kl=kl.sum(1),
         )
-        return Pass(inferred, likelihood, terms, claimed)
+        if inferred.claimed_log_variance is inferred.log_variance:
+            return Pass(inferred, likelihood, terms, kl, terms.kl)
+        claimed = kl_to_standard_normal(inferred.mean, inferred.claimed_log_variance)
+        return Pass(inferred, likelihood, terms, claimed, claimed.sum(1))
 
     @torch.no_grad()
     def reconstruct(self, features: Features) -> Tensor:

@@ -1,13 +1,12 @@
-"""The layers whose training depends on the whole batch: batch normalisation and dropout.
+"""The layer whose training depends on the other images of a batch. torch.nn.SyncBatchNorm is for GPUs alone.
 
-torch.nn.SyncBatchNorm does the first on GPUs alone, and nothing does the second.
 Shapes: x (B, C, ...), of a part of the batch.
 """
 
 from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import Tensor, nn
 
-from svhn_vae.whole_batch import mean_over_parts, num_parts, own_rows
+from svhn_vae.whole_batch import mean_over_parts, num_parts
 
 
 class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -35,17 +34,7 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Whatever the layer took whose place this has."""
 
 
-class WholeBatchDropout(nn.Dropout):
-    """Dropout by the whole batch's mask; on a CPU that is the mask of a single process."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not 0 < self.p < 1:
-            return super().forward(x)
-        whole = x.new_empty(num_parts() * len(x), *x.shape[1:]).bernoulli_(1 - self.p)
-        return x * own_rows(whole.div_(1 - self.p))
-
-
-INSTEAD = {nn.BatchNorm1d: WholeBatchNorm, nn.BatchNorm2d: WholeBatchNorm, nn.Dropout: WholeBatchDropout}
+INSTEAD = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class WholeBatchLayers(LayerSync):
@@ -53,8 +42,8 @@ class WholeBatchLayers(LayerSync):
 
     def apply(self, model: nn.Module) -> nn.Module:
         self._changed = [(module, type(module)) for module in model.modules() if type(module) in INSTEAD]
-        for module, kind in self._changed:
-            module.__class__ = INSTEAD[kind]
+        for module, _ in self._changed:
+            module.__class__ = WholeBatchNorm
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:

@@ -42,7 +42,7 @@ class DiagonalNormal(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """value (B, *E) -> (B,), summed over the event, in nats."""
-        return normal_log_density(value - self.loc, self.log_variance).flatten(1).sum(1)
+        return -0.5 * normal_deviance(value - self.loc, self.log_variance).flatten(1).sum(1)
 
 
 class GaussianHead(VarianceHead):
@@ -58,7 +58,8 @@ class GaussianHead(VarianceHead):
 
     def forward(self, params: Tensor) -> DiagonalNormal:
         params = params.float()  # a sum over 3,000 elements is not safe in bfloat16
-        return DiagonalNormal(params[:, 0], self.log_variance(params[:, 1:]))
+        mean, raw = params.split([1, params.shape[1] - 1], dim=1)  # its gradient is joined once; a slice's is padded
+        return DiagonalNormal(mean.squeeze(1), self.log_variance(raw))
 
     @torch.no_grad()
     def standing(self, params: Tensor) -> dict[str, Tensor]:
@@ -85,9 +86,9 @@ class BoundedGaussianHead(GaussianHead):
         return soft_clip(self.unbounded_log_variance(raw), *self.log_variance_range)
 
 
-def normal_log_density(residual: Tensor, log_variance: Tensor) -> Tensor:
-    """log N(residual; 0, exp(log_variance)) of each element, in nats."""
-    return -0.5 * (residual.square() * torch.exp(-log_variance) + log_variance + math.log(2 * math.pi))
+def normal_deviance(residual: Tensor, log_variance: Tensor) -> Tensor:
+    """-2 log N(residual; 0, exp(log_variance)) of each element, in nats."""
+    return residual.square() * torch.exp(-log_variance) + log_variance + math.log(2 * math.pi)
 
 
 def soft_clip(value: Tensor, low: float, high: float) -> Tensor:

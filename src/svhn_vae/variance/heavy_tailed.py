@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Gamma
 
-from svhn_vae.variance.gaussian import at_bounds, normal_log_density, soft_clip
+from svhn_vae.variance.gaussian import at_bounds, normal_deviance, soft_clip
 from svhn_vae.variance.head import VarianceHead, low_high
 
 
@@ -129,5 +129,5 @@ class DiagonalScaleMixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """value (B, *E) -> (B,), summed over the event, in nats."""
-        densities = normal_log_density((value - self.loc).unsqueeze(1), self.log_variances)
+        densities = -0.5 * normal_deviance((value - self.loc).unsqueeze(1), self.log_variances)
         return (self.log_weights + densities).logsumexp(1).flatten(1).sum(1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
-from svhn_vae.variance.gaussian import BoundedGaussianHead, DiagonalNormal, GaussianHead, normal_log_density
+from svhn_vae.variance.gaussian import BoundedGaussianHead, DiagonalNormal, GaussianHead, normal_deviance
 from svhn_vae.variance.head import above_zero
 
 
@@ -29,10 +29,10 @@ class ReluEps(GaussianHead):
         self.log_variance_range = (math.log(epsilon), math.inf)
 
     def log_variance(self, raw: Tensor) -> Tensor:
-        return (F.relu(raw[:, 0]) + self.epsilon).log()
+        return (F.relu(raw.squeeze(1)) + self.epsilon).log()
 
     def dead(self, raw: Tensor) -> Tensor:
-        return raw[:, 0] <= 0
+        return raw.squeeze(1) <= 0
 
 
 class SoftplusEps(GaussianHead):
@@ -46,7 +46,7 @@ class SoftplusEps(GaussianHead):
         self.log_variance_range = (math.log(epsilon), math.inf)
 
     def log_variance(self, raw: Tensor) -> Tensor:
-        return (F.softplus(raw[:, 0]) + self.epsilon).log()
+        return (F.softplus(raw.squeeze(1)) + self.epsilon).log()
 
 
 class LogVar(GaussianHead):
@@ -59,7 +59,7 @@ class LogVar(GaussianHead):
     bounded = False
 
     def log_variance(self, raw: Tensor) -> Tensor:
-        return raw[:, 0]
+        return raw.squeeze(1)
 
 
 class LogVarL2(GaussianHead):
@@ -75,7 +75,7 @@ class LogVarL2(GaussianHead):
         self.l2 = above_zero("l2", l2)
 
     def log_variance(self, raw: Tensor) -> Tensor:
-        return raw[:, 0]
+        return raw.squeeze(1)
 
     def penalty(self, params: Tensor) -> Tensor:
         return self.l2 * params[:, 1].float().square().flatten(1).sum(1)
@@ -87,7 +87,7 @@ class BoundedLogVar(BoundedGaussianHead):
     params_per_element = 2
 
     def unbounded_log_variance(self, raw: Tensor) -> Tensor:
-        return raw[:, 0]
+        return raw.squeeze(1)
 
 
 class BetaNLL(BoundedGaussianHead):
@@ -106,7 +106,7 @@ class BetaNLL(BoundedGaussianHead):
         self.beta = beta
 
     def unbounded_log_variance(self, raw: Tensor) -> Tensor:
-        return raw[:, 0]
+        return raw.squeeze(1)
 
     def forward(self, params: Tensor) -> DiagonalNormal:
         p = super().forward(params)
@@ -121,7 +121,7 @@ class WeightedGradientNormal(DiagonalNormal):
         self.beta = beta
 
     def log_prob(self, value: Tensor) -> Tensor:
-        density = normal_log_density(value - self.loc, self.log_variance)
+        density = -0.5 * normal_deviance(value - self.loc, self.log_variance)
         weight = torch.exp(self.beta * self.log_variance).detach()
         weighted = density.detach() + weight * (density - density.detach())  # the second term is exactly 0
         return weighted.flatten(1).sum(1)
