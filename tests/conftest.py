@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from numpy.typing import ArrayLike
 from omegaconf import DictConfig
 
 from svhn_vae.build import CONF, register_resolvers
@@ -35,6 +36,11 @@ def composed(*overrides: str) -> DictConfig:
         cfg = compose("train", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     return cfg
+
+
+def in_batches(x: ArrayLike) -> list[torch.Tensor]:
+    """Images x (N, D) as what moments are fitted on: some at a time."""
+    return list(torch.as_tensor(x, dtype=torch.float64).split(100))
 
 
 def pytest_unconfigure() -> None:

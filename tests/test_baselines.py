@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA as SklearnPCA
 
+from conftest import in_batches
 from svhn_vae.data.batches import dequantised_chunks
 from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.digits import draw_digits
@@ -65,7 +66,7 @@ def bits(log_density: np.ndarray) -> float:
 
 def moments_of_x(x: np.ndarray):
     """What the data module gives the baselines: scatter -> moments."""
-    return functools.cache(lambda scatter: FITS[scatter](x))
+    return functools.cache(lambda scatter: FITS[scatter](in_batches(x)))
 
 
 TRAINING_MOMENTS = moments_of_x(X_TRAIN)
@@ -110,12 +111,12 @@ def test_full_covariance(scores):
 @pytest.mark.parametrize("num_components", [1, 10, 47])
 def test_ppca_is_that_of_scikit_learn(num_components):
     oracle = SklearnPCA(num_components, svd_solver="full").fit(X_TRAIN)
-    found = scores_of_gaussians(sample_moments(X_TRAIN), num_components)[f"PPCA, K = {num_components}"]
+    found = scores_of_gaussians(sample_moments(in_batches(X_TRAIN)), num_components)[f"PPCA, K = {num_components}"]
     assert found == pytest.approx(bits(oracle.score_samples(X_TEST)), abs=1e-4)
 
 
 def test_ppca_with_all_components_is_the_full_covariance():
-    scores = scores_of_gaussians(sample_moments(X_TRAIN), NUM_PIXELS)
+    scores = scores_of_gaussians(sample_moments(in_batches(X_TRAIN)), NUM_PIXELS)
     assert scores["PPCA, K = 48"] == pytest.approx(scores["full covariance, floored"], abs=1e-9)
 
 
@@ -155,7 +156,7 @@ def test_no_density_of_the_full_covariance_from_so_few_images(num_images):
     """N images span N - 1 dimensions: what rounding leaves of the other variances is no variance."""
     for seed in range(10):
         x = np.random.default_rng(seed).random((num_images, NUM_PIXELS))
-        scores = scores_of_gaussians(sample_moments(x), None, TEST[:5])
+        scores = scores_of_gaussians(sample_moments(in_batches(x)), None, TEST[:5])
         assert "full covariance" not in scores, scores
         assert np.isfinite(list(scores.values())).all()
 
@@ -176,7 +177,7 @@ def test_images_without_any_difference_have_finite_baselines():
 
 
 def test_the_mean_is_over_images_whatever_the_chunks(monkeypatch):
-    densities, half = gaussians(sample_moments(X_TRAIN), 10), len(TEST) // 2
+    densities, half = gaussians(sample_moments(in_batches(X_TRAIN)), 10), len(TEST) // 2
     monkeypatch.setattr("svhn_vae.data.batches.CHUNK", half)
     whole, first = score(TEST, densities), score(TEST[:half], densities)
     x = dequantised(TEST, Stream.EVALUATION_NOISE)  # in those chunks
@@ -196,7 +197,7 @@ def pixels(x: np.ndarray) -> torch.Tensor:
 def test_ledoit_wolf_is_that_of_scikit_learn(num_images):
     x = X_TRAIN[:num_images]
     oracle = LedoitWolf().fit(x)
-    found = ledoit_wolf(sample_moments(x), pixels(x), num_images)
+    found = ledoit_wolf(sample_moments(in_batches(x)), pixels(x), num_images)
     np.testing.assert_allclose(
         found.axes.double().T * found.scatter @ found.axes.double(), oracle.covariance_, atol=1e-7
     )
@@ -229,11 +230,11 @@ def test_student_t_is_scipys(degrees):
 def test_a_scale_per_image_is_found_in_the_cosine_basis():
     """Independent cosine coefficients times a scale per image: the law itself is the oracle."""
     rng = np.random.default_rng(0)
-    truth = cosine_student_t(robust_moments(X_TRAIN), pixels(X_TRAIN).view(-1, 3, 4, 4))
+    truth = cosine_student_t(robust_moments(in_batches(X_TRAIN)), pixels(X_TRAIN).view(-1, 3, 4, 4))
     scales = np.sqrt(5 / rng.chisquare(5, (8000, 1)))
     x = scales * rng.standard_normal((8000, NUM_PIXELS)) * truth.scatter.sqrt().numpy() @ truth.axes.double().numpy()
     x = pixels(x + truth.mean.double().numpy())
-    found = cosine_student_t(robust_moments(x[:4000].double().numpy()), x[:4000].view(-1, 3, 4, 4))
+    found = cosine_student_t(robust_moments(in_batches(x[:4000])), x[:4000].view(-1, 3, 4, 4))
     assert found.degrees == pytest.approx(5, rel=0.1)
     law = StudentT(truth.mean, truth.axes, truth.scatter, 5.0)
     assert found.log_prob(x[4000:]).mean().item() == pytest.approx(law.log_prob(x[4000:]).mean().item(), abs=0.2)
@@ -249,7 +250,7 @@ def test_uniform_is_one_in_the_unit_cube():
 @pytest.mark.parametrize("num_axes", [1, 10, 47])
 def test_a_mixture_of_one_is_probabilistic_pca(num_axes):
     x = pixels(X_TRAIN)
-    biased = sample_moments(X_TRAIN)
+    biased = sample_moments(in_batches(X_TRAIN))
     biased = biased._replace(eigenvalues=biased.eigenvalues * (1 - 1 / len(x)))
     oracle = gaussians(biased, num_axes)[f"PPCA, K = {num_axes}"]
     found = fit_mixture(x, torch.ones(len(x), 1), num_axes).log_prob(pixels(X_TEST))
@@ -432,7 +433,8 @@ def test_the_posts_loss_is_that_of_scikit_learns_coordinates_of_pixels_over_255(
     epsilon = np.median(variance)  # the floor decides for half of them
     spread = np.sqrt(np.maximum(variance, epsilon))
     expected = -stats.norm.logpdf(y, scale=spread).sum(1).mean()
-    assert diagonal_post_loss(TEST, sample_moments(X_TRAIN), 10, epsilon) == pytest.approx(expected, rel=1e-4)
+    found = diagonal_post_loss(TEST, sample_moments(in_batches(X_TRAIN)), 10, epsilon)
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_post_loss_of_a_gaussian_is_scipys_in_the_models_coordinates():

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from scipy import stats
 from sklearn.decomposition import PCA as SklearnPCA
 
-from conftest import composed
+from conftest import composed, in_batches
 from svhn_vae.data import batches
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, dequantise
 from svhn_vae.representation import PCA, Features, Pixels
@@ -267,7 +267,7 @@ def test_the_posts_coordinates_are_scikit_learns():
     """Of image / 255, neither scaled nor whitened; the basis is that of the same images."""
     levels = torch.randint(0, 256, (200, *SHAPE), dtype=torch.uint8)
     oracle = SklearnPCA(20, svd_solver="full").fit(levels.flatten(1).double().numpy() / 255)
-    basis = sample_moments((levels.flatten(1).double().numpy() + 0.5) / 256)
+    basis = sample_moments(in_batches((levels.flatten(1).double() + 0.5) / 256))
     post = full_pca(n_components=20, whiten=False, scale=False, pixel_levels=255).fit(basis)
     [batch] = taken(levels, post, batch_size=200, add_noise=False, shuffle=False)
     expected = oracle.transform(levels.flatten(1).double().numpy() / 255)

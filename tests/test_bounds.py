@@ -7,6 +7,7 @@ import torch
 from sklearn.decomposition import PCA as SklearnPCA
 from torch import Tensor
 
+from conftest import in_batches
 from svhn_vae.evaluation.bounds import importance_weighted, latent_noise, log_weight
 from svhn_vae.networks.interface import OneLevel
 from svhn_vae.representation import DCT, PCA, Features, Frequencies, Pixels, Representation
@@ -70,7 +71,7 @@ def images() -> Tensor:
 
 def probabilistic_pca(representation: Representation, x: Tensor) -> tuple[VAE, Features]:
     """scikit-learn's PPCA of x (N, D) as a VAE of y, and the features of x."""
-    representation.fit(sample_moments(x.double().numpy()))
+    representation.fit(sample_moments(in_batches(x)))
     features = representation(x.view(-1, *SHAPE))
     oracle = SklearnPCA(K).fit(x.double().numpy())
     noise = oracle.noise_variance_

@@ -23,7 +23,12 @@ IMAGES = torch.from_numpy(RNG.integers(0, 256, (60, 3, 4, 4), dtype=np.uint8))
 def fitted_on(monkeypatch):
     """The x (N, D) of every fit, one after the other."""
     calls = []
-    monkeypatch.setitem(FITS, "sample", lambda x: (calls.append(x.copy()), sample_moments(x))[1])
+
+    def fit(batches):
+        calls.append(torch.cat(list(batches)).numpy())
+        return sample_moments([torch.from_numpy(calls[-1])])
+
+    monkeypatch.setitem(FITS, "sample", fit)
     return calls
 
 
@@ -37,7 +42,7 @@ def test_fitted_on_the_dequantised_images(fitted_on, tmp_path):
 
 @pytest.mark.parametrize(("max_images", "step"), [(60, 1), (59, 2), (30, 2), (25, 3), (7, 9)])
 def test_at_most_so_many_evenly_spaced_images(fitted_on, tmp_path, monkeypatch, max_images, step):
-    monkeypatch.setattr(moments, "MAX_IMAGES", max_images)
+    monkeypatch.setitem(moments.MAX_IMAGES, "sample", max_images)
     moments_once(IMAGES, "digest", "sample", tmp_path)
     [x] = fitted_on
     assert len(x) <= max_images
@@ -128,7 +133,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path, monkeypatch, cap
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(os, broken, fail)
-    assert_same(moments_once(IMAGES, "digest", "sample", tmp_path), moments._fit(IMAGES, "sample"))
+    assert_same(moments_once(IMAGES, "digest", "sample", tmp_path), moments.fitted(IMAGES, "sample"))
     assert list(tmp_path.iterdir()) == []
     out = capsys.readouterr().out
     assert "cannot be written" in out

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from sklearn.decomposition import PCA as SklearnPCA
 from torch.distributions import Normal
 
-from conftest import composed, options
+from conftest import composed, in_batches, options
 from svhn_vae.cosine import cosines
 from svhn_vae.representation import DCT, PCA, Features, Representation
 from svhn_vae.residual import RESIDUALS
@@ -29,7 +29,7 @@ def images(num: int, seed: int = 1) -> torch.Tensor:
 
 
 def moments() -> Moments:
-    return sample_moments(images(3000).flatten(1).double().numpy())
+    return sample_moments(in_batches(images(3000).flatten(1)))
 
 
 CHOICES = {choice: composed(f"pca={choice}").pca for choice in options("pca")}
@@ -145,7 +145,7 @@ def test_a_basis_with_its_residual_is_one_gaussian(pca, num_components):
 @pytest.mark.parametrize("scatter", [sample_moments, robust_moments])
 @pytest.mark.parametrize("pca", CUTTING)
 def test_kept_components_have_the_largest_variances(pca, scatter):
-    fitted = scatter(images(3000).flatten(1).double().numpy())
+    fitted = scatter(in_batches(images(3000).flatten(1)))
     _, variances = built(pca, n_components=20).basis(fitted)
     assert (variances.diff() <= 1e-12).all()
 
@@ -210,7 +210,7 @@ def test_variances_are_those_of_the_projected_training_images(cosine):
 
 
 def test_robust_variances_are_the_covariances_of_the_student_t(cosine):
-    fitted = robust_moments(images(3000).flatten(1).double().numpy())
+    fitted = robust_moments(in_batches(images(3000).flatten(1)))
     axes, variances = cosine.basis(fitted)
     covariance = fitted.components.double().T * fitted.variances @ fitted.components.double()
     torch.testing.assert_close(variances, (axes @ covariance @ axes.T).diagonal(), rtol=1e-5, atol=1e-9)
@@ -232,13 +232,13 @@ def test_the_constant_comes_first_where_brightness_varies_most(cosine):
     brightness = torch.rand(500, 1, 1, 1, dtype=torch.float64)
     noise = 0.1 * torch.randn(500, 1, 4, 4) + 0.001 * torch.randn(500, *SHAPE)
     x = brightness + 0.1 * noise.double()
-    axes, variances = cosine.basis(sample_moments(x.flatten(1).numpy()))
+    axes, variances = cosine.basis(sample_moments(in_batches(x.flatten(1))))
     np.testing.assert_allclose(axes[0].abs(), D**-0.5, atol=1e-3)
     assert variances[0] > 100 * variances[1]
 
 
 def test_few_images_have_a_cosine_basis(cosine):
-    fitted = cosine.fit(sample_moments(images(3).flatten(1).double().numpy()))
+    fitted = cosine.fit(sample_moments(in_batches(images(3).flatten(1))))
     assert all(array.isfinite().all() for array in fitted(images(4)))
 
 

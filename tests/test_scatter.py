@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg, stats
+from sklearn.decomposition import PCA
 
+from conftest import in_batches
 from svhn_vae.scatter import (
     DEQUANTISATION_VARIANCE,
     FITS,
     fit_degrees_of_freedom,
     floored,
+    gram,
     mahalanobis,
     robust_moments,
     sample_moments,
@@ -32,7 +35,7 @@ def some_x(num_images: int) -> np.ndarray:
 @pytest.mark.parametrize("num_images", [5, 47, 48, 49, 300])
 def test_numpy_is_the_oracle(num_images):
     x = some_x(num_images)
-    fitted = sample_moments(x)
+    fitted = sample_moments(in_batches(x))
     covariance = np.cov(x, rowvar=False)
     eigenvalues = linalg.eigvalsh(covariance)[::-1]
     np.testing.assert_allclose(fitted.mean, x.mean(axis=0), rtol=1e-12)
@@ -41,17 +44,34 @@ def test_numpy_is_the_oracle(num_images):
     np.testing.assert_allclose(basis.T * fitted.eigenvalues.numpy() @ basis, covariance, atol=1e-6 * eigenvalues[0])
 
 
+@pytest.mark.parametrize("num_images", [49, 300, 5000])
+def test_scikit_learn_is_the_oracle(num_images):
+    """Signs included."""
+    x = some_x(num_images)
+    fitted, due = sample_moments(in_batches(x)), PCA(svd_solver="full").fit(x)
+    np.testing.assert_allclose(fitted.mean, due.mean_, rtol=1e-12)
+    np.testing.assert_allclose(fitted.eigenvalues, due.explained_variance_, rtol=1e-8, atol=1e-15)
+    np.testing.assert_allclose(fitted.components, due.components_, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_gram_matrix_is_torchs(dtype):
+    """That of a GPU."""
+    x = torch.randn(70, 30, dtype=dtype)
+    torch.testing.assert_close(gram(x), x.T @ x)
+
+
 def test_components_are_eigenvectors_up_to_their_sign():
     x = some_x(300)
     _, vectors = linalg.eigh(np.cov(x, rowvar=False))
-    overlap = np.abs(sample_moments(x).components.double().numpy() @ vectors[:, ::-1])
+    overlap = np.abs(sample_moments(in_batches(x)).components.double().numpy() @ vectors[:, ::-1])
     np.testing.assert_allclose(overlap, np.eye(NUM_PIXELS), atol=1e-5)
 
 
 @pytest.mark.parametrize("num_images", [2, 5, 47, 48, 49, 300])
 @pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
 def test_basis_is_complete_and_orthonormal(fit, num_images):
-    fitted = fit(some_x(num_images))
+    fitted = fit(in_batches(some_x(num_images)))
     assert fitted.components.shape == (NUM_PIXELS, NUM_PIXELS)
     assert fitted.components.dtype == torch.float32
     assert fitted.mean.dtype == fitted.eigenvalues.dtype == torch.float64
@@ -64,7 +84,7 @@ def test_basis_is_complete_and_orthonormal(fit, num_images):
 def test_no_variance_beyond_the_number_of_images(num_images):
     """N images less their mean span N - 1 dimensions; rounding may give the N-th a trace."""
     x = some_x(num_images)
-    fitted = sample_moments(x)
+    fitted = sample_moments(in_batches(x))
     assert fitted.eigenvalues[num_images:].tolist() == [0] * (NUM_PIXELS - num_images)
     assert fitted.eigenvalues[num_images - 2] > 1e-12 > fitted.eigenvalues[num_images - 1]
     beyond = (x - x.mean(axis=0)) @ fitted.components[num_images:].double().numpy().T
@@ -73,15 +93,15 @@ def test_no_variance_beyond_the_number_of_images(num_images):
 
 @pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
 def test_basis_does_not_depend_on_the_run(fit):
-    first = fit(some_x(100))
+    first = fit(in_batches(some_x(100)))
     np.random.seed(1)
     torch.manual_seed(1)
-    for array, again in zip(first, fit(some_x(100)), strict=True):
+    for array, again in zip(first, fit(in_batches(some_x(100))), strict=True):
         assert torch.equal(array, again)
 
 
 def test_variances_of_sample_moments_are_the_eigenvalues():
-    fitted = sample_moments(some_x(300))
+    fitted = sample_moments(in_batches(some_x(300)))
     assert fitted.degrees_of_freedom == math.inf
     torch.testing.assert_close(fitted.variances, fitted.eigenvalues, rtol=1e-12, atol=0)
 
@@ -129,27 +149,27 @@ def test_degrees_of_freedom_are_found(degrees):
 
 def test_gaussian_images_have_many_degrees_of_freedom():
     x = np.random.default_rng(0).multivariate_normal(MEAN, SCATTER, 20_000)
-    fitted = robust_moments(x)
+    fitted = robust_moments(in_batches(x))
     assert fitted.degrees_of_freedom > 100
     np.testing.assert_allclose(scatter_of(fitted), np.cov(x.T), atol=2e-4)
 
 
 def test_robust_moments_are_those_of_the_law(drawn):
-    fitted = robust_moments(drawn)
+    fitted = robust_moments(in_batches(drawn))
     np.testing.assert_allclose(fitted.mean, MEAN, atol=3e-3)
     np.testing.assert_allclose(scatter_of(fitted), SCATTER, atol=5e-4)
     assert fitted.degrees_of_freedom.item() == pytest.approx(DEGREES, rel=0.05)
 
 
 def test_robust_moments_have_no_less_likelihood_than_the_truth(drawn):
-    fitted = robust_moments(drawn)
+    fitted = robust_moments(in_batches(drawn))
     found = stats.multivariate_t(fitted.mean.numpy(), scatter_of(fitted), fitted.degrees_of_freedom.item())
     assert found.logpdf(drawn).mean() > LAW.logpdf(drawn).mean() - 1e-3 * NUM_DIMS  # what a step may still gain
 
 
 def test_variances_are_the_eigenvalues_in_the_size_of_the_images_variance(drawn):
     """So that y has unit average variance, whatever the tails."""
-    fitted = robust_moments(drawn)
+    fitted = robust_moments(in_batches(drawn))
     ratio = fitted.variances / fitted.eigenvalues
     assert ratio.max().item() == pytest.approx(ratio.min().item(), rel=1e-9)
     assert fitted.variances.sum().item() == pytest.approx(drawn.var(0).sum(), rel=1e-9)
@@ -163,7 +183,7 @@ def test_an_images_own_scale_leaves_the_axes_alone():
     gaussian = rng.multivariate_normal(np.zeros(NUM_DIMS), SCATTER, 5000)
     scaled = gaussian * np.exp(1.5 * rng.standard_normal((5000, 1)))
     wanted, plain = SCATTER / np.trace(SCATTER), np.cov(scaled.T) / np.trace(np.cov(scaled.T))
-    robust = scatter_of(robust_moments(scaled))
+    robust = scatter_of(robust_moments(in_batches(scaled)))
     robust /= np.trace(robust)
     assert np.abs(robust - wanted).max() < 0.02
     assert np.abs(robust - wanted).max() < 0.5 * np.abs(plain - wanted).max()
@@ -171,10 +191,10 @@ def test_an_images_own_scale_leaves_the_axes_alone():
 
 @pytest.mark.parametrize("num_images", [2, 5, 47, 48, 49])
 def test_few_images_have_robust_moments(num_images):
-    fitted = robust_moments(some_x(num_images))
+    fitted = robust_moments(in_batches(some_x(num_images)))
     assert all(array.isfinite().all() for array in fitted)
     assert fitted.eigenvalues.min().item() >= DEQUANTISATION_VARIANCE * (1 - 1e-6)
 
 
 def test_the_same_image_again_and_again_has_moments():
-    assert all(array.isfinite().all() for array in robust_moments(np.full((5, NUM_PIXELS), 0.5)))
+    assert all(array.isfinite().all() for array in robust_moments(in_batches(np.full((5, NUM_PIXELS), 0.5))))

@@ -1,9 +1,10 @@
 """Mean and covariance spectrum of the training pixels: all that a representation, or a Gaussian, is fitted on.
 
-Shapes: N training images, D pixels of an image.
+Shapes: N training images, B of them at a time, D pixels of an image.
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,33 +35,42 @@ class Moments(NamedTuple):
         return self.eigenvalues * (self.total_variance / self.eigenvalues.sum())
 
 
-def sample_moments(x: np.ndarray) -> Moments:
-    """Images x (N, D) float64 -> their mean and covariance, by scikit-learn's PCA.
+def sample_moments(batches: Iterable[Tensor]) -> Moments:
+    """Images x (B, D) float64, all on one device -> their mean and covariance.
 
-    The solver is named because scikit-learn's automatic choice differs between 1,000 and 3,072 features. float64
-    because covariance_eigh centres X'X after forming it, which cancels in float32 and loses the small eigenvalues.
+    What scikit-learn's PCA(svd_solver="covariance_eigh") computes, which wants all images at once: 15 GB of SVHN's
+    604,388. float64 because X'X is centred after it is formed, which in float32 loses the small eigenvalues.
     """
-    from sklearn.decomposition import PCA as SklearnPCA
-
-    num_images, num_pixels = x.shape
-    pca = SklearnPCA(min(num_images, num_pixels), svd_solver="covariance_eigh").fit(x)
-    components, eigenvalues = pca.components_, np.zeros(num_pixels)
-    rank = min(num_images - 1, num_pixels)  # beyond it an eigenvalue is 0, or rounding of it
-    eigenvalues[:rank] = pca.explained_variance_[:rank]
-    if num_images < num_pixels:
-        # Any orthonormal completion serves: its variance is 0 in the sample.
-        completed, _ = np.linalg.qr(components.T, mode="complete")
-        components = np.concatenate([components, completed.T[num_images:]])
-    return as_moments(pca.mean_, components, eigenvalues, math.inf, eigenvalues.sum())
+    num_images, total, products = 0, 0.0, 0.0
+    for x in batches:
+        num_images, total, products = num_images + len(x), total + x.sum(0), products + gram(x)
+    mean = total / num_images
+    covariance = (products - num_images * torch.outer(mean, mean)) / (num_images - 1)
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    rank = min(num_images - 1, len(mean))  # beyond it an eigenvalue is 0, or rounding of it
+    eigenvalues = eigenvalues.flip(0).clamp(min=0)
+    eigenvalues[rank:] = 0
+    return as_moments(mean, with_signs(vectors.T.flip(0)), eigenvalues, math.inf, eigenvalues.sum())
 
 
-def robust_moments(x: np.ndarray) -> Moments:
-    """Images x (N, D) float64 -> mean, scatter and degrees of freedom of a multivariate Student-t, by EM.
+def gram(x: Tensor) -> Tensor:
+    """x (B, D) -> x'x (D, D). On a CPU by numpy, which sees that it is symmetric: in half of torch's time."""
+    return torch.from_numpy(x.numpy().T @ x.numpy()) if x.device.type == "cpu" else x.T @ x
+
+
+def with_signs(rows: Tensor) -> Tensor:
+    """Eigenvectors (D, D) with their largest element positive, whatever found them, as scikit-learn has it."""
+    return rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+
+
+def robust_moments(batches: Iterable[Tensor]) -> Moments:
+    """Images x (B, D) float64 -> mean, scatter and degrees of freedom of a multivariate Student-t, by EM on the CPU.
 
     An image is mean + s_i * e with e Gaussian and a scale s_i of its own, which the fit takes out. PX-EM (Kent, Tyler
     and Vardi 1994; Liu, Rubin and Wu 1998), the degrees of freedom maximised in each step (ECME). The dequantisation
     variance is added in every direction: it regularises, and where there are few images it makes the fit possible.
     """
+    x = torch.cat(list(batches)).numpy(force=True)
     num_pixels = x.shape[1]
     mean, scatter, degrees, before = x.mean(0), np.cov(x.T, bias=True), math.inf, -math.inf
     for _ in range(MAX_STEPS):
@@ -76,7 +86,8 @@ def robust_moments(x: np.ndarray) -> Moments:
         centred = (x - mean) * np.sqrt(weights)[:, None]
         scatter = centred.T @ centred
     eigenvalues, vectors = scipy.linalg.eigh(scatter)
-    return as_moments(mean, vectors.T[::-1], eigenvalues[::-1] + DEQUANTISATION_VARIANCE, degrees, x.var(0).sum())
+    mean, rows, eigenvalues = map(torch.tensor, (mean, vectors.T[::-1].copy(), eigenvalues[::-1].copy()))
+    return as_moments(mean, rows, eigenvalues + DEQUANTISATION_VARIANCE, degrees, x.var(0).sum())
 
 
 FITS = {"sample": sample_moments, "robust": robust_moments}
@@ -107,14 +118,15 @@ def fit_degrees_of_freedom(distances: np.ndarray, num_dims: int) -> tuple[float,
 
 
 def as_moments(
-    mean: np.ndarray, components: np.ndarray, eigenvalues: np.ndarray, degrees: float, total_variance: float
+    mean: Tensor, components: Tensor, eigenvalues: Tensor, degrees: float, total_variance: float | Tensor
 ) -> Moments:
+    """On the CPU."""
     return Moments(
-        torch.from_numpy(np.ascontiguousarray(mean)),
-        torch.from_numpy(np.ascontiguousarray(components, dtype=np.float32)),
-        torch.from_numpy(np.ascontiguousarray(eigenvalues)),
+        mean.cpu(),
+        components.float().cpu().contiguous(),
+        eigenvalues.cpu(),
         torch.tensor(degrees, dtype=torch.float64),
-        torch.tensor(total_variance, dtype=torch.float64),
+        torch.as_tensor(total_variance, dtype=torch.float64).cpu(),
     )
 
 

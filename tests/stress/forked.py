@@ -98,7 +98,8 @@ def make_cheap() -> None:
     from svhn_vae.evaluation import baselines, calibration, order_of_learning
     from svhn_vae.report import svg
 
-    def along_axes(x) -> scatter.Moments:
+    def along_axes(batches) -> scatter.Moments:
+        x = torch.cat(list(batches)).numpy()
         variances, order = torch.from_numpy(x.var(0)).sort(descending=True)
         components = torch.eye(x.shape[1])[order]
         mean, infinite = torch.from_numpy(x.mean(0)), torch.tensor(torch.inf, dtype=torch.float64)

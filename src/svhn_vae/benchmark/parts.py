@@ -55,14 +55,12 @@ def of_precision(settings: Config, device: torch.device, folder: Path) -> Rows:
 
 
 def of_pca(settings: Config, device: torch.device, folder: Path) -> Rows:
-    rows = []
-    for num in settings["pca_images"]:
-        rows += seconds_rows(basis.times(num, 500, 1), images=num)
-    worst = basis.disagreement(settings["pca_images"][0])
-    rows.append(
-        {"images": settings["pca_images"][0], "what": "largest relative difference of an eigenvalue", "value": worst}
-    )
-    return rows
+    numbers = settings["pca_images_on_gpu" if device.type == "cuda" else "pca_images"]
+    rows = [
+        {"images": num, "what": what, "s": seconds} for num in numbers for what, seconds in basis.times(num).items()
+    ]
+    worst = basis.disagreement(numbers[0])
+    return [*rows, {"images": numbers[0], "what": "largest relative difference of an eigenvalue", "value": worst}]
 
 
 def of_start(settings: Config, device: torch.device, folder: Path) -> Rows:

@@ -69,7 +69,7 @@ def fitted(images: Tensor, moments: Callable[[str], Moments], num_components: in
     return {
         "uniform": Uniform(),
         **gaussians(sample, num_components),
-        "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), len(spaced(images, MAX_IMAGES))),
+        "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), len(spaced(images, MAX_IMAGES["sample"]))),
         "mixture of PPCAs": mixture(x),
         "Student-t, full covariance": StudentT(
             robust.mean, robust.components, robust.eigenvalues, robust.degrees_of_freedom.item()
