@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from svhn_vae.data.mapped import room_on_disk
+from svhn_vae.data.projected import Projected
 from svhn_vae.representation import Features, Representation
 from svhn_vae.scatter import NUM_LEVELS
 from svhn_vae.seeds import Stream, derive_seed
@@ -115,7 +116,7 @@ class TrainingBatches:
         self.part, self.num_parts, self.scratch = part, num_parts, scratch
         self._to_x = dequantise if add_noise else centred
         self._draw: int | None = None
-        self._kept: Features | None = None
+        self._projected: Projected | None = None
 
     @property
     def num_batches(self) -> int:
@@ -123,7 +124,7 @@ class TrainingBatches:
 
     @property
     def per_step(self) -> int:
-        return self._per_step or (ON_CPU if self.representation.mean.device.type == "cpu" else ON_GPU)
+        return self._per_step or (ON_CPU if self._device.type == "cpu" else ON_GPU)
 
     def __len__(self) -> int:
         """Steps of an epoch."""
@@ -131,47 +132,51 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[tuple[Features, ...]]:
         epoch = self.epoch()
-        order = self._order(epoch).to("cpu" if self.scratch else self.representation.mean.device)
-        whole = order.split(self.batch_size)[: self.num_batches]
+        whole = self._order(epoch).split(self.batch_size)[: self.num_batches]
         batches = [batch.chunk(self.num_parts)[self.part] for batch in whole]
         made = (self._slices if self.representation.is_projection else self._from_pixels)(epoch, batches)
         while several := tuple(itertools.islice(made, self.per_step)):
             yield several
 
     def _order(self, epoch: int) -> Tensor:
+        """Where what is indexed by it lies."""
         generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, epoch))
-        return torch.randperm(len(self.images), generator=generator) if self.shuffle else torch.arange(len(self.images))
+        num = len(self.images)
+        order = torch.randperm(num, generator=generator) if self.shuffle else torch.arange(num)
+        return order if self.scratch else order.to(self._device)
 
     def _slices(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
-        draw = epoch // self.epochs_per_noise
+        draw, later = divmod(epoch, self.epochs_per_noise)
         if draw != self._draw:
-            self._draw, self._kept = draw, None  # its room is free before the next one's is taken
-            self._kept = self._project(draw)
-        for indices in batches:
-            yield Features(*(array[indices].to(self.representation.mean.device) for array in self._kept))
+            self._draw, self._projected = draw, None  # its room is free before the next one's is taken
+            self._projected = self._projection(draw)
+        for number, indices in enumerate(batches, 1):
+            arrays = self._projected.with_first(len(self.images) if later else number * self.batch_size)
+            yield Features(*(array[indices].to(self._device) for array in arrays))
 
-    def _project(self, draw: int) -> Features:
-        device = self.representation.mean.device
-        noisy = dequantised_chunks(self.images, Stream.TRAINING_NOISE, self.seed, draw, to_x=self._to_x)
-        rooms: list[Tensor] = []
-        for index, x in enumerate(noisy):
-            made = self.representation(x.to(device))
-            rooms = rooms or [self._room(len(self.images), *array.shape[1:]) for array in made]
-            for room, array in zip(rooms, made, strict=True):  # a view of it would keep what was cut off
-                room[CHUNK * index : CHUNK * index + len(x)] = array
-        return Features(*rooms)
+    def _projection(self, draw: int) -> Projected:
+        def make(numbers: Tensor, group: int) -> Features:
+            return self._features(numbers, derive_seed(Stream.TRAINING_NOISE, self.seed, draw, group))
 
-    def _room(self, *shape: int) -> Tensor:
-        if self.scratch is None:
-            return torch.empty(shape, device=self.representation.mean.device)
-        return room_on_disk(shape, self.scratch)
+        def room(shape: tuple[int, ...]) -> Tensor:
+            return room_on_disk(shape, self.scratch) if self.scratch else torch.empty(shape, device=self._device)
+
+        return Projected(self._order(draw * self.epochs_per_noise), make, room)
 
     def _from_pixels(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
-        images, device = self.images if self.scratch else self._pixels_on_device, self.representation.mean.device
         for index, indices in enumerate(batches):
-            own, seed = images[indices].to(device), derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
-            yield self.representation(self._to_x(own, seed, part=self.part, num_parts=self.num_parts))
+            seed = derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
+            yield self._features(indices, seed, part=self.part, num_parts=self.num_parts)
+
+    def _features(self, indices: Tensor, seed: int, **part: int) -> Features:
+        """The noise is drawn on the representation's device."""
+        images = self.images if self.scratch else self._pixels_on_device
+        return self.representation(self._to_x(images[indices].to(self._device), seed, **part))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.representation.mean.device
 
     @cached_property
     def _pixels_on_device(self) -> Tensor:
-        return self.images.to(self.representation.mean.device)
+        return self.images.to(self._device)

@@ -1,0 +1,42 @@
+"""All training images in the coordinates of a projection, under one draw of the noise: made as they are wanted."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from svhn_vae.representation import Features
+
+ON_CPU, ON_GPU = 500, 10_000  # images projected at a time: bounds memory, and how long an update may have to wait
+
+
+class Projected:
+    """A first update waits for the first group alone. Which images are a group does not depend on when they are wanted:
+    a continued run has the same numbers.
+
+    order: (N,), the images' numbers as the draw's first epoch takes them, where `room` is.
+    make: numbers of some images, and that of their group -> Features.
+    room: shape -> where an array of all images is kept.
+    """
+
+    def __init__(
+        self, order: Tensor, make: Callable[[Tensor, int], Features], room: Callable[[tuple[int, ...]], Tensor]
+    ) -> None:
+        self._groups = order.split(ON_CPU if order.device.type == "cpu" else ON_GPU)
+        self._make, self._room = make, room
+        self._next, self._num_made = 0, 0
+        self._rooms: list[Tensor] = []
+
+    def with_first(self, num: int) -> list[Tensor]:
+        """The arrays of Features, row by row those of the images; at least the first `num` of the order are in them."""
+        while self._num_made < num:
+            numbers = self._groups[self._next]
+            made = self._make(numbers, self._next)
+            self._rooms = self._rooms or [self._room((self._num_images, *array.shape[1:])) for array in made]
+            for room, array in zip(self._rooms, made, strict=True):
+                room[numbers] = array.to(room.device)
+            self._next, self._num_made = self._next + 1, self._num_made + len(numbers)
+        return self._rooms
+
+    @property
+    def _num_images(self) -> int:
+        return sum(map(len, self._groups))
