@@ -108,12 +108,22 @@ def test_marks_are_the_jobs_first_updates(tmp_path):
     assert float((tmp_path / "times").read_text().split()[0]) < first_end
 
 
+def test_a_whole_run_is_measured_by_what_it_left(tmp_path):
+    place = commands.Workplace(tmp_path, "cpu")
+    found = commands.whole_run(place, *commands.TINY, "data.num_train=300", "data.num_test=100", *NETWORK)
+    assert 0.1 < found["GB of memory"] == place.peak_gigabytes < 10
+    assert found["GB of the device's"] is None
+    due = commands.POSTS_IMAGES / found["images/s"]
+    assert found["seconds for the post's 567,000 images x 2,000 epochs"] == pytest.approx(due)
+    assert found["seconds of training to a validation loss of -97.17"] is None  # y has unit variance here
+
+
 @pytest.mark.parametrize(
     ("word", "line"),
     [
         (
             "parts=[training,nonsense]",
-            "failed: parts must be of training, precision, pca, start, sweep, together, report, got",
+            "failed: parts must be of training, precision, pca, start, sweep, together, report, whole_run, got",
         ),
         ("device=tpu", "failed: device must be auto, cpu or cuda, got tpu"),
     ],

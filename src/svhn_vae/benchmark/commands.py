@@ -1,6 +1,8 @@
 """Whole commands, timed from outside as a person has them: start, sweeps, report, evaluation."""
 
+import csv
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +17,8 @@ TINY = (  # a run of which hardly anything is training
     "data=synthetic", "data.num_train=2000", "data.num_test=500", "trainer=demo", "trainer.max_epochs=1",
     "iw_samples=0",
 )  # fmt: skip
+POSTS_IMAGES = 567_000 * 2_000  # that the 2017 post trained on, in 43.7 hours
+POSTS_BEST = -97.17  # nats: its validation loss
 
 
 class Workplace:
@@ -22,6 +26,7 @@ class Workplace:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.device = folder, device
+        self.peak_gigabytes = 0.0  # of memory, of the last command's largest process
         self.cache = folder / "cache"
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -30,19 +35,27 @@ class Workplace:
 
         Raises RuntimeError with what it printed if it failed.
         """
-        times = self.folder / "times"
+        times, log = self.folder / "times", self.folder / "log"
         times.unlink(missing_ok=True)
         command = [sys.executable, str(MARKED), str(times), str(SRC / script), *arguments]
         own = {"XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(SRC)}
         start = time.time()
-        done = subprocess.run(command, cwd=self.folder, env=os.environ | own, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        with log.open("w") as file:
+            begun = subprocess.Popen(command, cwd=self.folder, env=os.environ | own, stdout=file, stderr=file)
+            _, status, usage = os.wait4(begun.pid, 0)
+        begun.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here
+        self.peak_gigabytes = usage.ru_maxrss / 1e6
+        if begun.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed: {log.read_text()[-2000:]}")
         return [float(line) - start for line in times.read_text().split()] if times.exists() else []
 
     def train(self, *arguments: str, is_sweep: bool = False) -> list[float]:
-        accelerator = f"trainer.accelerator={'gpu' if self.device == 'cuda' else 'cpu'}"
-        return self.run("train.py", *(["-m"] if is_sweep else []), *TINY, accelerator, *arguments)
+        """A tiny run, or several."""
+        return self.run("train.py", *(["-m"] if is_sweep else []), *TINY, self.accelerator, *arguments)
+
+    @property
+    def accelerator(self) -> str:
+        return f"trainer.accelerator={'gpu' if self.device == 'cuda' else 'cpu'}"
 
     def ends(self, study: str) -> list[float]:
         """When the runs of a study had their results, in order, as time.time() has it."""
@@ -84,4 +97,21 @@ def report_times(place: Workplace, study: str, repeats: int) -> dict[str, list[f
     return {
         "report": [seconds_of(lambda: place.run("report.py", f"outputs/{study}")) for _ in range(repeats)],
         "evaluation": [seconds_of(lambda: place.run(*evaluate)) for _ in range(repeats)],
+    }
+
+
+def whole_run(place: Workplace, *overrides: str) -> dict[str, float | None]:
+    """A run as a person starts it, validations, checkpoints and pictures included: what the post's would take."""
+    place.run("train.py", *overrides, place.accelerator, "study=whole")
+    [result] = (place.folder / "outputs" / "whole").glob("*/result.json")
+    cost = json.loads(result.read_text())["cost"]
+    with result.with_name("history.csv").open() as file:
+        reached = [float(row["seconds"]) for row in csv.DictReader(file) if float(row["val/post_loss"]) <= POSTS_BEST]
+    on_device = cost["peak_device_bytes"]
+    return {
+        "images/s": cost["images_per_second"],
+        "seconds for the post's 567,000 images x 2,000 epochs": POSTS_IMAGES / cost["images_per_second"],
+        "seconds of training to a validation loss of -97.17": min(reached, default=None),
+        "GB of memory": place.peak_gigabytes,
+        "GB of the device's": on_device and on_device / 1e9,
     }

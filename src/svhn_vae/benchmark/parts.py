@@ -83,6 +83,12 @@ def of_report(settings: Config, device: torch.device, folder: Path) -> Rows:
     return seconds_rows(commands.report_times(place, "report", settings["repeats"]))
 
 
+def of_whole_run(settings: Config, device: torch.device, folder: Path) -> Rows:
+    place = commands.Workplace(folder / "whole", device.type)
+    found = commands.whole_run(place, *settings["whole_run_on_gpu" if device.type == "cuda" else "whole_run"])
+    return [{"what": name, "value": "-" if value is None else value} for name, value in found.items()]
+
+
 def seconds_rows(found: dict[str, list[float]], **place: object) -> Rows:
     return [{**place, "what": name, "median s": clock.median(each), "all s": each} for name, each in found.items()]
 
@@ -101,4 +107,5 @@ PARTS = {
     "sweep": of_sweep,
     "together": of_together,
     "report": of_report,
+    "whole_run": of_whole_run,
 }
