@@ -19,8 +19,11 @@ from svhn_vae.build import CONF, register_resolvers
 # pytest-xdist's workers ignore Ctrl-C, and so would the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 REPO = Path(__file__).parents[1]
-# The user's cache is left alone. Set before anything reads it, and inherited by the commands that tests run.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="svhn-vae-tests-")
+# The user's cache is left alone. Set before anything reads it, and inherited by the processes that tests begin.
+PREFIX = "svhn-vae-tests-"
+IS_FIRST = PREFIX not in os.environ.get("XDG_CACHE_HOME", "")
+if IS_FIRST:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix=PREFIX)
 
 
 def options(group: str) -> list[str]:
@@ -44,7 +47,8 @@ def in_batches(x: ArrayLike) -> list[torch.Tensor]:
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+    if IS_FIRST:
+        shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ class Workplace:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.device = folder, device
-        self.peak_gigabytes = 0.0  # of memory, of the last command's largest process
+        self.peak_gigabytes = 0.0  # of memory, of the last command
         self.cache = folder / "cache"
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -35,18 +35,15 @@ class Workplace:
 
         Raises RuntimeError with what it printed if it failed.
         """
-        times, log = self.folder / "times", self.folder / "log"
+        times, peak = self.folder / "times", self.folder / "peak"
         times.unlink(missing_ok=True)
-        command = [sys.executable, str(MARKED), str(times), str(SRC / script), *arguments]
+        command = [sys.executable, str(MARKED), str(times), str(peak), str(SRC / script), *arguments]
         own = {"XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(SRC)}
         start = time.time()
-        with log.open("w") as file:
-            begun = subprocess.Popen(command, cwd=self.folder, env=os.environ | own, stdout=file, stderr=file)
-            _, status, usage = os.wait4(begun.pid, 0)
-        begun.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here
-        self.peak_gigabytes = usage.ru_maxrss / 1e6
-        if begun.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed: {log.read_text()[-2000:]}")
+        done = subprocess.run(command, cwd=self.folder, env=os.environ | own, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        self.peak_gigabytes = int(peak.read_text()) / 1e6
         return [float(line) - start for line in times.read_text().split()] if times.exists() else []
 
     def train(self, *arguments: str, is_sweep: bool = False) -> list[float]:

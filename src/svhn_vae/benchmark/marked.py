@@ -1,7 +1,7 @@
-"""Runs a script as it is, and notes when its jobs began: python marked.py FILE src/train.py ...
+"""Runs a script as it is, and notes when its jobs began: python marked.py TIMES PEAK src/train.py ...
 
-A line in FILE for each job, the time of its first update's end. A program of its own: nothing in the framework knows
-that it is timed.
+A line in TIMES for each job, the time of its first update's end; in PEAK the memory that the process took at most, in
+kB. A program of its own: nothing in the framework knows that it is measured.
 """
 
 import runpy
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    times, script, *arguments = sys.argv[1:]
+    times, peak, script, *arguments = sys.argv[1:]
     from svhn_vae.lit import LitVAE  # what the script imports first, too
 
     step = LitVAE.training_step
@@ -25,7 +25,12 @@ def main() -> None:
 
     LitVAE.training_step = marked
     sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        # Of this program's own memory, where getrusage counts that of the process which began it, too.
+        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+        Path(peak).write_text(line.split()[1])
 
 
 if __name__ == "__main__":
