@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from svhn_vae.build import CONF, cache_folder, register_resolvers
+from svhn_vae.build import CONF, cache_folder, fit_device, register_resolvers
 from svhn_vae.data.dataset import Dataset, concatenate, digest, load_once
 from svhn_vae.data.mat import DataError
 from svhn_vae.data.moments import moments_once
@@ -45,7 +45,8 @@ def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
     table.add_column("model without a network")
     columns = []
     for images in (dataset.train, concatenate([dataset.train, dataset.val])):
-        moments = functools.partial(moments_once, images.images, digest(images), cache=cache_folder(cfg))
+        where = {"cache": cache_folder(cfg), "device": fit_device(cfg)}
+        moments = functools.partial(moments_once, images.images, digest(images), **where)
         densities = fitted(images.images, moments, cfg.pca.n_components)
         columns.append(score(dataset.test.images, densities))
         table.add_column(f"fitted on {len(images.labels):,}", justify="right")
@@ -57,7 +58,7 @@ def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
 def post_loss_line(cfg: DictConfig, dataset: Dataset) -> str:
     """The post's own loss without a network, fitted on all images that are not for the test."""
     images = concatenate([dataset.train, dataset.val])
-    moments = moments_once(images.images, digest(images), "sample", cache_folder(cfg))
+    moments = moments_once(images.images, digest(images), "sample", cache_folder(cfg), fit_device(cfg))
     train, test = (
         diagonal_post_loss(part, moments, POST_COMPONENTS, POST_EPSILON)
         for part in (images.images, dataset.test.images)

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.decomposition import PCA as SklearnPCA
 
 from conftest import composed, in_batches
-from svhn_vae.data import batches, projected
+from svhn_vae.data import batches
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, dequantise
 from svhn_vae.representation import PCA, Features, Pixels
 from svhn_vae.scatter import Moments, sample_moments
@@ -44,10 +44,15 @@ def representation(request):
     return request.param()
 
 
+@pytest.fixture(autouse=True)
+def groups_of_ten(monkeypatch):
+    """More than one of a draw."""
+    monkeypatch.setattr(batches, "PROJECTED_ON_CPU", 10)
+
+
 @pytest.fixture
 def chunks_of_ten(monkeypatch):
     monkeypatch.setattr(batches, "CHUNK", 10)
-    monkeypatch.setattr(projected, "ON_CPU", 10)
 
 
 WHOLE = {"part": 0, "num_parts": 1, "scratch": None}
@@ -238,7 +243,7 @@ def test_noise_of_a_projection_is_kept_for_some_epochs(epochs_per_noise):
     assert noise_difference(passes[0], passes[6]) == APART
 
 
-def test_a_first_step_waits_for_its_own_images_alone(chunks_of_ten, monkeypatch):
+def test_a_first_step_waits_for_its_own_groups_alone(monkeypatch):
     projected = []
     forward = PCA.forward
     monkeypatch.setattr(PCA, "forward", lambda self, x: (projected.append(len(x)), forward(self, x))[1])

@@ -14,6 +14,7 @@ from conftest import composed
 from svhn_vae import checkpoints, job
 from svhn_vae.build import build_job, choices, load_data
 from svhn_vae.checkpoints import WholeCheckpoints, continuation, not_finite
+from svhn_vae.data import moments
 from svhn_vae.history import read_history
 from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.job import Job
@@ -197,6 +198,14 @@ def test_a_checkpoint_of_other_images_or_another_network_is_none(alone, tmp_path
     shutil.copy(path / "checkpoints" / "last.ckpt.damaged1", path / "checkpoints" / "last.ckpt")
     assert continuation(whole.folder, whole.module, whole.data.dataset.digest) is None
     assert "of another network" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_basis_is_none(alone, tmp_path, monkeypatch, capsys):
+    """The weights know the components that they were trained on."""
+    whole = tiny_job(shutil.copytree(alone, tmp_path / "run"))
+    monkeypatch.setattr(moments, "FORMAT", moments.FORMAT + 1)
+    assert continuation(whole.folder, whole.module, whole.data.dataset.digest) is None
+    assert f"of another version, whose basis is another: {moments.FORMAT - 1}" in capsys.readouterr().out
 
 
 def test_starting_over_after_damage_ends_as_if_left_alone(alone, tmp_path, monkeypatch):

@@ -7,12 +7,19 @@ import torch
 from hydra.utils import instantiate
 
 from conftest import composed
+from svhn_vae.data import batches
 from svhn_vae.data.mapped import Mapped, room_on_disk
 from svhn_vae.data.mat import LabelledImages
 from test_batches import IMAGES, full_pca, pixels, taken
 from test_checkpoints import train
 
 SMALL = ("data=synthetic", "data.num_train=60", "data.num_test=20")
+
+
+@pytest.fixture(autouse=True)
+def groups_of_ten(monkeypatch):
+    """More than one of a draw."""
+    monkeypatch.setattr(batches, "PROJECTED_ON_CPU", 10)
 
 
 def mapped(folder, *overrides: str) -> Mapped:

@@ -7,6 +7,7 @@ import scipy.stats
 import torch
 from torch import nn
 
+from svhn_vae.networks import layers
 from svhn_vae.networks.layers import Dropout
 
 RATES = (0.2, 0.5, 0.9, 1e-3)
@@ -69,3 +70,18 @@ def test_a_compiler_takes_it():
     compiled = torch.compile(Dropout(0.5), backend="aot_eager", fullgraph=True)
     dropped = (compiled(torch.ones(100, 100)) == 0).sum().item()
     assert scipy.stats.binomtest(dropped, 10_000, 0.5).pvalue > 1e-5
+
+
+@pytest.mark.parametrize("is_cheap", [False, True])
+def test_of_several_processes_each_has_its_part_of_the_mask(monkeypatch, is_cheap):
+    """By both generators: a GPU's, and a CPU's bits."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: is_cheap)
+    monkeypatch.setattr(layers, "num_parts", lambda: 2)
+    found = []
+    for part in range(2):
+        monkeypatch.setattr(layers, "own_rows", lambda whole, part=part: whole.chunk(2)[part])
+        torch.manual_seed(1)
+        found.append(Dropout(0.3)(torch.ones(500, 20)))
+    torch.manual_seed(1)
+    whole = torch.rand(1000, 20) >= 0.3 if is_cheap else layers.kept_by_bits((1000, 20), 0.3)[0]
+    torch.testing.assert_close(torch.cat(found), whole / 0.7, rtol=1e-4, atol=0)

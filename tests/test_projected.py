@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from svhn_vae.data import projected
 from svhn_vae.data.projected import Projected
 from svhn_vae.representation import Features
 
@@ -11,9 +10,8 @@ NUM_IMAGES = 25
 
 
 @pytest.fixture
-def made(monkeypatch) -> list[int]:
+def made() -> list[int]:
     """The groups that were made, in order."""
-    monkeypatch.setattr(projected, "ON_CPU", 10)
     return []
 
 
@@ -25,7 +23,7 @@ def projected_by(made: list[int], order: torch.Tensor) -> Projected:
         y = numbers[:, None].float()
         return Features(y, -y, torch.tensor(float(group)).expand(len(y)))
 
-    return Projected(order, make, torch.empty)
+    return Projected(order, 10, make, torch.empty)
 
 
 def test_what_is_wanted_first_is_made_first(made):

@@ -170,8 +170,15 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         shuffle=cfg.shuffle,
         seed=cfg.seed,
         cache=cache_folder(cfg),
+        fit_device=fit_device(cfg),
         memory_map=cfg.memory_map,
     )
+
+
+def fit_device(cfg: DictConfig) -> torch.device:
+    """The GPU of a run that has one; of several devices none: they are for the processes that train on them."""
+    is_wanted = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and cfg.trainer.strategy != "ddp"
+    return torch.device("cuda" if is_wanted and torch.cuda.is_available() else "cpu")
 
 
 def build_trainer(cfg: DictConfig, folder: RunFolder, place: Place | None = None) -> L.Trainer:

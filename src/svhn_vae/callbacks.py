@@ -51,7 +51,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         batch_size = trainer.world_size * len(batch[0].y)
         self.num_images += batch_size * len(batch)
-        if self._start is None:  # the first step pays for the projection, lazy initialisation and compilation
+        if self._start is None:  # the first step pays for lazy initialisation and compilation
             self._start, self._first_step = time.monotonic(), trainer.global_step
             return
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from svhn_vae.atomic import replacing
+from svhn_vae.data import moments
 from svhn_vae.history import History
 from svhn_vae.interruption import INTERRUPTION
 from svhn_vae.lit import Diverged
@@ -26,7 +27,7 @@ from svhn_vae.storage import read_checkpoint
 from svhn_vae.tensors import Damaged
 
 WRITING = 0.02  # the share of a training's time that its checkpoints may take
-ADDED = ("digest", "should_stop", "history", "skips")  # to last.ckpt, beside what Lightning keeps
+ADDED = ("digest", "basis", "should_stop", "history", "skips")  # to last.ckpt, beside what Lightning keeps
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -154,6 +155,7 @@ class Last(ModelCheckpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         metrics = {name: value.item() for name, value in trainer.logged_metrics.items() if name.startswith("train/")}
         checkpoint["digest"] = trainer.datamodule.dataset.digest
+        checkpoint["basis"] = moments.FORMAT
         checkpoint["should_stop"] = trainer.should_stop  # which Lightning forgets
         checkpoint["history"] = history_of(trainer).rows_with(metrics, trainer.global_step - 1, trainer.current_epoch)
 
@@ -193,6 +195,8 @@ def check_continues(checkpoint: dict[str, Any], path: Path, module: L.LightningM
         raise Damaged(path, f"it is of another version, without {', '.join(sorted(missing)) or 'best'}")
     if checkpoint["digest"] != digest:
         raise Damaged(path, f"it is of other images, {checkpoint['digest']}")
+    if checkpoint["basis"] != moments.FORMAT:
+        raise Damaged(path, f"it is of another version, whose basis is another: {checkpoint['basis']}")
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     if {name: getattr(value, "shape", None) for name, value in checkpoint["state_dict"].items()} != shapes:
         raise Damaged(path, "it is of another network")

@@ -70,35 +70,44 @@ def robust_moments(batches: Iterable[Tensor]) -> Moments:
     and Vardi 1994; Liu, Rubin and Wu 1998), the degrees of freedom maximised in each step (ECME). The dequantisation
     variance is added in every direction: it regularises, and where there are few images it makes the fit possible.
     """
-    x = torch.cat(list(batches)).numpy(force=True)
-    num_pixels = x.shape[1]
-    mean, scatter, degrees, before = x.mean(0), np.cov(x.T, bias=True), math.inf, -math.inf
+    x = [batch.numpy(force=True) for batch in batches]  # what is computed of it, is so of a batch: memory
+    num_images, num_pixels = sum(map(len, x)), x[0].shape[1]
+    mean, scatter = weighted_moments(x, np.full(num_images, 1 / num_images))
+    total_variance, degrees, before = np.trace(scatter), math.inf, -math.inf
     for _ in range(MAX_STEPS):
-        distances, log_det = mahalanobis(x - mean, scatter)
+        distances, log_det = mahalanobis(x, mean, scatter)
         degrees, log_likelihood = fit_degrees_of_freedom(distances, num_pixels)
         log_likelihood -= 0.5 * log_det
         if log_likelihood - before < TOLERANCE * num_pixels:
             break
         before = log_likelihood
         weights = (degrees + num_pixels) / (degrees + distances)
-        weights /= weights.sum()
-        mean = weights @ x
-        centred = (x - mean) * np.sqrt(weights)[:, None]
-        scatter = centred.T @ centred
+        mean, scatter = weighted_moments(x, weights / weights.sum())
     eigenvalues, vectors = scipy.linalg.eigh(scatter)
     mean, rows, eigenvalues = map(torch.tensor, (mean, vectors.T[::-1].copy(), eigenvalues[::-1].copy()))
-    return as_moments(mean, rows, eigenvalues + DEQUANTISATION_VARIANCE, degrees, x.var(0).sum())
+    return as_moments(mean, rows, eigenvalues + DEQUANTISATION_VARIANCE, degrees, total_variance)
 
 
 FITS = {"sample": sample_moments, "robust": robust_moments}
 
 
-def mahalanobis(centred: np.ndarray, scatter: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centred images (N, D), scatter (D, D) -> squared distances (N,), log-determinant; of scatter plus the noise's."""
+def weighted_moments(x: list[np.ndarray], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Batches of N images, their weights (N,) -> mean (D,), scatter (D, D)."""
+    parts = np.split(weights, np.cumsum([len(batch) for batch in x])[:-1])
+    mean, scatter = sum(part @ batch for part, batch in zip(parts, x, strict=True)), 0.0
+    for part, batch in zip(parts, x, strict=True):
+        centred = (batch - mean) * np.sqrt(part)[:, None]
+        scatter = scatter + centred.T @ centred
+    return mean, scatter
+
+
+def mahalanobis(x: list[np.ndarray], mean: np.ndarray, scatter: np.ndarray) -> tuple[np.ndarray, float]:
+    """Batches of N images, mean (D,), scatter (D, D) -> squared distances (N,), log-determinant; of scatter plus the
+    noise's."""
     floored = scatter + DEQUANTISATION_VARIANCE * np.eye(len(scatter))
     factor = scipy.linalg.cholesky(floored, lower=True)
-    scores = scipy.linalg.solve_triangular(factor, centred.T, lower=True)
-    return np.square(scores).sum(0), 2 * np.log(factor.diagonal()).sum()
+    scores = (scipy.linalg.solve_triangular(factor, (batch - mean).T, lower=True) for batch in x)
+    return np.concatenate([np.square(each).sum(0) for each in scores]), 2 * np.log(factor.diagonal()).sum()
 
 
 def student_t_log_prob(distances: np.ndarray, degrees: float, num_dims: int) -> np.ndarray:

@@ -13,11 +13,11 @@ NUM_COMPONENTS = 500
 MAX_HELD = 100_000  # images that scikit-learn is given: in float64 they are 2.5 GB
 
 
-def times(num: int) -> dict[str, float]:
+def times(num: int, device: torch.device) -> dict[str, float]:
     """Seconds for the mean and whole spectrum of uint8 images, dequantised on the way, and for some components by
     scikit-learn's automatic choice of what it is given in float64."""
     images = torch.randint(256, (num, 3, 32, 32), dtype=torch.uint8)
-    found = {"whole spectrum": seconds_of(lambda: fitted(images, "sample"))}
+    found = {"whole spectrum": seconds_of(lambda: fitted(images, "sample", device))}
     if num <= MAX_HELD:
         x, automatic = images.flatten(1).double().numpy(), PCA(NUM_COMPONENTS, random_state=0)
         found[f"scikit-learn, automatic, {NUM_COMPONENTS} components"] = seconds_of(lambda: automatic.fit(x))

@@ -1,8 +1,8 @@
 """Whole commands, timed from outside as a person has them: start, sweeps, report, evaluation."""
 
-import csv
 import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from svhn_vae.benchmark.clock import seconds_of
+from svhn_vae.history import read_history
 
 SRC = Path(__file__).parents[2]
 MARKED = Path(__file__).with_name("marked.py")
@@ -26,8 +27,8 @@ class Workplace:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.device = folder, device
-        self.peak_gigabytes = 0.0  # of memory, of the last command
-        self.cache = folder / "cache"
+        self.own = {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(SRC)}
+        self.peak_gigabytes: float | None = None  # of memory, of the last command, where the system tells
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, script: str, *arguments: str) -> list[float]:
@@ -36,14 +37,14 @@ class Workplace:
         Raises RuntimeError with what it printed if it failed.
         """
         times, peak = self.folder / "times", self.folder / "peak"
-        times.unlink(missing_ok=True)
+        for left in (times, peak):
+            left.unlink(missing_ok=True)
         command = [sys.executable, str(MARKED), str(times), str(peak), str(SRC / script), *arguments]
-        own = {"XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(SRC)}
         start = time.time()
-        done = subprocess.run(command, cwd=self.folder, env=os.environ | own, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=self.folder, env=os.environ | self.own, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-        self.peak_gigabytes = int(peak.read_text()) / 1e6
+        self.peak_gigabytes = int(peak.read_text()) * 1024 / 1e9 if peak.exists() else None
         return [float(line) - start for line in times.read_text().split()] if times.exists() else []
 
     def train(self, *arguments: str, is_sweep: bool = False) -> list[float]:
@@ -98,12 +99,19 @@ def report_times(place: Workplace, study: str, repeats: int) -> dict[str, list[f
 
 
 def whole_run(place: Workplace, *overrides: str) -> dict[str, float | None]:
-    """A run as a person starts it, validations, checkpoints and pictures included: what the post's would take."""
+    """A run as a person starts it, validations, checkpoints and pictures included: what the post's would take.
+
+    With the user's own cache: the images may be there. Raises RuntimeError if it has no result.
+    """
+    del place.own["XDG_CACHE_HOME"]
     place.run("train.py", *overrides, place.accelerator, "study=whole")
-    [result] = (place.folder / "outputs" / "whole").glob("*/result.json")
+    results = list((place.folder / "outputs" / "whole").glob("*/result.json"))
+    if not results:
+        raise RuntimeError(f"the run of {' '.join(overrides)} diverged")
+    [result] = results
     cost = json.loads(result.read_text())["cost"]
-    with result.with_name("history.csv").open() as file:
-        reached = [float(row["seconds"]) for row in csv.DictReader(file) if float(row["val/post_loss"]) <= POSTS_BEST]
+    rows = read_history(result.with_name("history.csv"))
+    reached = [row["seconds"] for row in rows if row.get("val/post_loss", math.inf) <= POSTS_BEST]
     on_device = cost["peak_device_bytes"]
     return {
         "images/s": cost["images_per_second"],

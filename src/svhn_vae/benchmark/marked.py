@@ -1,7 +1,7 @@
 """Runs a script as it is, and notes when its jobs began: python marked.py TIMES PEAK src/train.py ...
 
 A line in TIMES for each job, the time of its first update's end; in PEAK the memory that the process took at most, in
-kB. A program of its own: nothing in the framework knows that it is measured.
+KiB, where the system tells. A program of its own: nothing in the framework knows that it is measured.
 """
 
 import runpy
@@ -29,8 +29,9 @@ def main() -> None:
         runpy.run_path(script, run_name="__main__")
     finally:
         # Of this program's own memory, where getrusage counts that of the process which began it, too.
-        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-        Path(peak).write_text(line.split()[1])
+        if (status := Path("/proc/self/status")).exists():
+            [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+            Path(peak).write_text(line.split()[1])
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ def of_precision(settings: Config, device: torch.device, folder: Path) -> Rows:
 def of_pca(settings: Config, device: torch.device, folder: Path) -> Rows:
     numbers = settings["pca_images_on_gpu" if device.type == "cuda" else "pca_images"]
     rows = [
-        {"images": num, "what": what, "s": seconds} for num in numbers for what, seconds in basis.times(num).items()
+        {"images": num, "what": what, "s": seconds}
+        for num in numbers
+        for what, seconds in basis.times(num, device).items()
     ]
     worst = basis.disagreement(numbers[0])
     return [*rows, {"images": numbers[0], "what": "largest relative difference of an eigenvalue", "value": worst}]
@@ -85,7 +87,8 @@ def of_report(settings: Config, device: torch.device, folder: Path) -> Rows:
 
 def of_whole_run(settings: Config, device: torch.device, folder: Path) -> Rows:
     place = commands.Workplace(folder / "whole", device.type)
-    found = commands.whole_run(place, *settings["whole_run_on_gpu" if device.type == "cuda" else "whole_run"])
+    overrides = settings["whole_run_on_gpu" if device.type == "cuda" else "whole_run"]
+    found = commands.whole_run(place, *overrides, *settings["whole_run_data"])
     return [{"what": name, "value": "-" if value is None else value} for name, value in found.items()]
 
 

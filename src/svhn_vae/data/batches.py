@@ -1,8 +1,8 @@
 """From uint8 images to batches of features: dequantise, represent, shuffle.
 
-Data that fit in memory need no worker processes. A projection (PCA) is made once for all images and a batch is a slice
-of it; an elementwise representation (pixels) is made per batch from the uint8 images, a quarter of the size. All of it
-happens on the representation's device.
+Data that fit in memory need no worker processes. A projection (PCA) is made once of each image, when an epoch first
+wants it, and a batch is a slice of it; an elementwise representation (pixels) is made per batch from the uint8 images,
+a quarter of the size. All of it, training's noise included, happens on the representation's device.
 
 Shapes: N images (N, C, H, W) uint8; x in [0, 1); a batch is Features of B images; a step trains on several batches.
 """
@@ -22,6 +22,7 @@ from svhn_vae.scatter import NUM_LEVELS
 from svhn_vae.seeds import Stream, derive_seed
 
 CHUNK = 1000  # images dequantised and projected at a time: bounds memory
+PROJECTED_ON_CPU, PROJECTED_ON_GPU = 500, 10_000  # for training, where it bounds how long an update may have to wait
 ON_CPU, ON_GPU = 4, 50  # batches of a step: what is done around it takes 0.4 ms, as an update on a fast GPU
 
 
@@ -69,7 +70,8 @@ class EvaluationBatches:
 
     @cached_property
     def _kept(self) -> list[Features]:
-        return [Features(*(array.clone() for array in made)) for made in self._made()]  # as in _project
+        """Copies: a view would keep what was cut off."""
+        return [Features(*(array.clone() for array in made)) for made in self._made()]
 
     def _made(self) -> Iterator[Features]:
         device = self.representation.mean.device
@@ -161,7 +163,8 @@ class TrainingBatches:
         def room(shape: tuple[int, ...]) -> Tensor:
             return room_on_disk(shape, self.scratch) if self.scratch else torch.empty(shape, device=self._device)
 
-        return Projected(self._order(draw * self.epochs_per_noise), make, room)
+        at_once = PROJECTED_ON_CPU if self._device.type == "cpu" else PROJECTED_ON_GPU
+        return Projected(self._order(draw * self.epochs_per_noise), at_once, make, room)
 
     def _from_pixels(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
         for index, indices in enumerate(batches):

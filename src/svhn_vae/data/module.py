@@ -18,6 +18,7 @@ from svhn_vae.scatter import Moments
 class DataModule(L.LightningDataModule):
     """Batches of a source's images in the coordinates of a representation, which `setup` fits in place.
 
+    fit_device: where the covariance of the images is computed, if it is not in `cache`.
     memory_map: what is made of the images is kept in a file in `cache`, not in memory.
     """
 
@@ -33,12 +34,14 @@ class DataModule(L.LightningDataModule):
         shuffle: bool,
         seed: int,
         cache: Path,
+        fit_device: torch.device,
         memory_map: bool,
     ) -> None:
         super().__init__()
         self.source, self.representation, self.cache = source, representation, cache
         self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
         self.updates_per_step, self.shuffle, self.seed = updates_per_step, shuffle, seed
+        self.fit_device = fit_device
         self.scratch = cache if memory_map else None
         self.dataset: Dataset | None = None
 
@@ -52,7 +55,7 @@ class DataModule(L.LightningDataModule):
 
     def moments(self, scatter: str) -> Moments:
         """The training images' moments, `sample` or `robust`; from the cache, or fitted."""
-        return moments_once(self.dataset.train.images, self.dataset.train_digest, scatter, self.cache)
+        return moments_once(self.dataset.train.images, self.dataset.train_digest, scatter, self.cache, self.fit_device)
 
     def train_dataloader(self) -> TrainingBatches:
         return TrainingBatches(

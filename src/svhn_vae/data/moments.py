@@ -21,19 +21,20 @@ MAX_IMAGES = {  # that are fitted on
     "sample": 1_000_000,  # 3,072 pixels' covariance of so many costs 2 nats of an image's log-density; 0.1 ms each
     "robust": 100_000,  # all at once in memory, in float64 2.5 GB
 }
+CPU = torch.device("cpu")
 CHUNKS_AT_ONCE = 8  # of dequantised images, for larger products
 
 
-def moments_once(images: Tensor, digest: str, scatter: str, cache: Path) -> Moments:
+def moments_once(images: Tensor, digest: str, scatter: str, cache: Path, device: torch.device = CPU) -> Moments:
     """The moments of images (N, 3, 32, 32) uint8 named by `digest`; from `cache`, or fitted and put there.
 
     scatter: one of scatter.FITS, `sample` or `robust`.
 
-    At most MAX_IMAGES evenly spaced images are fitted on, their covariance on a GPU where there is one. The
-    dequantisation noise is the same in every run.
+    At most MAX_IMAGES evenly spaced images are fitted on, their covariance on the device. The dequantisation noise is
+    the same in every run.
     """
     path = cache / f"moments-{FORMAT}-{scatter}-{digest}.safetensors"
-    fit = functools.partial(fitted, images, scatter)
+    fit = functools.partial(fitted, images, scatter, device)
     return kept_or_made(path, Moments, fit, made="fitted", advice="cache=FOLDER is another place")
 
 
@@ -42,10 +43,9 @@ def spaced(images: Tensor, at_most: int) -> Tensor:
     return images[:: -(-len(images) // at_most)]
 
 
-def fitted(images: Tensor, scatter: str) -> Moments:
+def fitted(images: Tensor, scatter: str, device: torch.device = CPU) -> Moments:
     """As `moments_once` has them the first time."""
-    device = torch.device("cuda" if torch.cuda.is_available() and scatter == "sample" else "cpu")
-    return FITS[scatter](_batches(spaced(images, MAX_IMAGES[scatter]), device))
+    return FITS[scatter](_batches(spaced(images, MAX_IMAGES[scatter]), device if scatter == "sample" else CPU))
 
 
 def _batches(images: Tensor, device: torch.device) -> Iterator[Tensor]:

@@ -6,22 +6,24 @@ from torch import Tensor
 
 from svhn_vae.representation import Features
 
-ON_CPU, ON_GPU = 500, 10_000  # images projected at a time: bounds memory, and how long an update may have to wait
-
 
 class Projected:
-    """A first update waits for the first group alone. Which images are a group does not depend on when they are wanted:
-    a continued run has the same numbers.
+    """A first step waits for its own images, and its group's. Which images are a group does not depend on when they are
+    wanted: a continued run has the same numbers.
 
-    order: (N,), the images' numbers as the draw's first epoch takes them, where `room` is.
+    order: (N,), the images' numbers as the draw's first epoch takes them, where `room` is; at_once: images of a group.
     make: numbers of some images, and that of their group -> Features.
     room: shape -> where an array of all images is kept.
     """
 
     def __init__(
-        self, order: Tensor, make: Callable[[Tensor, int], Features], room: Callable[[tuple[int, ...]], Tensor]
+        self,
+        order: Tensor,
+        at_once: int,
+        make: Callable[[Tensor, int], Features],
+        room: Callable[[tuple[int, ...]], Tensor],
     ) -> None:
-        self._groups = order.split(ON_CPU if order.device.type == "cpu" else ON_GPU)
+        self._groups = order.split(at_once)
         self._make, self._room = make, room
         self._next, self._num_made = 0, 0
         self._rooms: list[Tensor] = []

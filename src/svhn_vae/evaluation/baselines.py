@@ -26,7 +26,7 @@ from svhn_vae.scatter import NUM_LEVELS, Moments, fit_degrees_of_freedom, floore
 from svhn_vae.seeds import Stream
 from svhn_vae.vae import VAE
 
-FORMAT = 3  # to be raised with any change of what is scored, so that older files are not read
+FORMAT = 4  # to be raised with any change of what is scored, so that older files are not read
 MAX_IMAGES_AT_ONCE = 10_000  # for what is fitted on the images themselves, not on their moments
 MAX_MIXED, IMAGES_PER_MIXED, NUM_AXES = 10, 500, 100  # of the mixture: its components, images and axes of each
 

@@ -20,7 +20,7 @@ ACTIVATIONS = {  # of what no other layer sees
 
 class Dropout(nn.Dropout):
     """Dropout by the mask of the whole batch. On a CPU an element of it takes 16 random bits, and p is rounded to a
-    multiple of 2**-16: torch draws doubles, in four times as long, an eighth of a small network's step."""
+    multiple of 2**-16: on an AMD processor torch draws a double each, an eighth of a small network's step."""
 
     def forward(self, x: Tensor) -> Tensor:
         is_cheap = x.device.type != "cpu" or torch.compiler.is_compiling()
