@@ -27,10 +27,6 @@ class Record(NamedTuple):
     def loss(self) -> Tensor:
         return self.means[..., 0]
 
-    @property
-    def per_image(self) -> Tensor:
-        return self.means[..., 1:]
-
 
 class Update:
     """Loss, gradient, optimiser's step. An update that is not finite, or whose gradient is longer than

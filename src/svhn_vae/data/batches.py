@@ -44,12 +44,10 @@ def centred(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) -> 
     return (images + 0.5) / NUM_LEVELS
 
 
-def dequantised_chunks(
-    images: Tensor, stream: Stream, *place: int, to_x: Callable[[Tensor, int], Tensor] = dequantise
-) -> Iterator[Tensor]:
+def dequantised_chunks(images: Tensor, stream: Stream) -> Iterator[Tensor]:
     """The images in order, CHUNK at a time; noise is drawn where they are: on the CPU, alike on any machine."""
     for index, chunk in enumerate(images.split(CHUNK)):
-        yield to_x(chunk, derive_seed(stream, *place, index))
+        yield dequantise(chunk, derive_seed(stream, index))
 
 
 class EvaluationBatches:

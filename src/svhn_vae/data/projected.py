@@ -23,22 +23,18 @@ class Projected:
         make: Callable[[Tensor, int], Features],
         room: Callable[[tuple[int, ...]], Tensor],
     ) -> None:
-        self._groups = order.split(at_once)
+        self._order, self._at_once = order, at_once
         self._make, self._room = make, room
-        self._next, self._num_made = 0, 0
+        self._num_made = 0
         self._rooms: list[Tensor] = []
 
     def with_first(self, num: int) -> list[Tensor]:
         """The arrays of Features, row by row those of the images; at least the first `num` of the order are in them."""
         while self._num_made < num:
-            numbers = self._groups[self._next]
-            made = self._make(numbers, self._next)
-            self._rooms = self._rooms or [self._room((self._num_images, *array.shape[1:])) for array in made]
+            numbers = self._order[self._num_made : self._num_made + self._at_once]
+            made = self._make(numbers, self._num_made // self._at_once)
+            self._rooms = self._rooms or [self._room((len(self._order), *array.shape[1:])) for array in made]
             for room, array in zip(self._rooms, made, strict=True):
                 room[numbers] = array.to(room.device)
-            self._next, self._num_made = self._next + 1, self._num_made + len(numbers)
+            self._num_made += len(numbers)
         return self._rooms
-
-    @property
-    def _num_images(self) -> int:
-        return sum(map(len, self._groups))
