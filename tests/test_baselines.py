@@ -31,7 +31,7 @@ from svhn_vae.evaluation.baselines import (
 )
 from svhn_vae.evaluation.densities import StudentT, Uniform
 from svhn_vae.evaluation.mixture import PPCA, by_smoothness, fit_mixture, maximise
-from svhn_vae.scatter import DEQUANTISATION_VARIANCE, FITS, Moments, floored, robust_moments, sample_moments
+from svhn_vae.model.covariance import DEQUANTISATION_VARIANCE, FITS, Moments, floored, robust_moments, sample_moments
 from svhn_vae.seeds import Stream
 from test_lit import fitted as fitted_vae
 

@@ -156,10 +156,10 @@ STRANGERS = {
 @pytest.mark.parametrize("content", STRANGERS.values(), ids=STRANGERS)
 def test_a_strangers_configuration_calls_nothing_of_its_own(content, tmp_path):
     """Every run's folder holds one; and whoever loads it gets an error in a line."""
-    groups = {"pca": "svhn_vae.representation.Pixels", "model": "svhn_vae.networks.dense.Dense"}
+    groups = {"pca": "svhn_vae.model.coordinates.Pixels", "model": "svhn_vae.model.networks.dense.Dense"}
     lines = [f"{group}: {{_target_: {target}}}" for group, target in groups.items() if f"{group}:" not in content]
-    text = content.replace("variance: {", "variance: {_target_: svhn_vae.variance.Fixed, ")
-    lines += [] if "variance:" in content else ["variance: {_target_: svhn_vae.variance.Fixed, sigma: 1}"]
+    text = content.replace("variance: {", "variance: {_target_: svhn_vae.model.variance.Fixed, ")
+    lines += [] if "variance:" in content else ["variance: {_target_: svhn_vae.model.variance.Fixed, sigma: 1}"]
     path = tmp_path / "config.yaml"
     path.write_text("\n".join([text.replace("SPOIL", str(tmp_path / "ran")), *lines]))
     with pytest.raises(ValueError, match=r"must be a class of svhn_vae|must hold plain values|is damaged") as error:

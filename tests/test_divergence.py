@@ -12,7 +12,7 @@ import torch
 from svhn_vae import checkpoints, job
 from svhn_vae.divergence import head_state, load_last_finite
 from svhn_vae.lit import Diverged
-from svhn_vae.representation import Features
+from svhn_vae.model.coordinates import Features
 from svhn_vae.runs import RunFolder
 from svhn_vae.storage import read_checkpoint
 from svhn_vae.update import Record, Update

@@ -23,9 +23,9 @@ CONFIG = {
     "seed": 0,
     "batch_size": 500,
     "data": {"_target_": "svhn_vae.data.dataset.SVHN", "root": "/a", "limit": None},
-    "pca": {"_target_": "svhn_vae.representation.PCA", "n_components": 500, "whiten": False},
-    "model": {"_target_": "svhn_vae.networks.dense.Dense", "width": 64, "dropout": 0.2},
-    "variance": {"_target_": "svhn_vae.variance.Fixed", "sigma": 0.1},
+    "pca": {"_target_": "svhn_vae.model.coordinates.PCA", "n_components": 500, "whiten": False},
+    "model": {"_target_": "svhn_vae.model.networks.dense.Dense", "width": 64, "dropout": 0.2},
+    "variance": {"_target_": "svhn_vae.model.variance.Fixed", "sigma": 0.1},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
     "trainer": {"_target_": "lightning.Trainer", "max_epochs": 8},
 }

@@ -6,9 +6,9 @@ from hydra.utils import instantiate
 
 from conftest import composed
 from svhn_vae.lit import LitVAE
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.vae import Pass
 from svhn_vae.objective import Objective
-from svhn_vae.representation import Features
-from svhn_vae.vae import Pass
 from test_lit import features, fitted_module
 
 

@@ -23,13 +23,13 @@ CONFIG = {
     "study": "s",
     "seed": 0,
     "data": {"_target_": "svhn_vae.data.dataset.SVHN", "root": "/a", "limit": None},
-    "pca": {"_target_": "svhn_vae.representation.PCA", "n_components": 500, "whiten": False},
-    "variance": {"_target_": "svhn_vae.variance.ReluEps", "epsilon": 0.01},
+    "pca": {"_target_": "svhn_vae.model.coordinates.PCA", "n_components": 500, "whiten": False},
+    "variance": {"_target_": "svhn_vae.model.variance.ReluEps", "epsilon": 0.01},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
     "trainer": {"_target_": "lightning.Trainer", "max_epochs": 2000, "accelerator": "cpu"},
 }
 CHOICES = {"data": "svhn", "pca": "default", "model": "dense", "variance": "relu_eps", "optimizer": "adam"}
-LOGVAR = {"_target_": "svhn_vae.variance.LogVar"}
+LOGVAR = {"_target_": "svhn_vae.model.variance.LogVar"}
 
 
 def result_of(name: str, *, bits=3.0, choices=(), data=SVHN, baselines=(), **settings) -> dict:

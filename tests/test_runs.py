@@ -31,11 +31,11 @@ CONFIG = {
         "splits": ["train"], "limit": None, "held_out": 0.1,
     },
     "pca": {
-        "_target_": "svhn_vae.representation.PCA",
+        "_target_": "svhn_vae.model.coordinates.PCA",
         "n_components": 500, "whiten": False, "scale": True, "residual": "spectrum",
     },
-    "model": {"_target_": "svhn_vae.networks.Dense", "latent_dim": 512, "dropout": 0.2},
-    "variance": {"_target_": "svhn_vae.variance.ReluEps", "epsilon": 0.01},
+    "model": {"_target_": "svhn_vae.model.networks.Dense", "latent_dim": 512, "dropout": 0.2},
+    "variance": {"_target_": "svhn_vae.model.variance.ReluEps", "epsilon": 0.01},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
     "logger": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "name": ""},
     "callbacks": {

@@ -24,10 +24,10 @@ from svhn_vae.history import History
 from svhn_vae.job import Job
 from svhn_vae.lit import LitVAE
 from svhn_vae.metrics import NUM_DIMS
+from svhn_vae.model.vae import VAE
 from svhn_vae.ranks import Place, num_ranks
 from svhn_vae.runs import RunFolder
 from svhn_vae.seeds import Stream, derive_seed
-from svhn_vae.vae import VAE
 from svhn_vae.whole_batch_layers import WholeBatchLayers
 
 IMAGE_SHAPE = (3, 32, 32)

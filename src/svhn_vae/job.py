@@ -25,6 +25,7 @@ from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.lit import Diverged, LitVAE
 from svhn_vae.metrics import split_metrics
+from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
@@ -32,7 +33,6 @@ from svhn_vae.runs import Config, RunFolder, identity, write_json
 from svhn_vae.storage import load_best, save_representation
 from svhn_vae.study import commit
 from svhn_vae.tensors import Damaged, save_tensors
-from svhn_vae.vae import VAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from svhn_vae.divergence import head_state
 from svhn_vae.metrics import bound_metrics, evaluate, evaluation_pass, summarise
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.vae import VAE
 from svhn_vae.objective import Objective
-from svhn_vae.representation import Features
 from svhn_vae.seeds import Stream, derive_seed, seed_device
 from svhn_vae.skips import Skips
 from svhn_vae.update import Record, Update, gradient_norm
-from svhn_vae.vae import VAE
 
 
 class Diverged(ArithmeticError):

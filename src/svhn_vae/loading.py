@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from svhn_vae.build import build_vae, register_resolvers
 from svhn_vae.data.dataset import Dataset, load_once
 from svhn_vae.errors import one_line
+from svhn_vae.model.vae import VAE
 from svhn_vae.runs import RunFolder
 from svhn_vae.storage import load_best, load_representation
-from svhn_vae.vae import VAE
 
 
 def load_run(path: str | Path) -> VAE:

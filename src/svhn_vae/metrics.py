@@ -9,10 +9,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from svhn_vae.elbo import ElboTerms, bits_per_dim
-from svhn_vae.representation import Features
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.elbo import ElboTerms, bits_per_dim
+from svhn_vae.model.vae import VAE, Pass
 from svhn_vae.seeds import Stream, derive_seed, seeded
-from svhn_vae.vae import VAE, Pass
 
 NUM_DIMS = 3 * 32 * 32
 

@@ -9,9 +9,9 @@ import math
 
 from torch import Tensor
 
-from svhn_vae.vae import VAE, Pass
-from svhn_vae.variance import DiagonalNormal
-from svhn_vae.whole_batch import mean_over_parts
+from svhn_vae.model.vae import VAE, Pass
+from svhn_vae.model.variance import DiagonalNormal
+from svhn_vae.model.whole_batch import mean_over_parts
 
 
 class Objective:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from svhn_vae.model.vae import VAE
 from svhn_vae.runs import RunFolder
 from svhn_vae.tensors import Damaged, load_tensors, save_tensors
-from svhn_vae.vae import VAE
 
 
 def save_representation(vae: VAE, folder: RunFolder) -> None:

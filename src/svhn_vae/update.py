@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from svhn_vae.metrics import per_image
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.vae import VAE
+from svhn_vae.model.whole_batch import mean_over_parts
 from svhn_vae.objective import Objective
-from svhn_vae.representation import Features
-from svhn_vae.vae import VAE
-from svhn_vae.whole_batch import mean_over_parts
 
 
 class Record(NamedTuple):

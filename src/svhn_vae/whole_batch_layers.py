@@ -6,7 +6,7 @@ Shapes: x (B, C, ...), of a part of the batch.
 from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import Tensor, nn
 
-from svhn_vae.whole_batch import mean_over_parts, num_parts
+from svhn_vae.model.whole_batch import mean_over_parts, num_parts
 
 
 class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -94,8 +94,8 @@ def make_cheap() -> None:
     import numpy as np
     import torch
 
-    from svhn_vae import scatter
     from svhn_vae.evaluation import baselines, calibration, order_of_learning
+    from svhn_vae.model import covariance as scatter
     from svhn_vae.report import svg
 
     def along_axes(batches) -> scatter.Moments:

@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 
 from svhn_vae.benchmark.clock import seconds_of
 from svhn_vae.data.moments import fitted
-from svhn_vae.scatter import sample_moments
+from svhn_vae.model.covariance import sample_moments
 
 NUM_PIXELS = 3072
 NUM_COMPONENTS = 500

@@ -11,8 +11,8 @@ from svhn_vae.data.dataset import Dataset, Source, load_once
 from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.moments import moments_once
 from svhn_vae.data.represented import Represented
-from svhn_vae.representation import Representation
-from svhn_vae.scatter import Moments
+from svhn_vae.model.coordinates import Representation
+from svhn_vae.model.covariance import Moments
 
 
 class DataModule(L.LightningDataModule):

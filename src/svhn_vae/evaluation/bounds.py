@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from svhn_vae.representation import Features
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.vae import VAE
 from svhn_vae.seeds import Stream, derive_seed
-from svhn_vae.vae import VAE
 
 
 class Estimate(NamedTuple):

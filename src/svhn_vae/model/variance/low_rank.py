@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from svhn_vae.variance.gaussian import at_bounds, soft_clip
-from svhn_vae.variance.head import VarianceHead, above_zero, low_high
+from svhn_vae.model.variance.gaussian import at_bounds, soft_clip
+from svhn_vae.model.variance.head import VarianceHead, above_zero, low_high
 
 
 class LowRank(VarianceHead):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Gamma
 
-from svhn_vae.variance.gaussian import at_bounds, normal_deviance, soft_clip
-from svhn_vae.variance.head import VarianceHead, low_high
+from svhn_vae.model.variance.gaussian import at_bounds, normal_deviance, soft_clip
+from svhn_vae.model.variance.head import VarianceHead, low_high
 
 
 class StudentT(VarianceHead):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.whole_batch import num_parts, own_rows
+from svhn_vae.model.whole_batch import num_parts, own_rows
 
 ACTIVATIONS = {  # of what no other layer sees
     "relu": functools.partial(nn.ReLU, inplace=True),  # 1 % of a small network's step on a CPU

@@ -17,16 +17,16 @@ Shapes: B images, E = event_shape of one image's features, D its number of eleme
 Units: sigma in units of y, which has unit average variance; log_variance = log sigma^2; densities in nats per image.
 """
 
-from svhn_vae.variance.constant import Fixed, Optimal, PerChannel, PerDimension, Shared
-from svhn_vae.variance.gaussian import BoundedGaussianHead, DiagonalNormal, GaussianHead, soft_clip
-from svhn_vae.variance.head import VarianceHead
-from svhn_vae.variance.heavy_tailed import ScaleMixture, StudentT
-from svhn_vae.variance.logistic import LogisticMixture
-from svhn_vae.variance.low_rank import LowRank
-from svhn_vae.variance.per_element import BetaNLL, BoundedLogVar, LogVar, LogVarL2, ReluEps, SoftplusEps
-from svhn_vae.variance.per_image import Banded, PerImage
-from svhn_vae.variance.pixels import Bernoulli
-from svhn_vae.variance.spectral import Spectral, SpectralNormal
+from svhn_vae.model.variance.constant import Fixed, Optimal, PerChannel, PerDimension, Shared
+from svhn_vae.model.variance.gaussian import BoundedGaussianHead, DiagonalNormal, GaussianHead, soft_clip
+from svhn_vae.model.variance.head import VarianceHead
+from svhn_vae.model.variance.heavy_tailed import ScaleMixture, StudentT
+from svhn_vae.model.variance.logistic import LogisticMixture
+from svhn_vae.model.variance.low_rank import LowRank
+from svhn_vae.model.variance.per_element import BetaNLL, BoundedLogVar, LogVar, LogVarL2, ReluEps, SoftplusEps
+from svhn_vae.model.variance.per_image import Banded, PerImage
+from svhn_vae.model.variance.pixels import Bernoulli
+from svhn_vae.model.variance.spectral import Spectral, SpectralNormal
 
 __all__ = [
     "Banded",

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 from torch.distributions import Distribution
 
-from svhn_vae.variance.head import VarianceHead, low_high
+from svhn_vae.model.variance.head import VarianceHead, low_high
 
 
 class DiagonalNormal(Distribution):

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
-from svhn_vae.cosine import cosines, to_places
-from svhn_vae.networks.checks import at_least, fraction
-from svhn_vae.networks.interface import Inferred, Networks
-from svhn_vae.networks.layers import Dropout, zero_linear
+from svhn_vae.model.cosine import cosines, to_places
+from svhn_vae.model.networks.checks import at_least, fraction
+from svhn_vae.model.networks.interface import Inferred, Networks
+from svhn_vae.model.networks.layers import Dropout, zero_linear
 
 ENERGY_FLOOR = 1e-3  # of whitened coefficients, whose mean energy is 1: keeps the logarithm finite
 POOL = 2  # neighbouring frequencies whose energies the encoder sees together

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.networks.checks import at_least, fraction, one_of, positive
-from svhn_vae.networks.interface import OneLevel
-from svhn_vae.networks.layers import ACTIVATIONS, INITIALISATIONS, Dropout, NoOutput, zero_linear
+from svhn_vae.model.networks.checks import at_least, fraction, one_of, positive
+from svhn_vae.model.networks.interface import OneLevel
+from svhn_vae.model.networks.layers import ACTIVATIONS, INITIALISATIONS, Dropout, NoOutput, zero_linear
 
 
 class Dense(OneLevel):

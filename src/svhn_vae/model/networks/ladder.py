@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.networks.checks import at_least, fraction, square_images
-from svhn_vae.networks.interface import Inferred, Networks
-from svhn_vae.networks.layers import group_norm, shrink_channels, zero_linear
-from svhn_vae.networks.resnet import ResidualBlock
+from svhn_vae.model.networks.checks import at_least, fraction, square_images
+from svhn_vae.model.networks.interface import Inferred, Networks
+from svhn_vae.model.networks.layers import group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.resnet import ResidualBlock
 
 SMALLEST = 4  # pixels: the resolution of the first level
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.networks.checks import at_least, fraction, one_of, square_images
-from svhn_vae.networks.interface import OneLevel
-from svhn_vae.networks.layers import ACTIVATIONS, Dropout, group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.checks import at_least, fraction, one_of, square_images
+from svhn_vae.model.networks.interface import OneLevel
+from svhn_vae.model.networks.layers import ACTIVATIONS, Dropout, group_norm, shrink_channels, zero_linear
 
 IMAGE_NORMALISATIONS = {"batch": nn.BatchNorm2d, "group": group_norm, "none": nn.Identity}
 VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": group_norm, "none": nn.Identity}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.networks.checks import at_least, square_images
-from svhn_vae.networks.interface import OneLevel
-from svhn_vae.networks.layers import keras_weights, shrink_channels, zero_linear
+from svhn_vae.model.networks.checks import at_least, square_images
+from svhn_vae.model.networks.interface import OneLevel
+from svhn_vae.model.networks.layers import keras_weights, shrink_channels, zero_linear
 
 
 class KerasConv(OneLevel):

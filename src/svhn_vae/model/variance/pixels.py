@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from svhn_vae.variance.head import VarianceHead
+from svhn_vae.model.variance.head import VarianceHead
 
 
 class PixelHead(VarianceHead):

@@ -12,9 +12,9 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
-from svhn_vae.variance.gaussian import at_bounds, soft_clip
-from svhn_vae.variance.head import low_high
-from svhn_vae.variance.pixels import PixelHead
+from svhn_vae.model.variance.gaussian import at_bounds, soft_clip
+from svhn_vae.model.variance.head import low_high
+from svhn_vae.model.variance.pixels import PixelHead
 
 
 class LogisticMixture(PixelHead):

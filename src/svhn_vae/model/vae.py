@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from svhn_vae.elbo import ElboTerms, kl_to_standard_normal
-from svhn_vae.networks import Inferred, Networks
-from svhn_vae.representation import Features, Representation
-from svhn_vae.variance import VarianceHead
-from svhn_vae.whole_batch import num_parts, own_rows
+from svhn_vae.model.coordinates import Features, Representation
+from svhn_vae.model.elbo import ElboTerms, kl_to_standard_normal
+from svhn_vae.model.networks import Inferred, Networks
+from svhn_vae.model.variance import VarianceHead
+from svhn_vae.model.whole_batch import num_parts, own_rows
 
 
 class Pass(NamedTuple):

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.cosine import cosines
-from svhn_vae.residual import RESIDUALS, Residual, Spectrum
-from svhn_vae.scatter import FITS, NUM_LEVELS, Moments, floored
+from svhn_vae.model.cosine import cosines
+from svhn_vae.model.covariance import FITS, NUM_LEVELS, Moments, floored
+from svhn_vae.model.residual import RESIDUALS, Residual, Spectrum
 
 
 class Features(NamedTuple):

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.variance.gaussian import BoundedGaussianHead, GaussianHead
-from svhn_vae.variance.head import above_zero
-from svhn_vae.whole_batch import mean_over_parts
+from svhn_vae.model.variance.gaussian import BoundedGaussianHead, GaussianHead
+from svhn_vae.model.variance.head import above_zero
+from svhn_vae.model.whole_batch import mean_over_parts
 
 
 class Fixed(GaussianHead):

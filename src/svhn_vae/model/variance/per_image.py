@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from svhn_vae.variance.constant import Learned
-from svhn_vae.variance.gaussian import BoundedGaussianHead
+from svhn_vae.model.variance.constant import Learned
+from svhn_vae.model.variance.gaussian import BoundedGaussianHead
 
 
 class PerImage(BoundedGaussianHead):

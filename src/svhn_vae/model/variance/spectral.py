@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from svhn_vae.cosine import cosines, to_frequencies, to_places
-from svhn_vae.variance.gaussian import at_bounds, soft_clip
-from svhn_vae.variance.head import VarianceHead, low_high
+from svhn_vae.model.cosine import cosines, to_frequencies, to_places
+from svhn_vae.model.variance.gaussian import at_bounds, soft_clip
+from svhn_vae.model.variance.head import VarianceHead, low_high
 
 
 class SpectralNormal(Distribution):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
-from svhn_vae.variance.gaussian import BoundedGaussianHead, DiagonalNormal, GaussianHead, normal_deviance
-from svhn_vae.variance.head import above_zero
+from svhn_vae.model.variance.gaussian import BoundedGaussianHead, DiagonalNormal, GaussianHead, normal_deviance
+from svhn_vae.model.variance.head import above_zero
 
 
 class ReluEps(GaussianHead):
