@@ -20,8 +20,8 @@ from rich.table import Table
 from svhn_vae.benchmark.parts import PARTS, Rows
 from svhn_vae.build import CONF, register_resolvers
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs import Config, write_json
-from svhn_vae.study import commit
+from svhn_vae.runs.folder import Config, write_json
+from svhn_vae.runs.study import commit
 from svhn_vae.turn import quiet
 
 

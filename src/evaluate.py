@@ -19,7 +19,7 @@ from svhn_vae.evaluation.samples import Agreement
 from svhn_vae.evaluation.score import SPLITS, Score, score_run
 from svhn_vae.loading import load_dataset, load_run
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs.folder import RunFolder
 
 MEANING = {
     "elbo": "nats per image, as the terms below",

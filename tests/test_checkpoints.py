@@ -19,8 +19,8 @@ from svhn_vae.history import read_history
 from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.job import Job
 from svhn_vae.lit import Diverged, LitVAE
-from svhn_vae.runs import RunFolder
-from svhn_vae.storage import read_checkpoint
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.weights import read_checkpoint
 from svhn_vae.sweep import quiet
 
 TINY = (

@@ -11,7 +11,7 @@ from conftest import CONF, composed
 from svhn_vae.build import plain
 from svhn_vae.plan import plan
 from svhn_vae.report.hypotheses import parse
-from svhn_vae.runs import flatten
+from svhn_vae.runs.folder import flatten
 
 FOLDER = CONF / "experiment" / "claims"
 CLAIMS = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -9,7 +9,7 @@ from conftest import CONF, composed, options
 from svhn_vae.build import build_module, build_trainer, build_vae, try_build
 from svhn_vae.commandline import help_text
 from svhn_vae.loading import trusted
-from svhn_vae.runs import RunFolder, run_name
+from svhn_vae.runs.folder import RunFolder, run_name
 from test_variance import accepts
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
@@ -140,8 +140,8 @@ def test_the_published_run_sweeps_over_other_heads():
 
 STRANGERS = {
     "another class": "pca: {_target_: subprocess.Popen}",
-    "a class behind a module": "pca: {_target_: svhn_vae.study.subprocess.Popen, args: [touch, SPOIL]}",
-    "a function": "pca: {_target_: svhn_vae.atomic.os.system, command: touch SPOIL}",
+    "a class behind a module": "pca: {_target_: svhn_vae.runs.study.subprocess.Popen, args: [touch, SPOIL]}",
+    "a function": "pca: {_target_: svhn_vae.runs.files.os.system, command: touch SPOIL}",
     "a nested class": "variance: {sigma: {_target_: subprocess.Popen, args: [touch, SPOIL]}}",
     "in a list": "variance: {sigma: [{_target_: subprocess.Popen, args: [touch, SPOIL]}]}",
     "by way of another key": "variance: {sigma: '${evil}'}\nevil: {_target_: subprocess.Popen, args: [touch, SPOIL]}",

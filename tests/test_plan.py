@@ -10,7 +10,7 @@ import svhn_vae.plan
 from conftest import composed, options
 from svhn_vae.build import choices, plain, register_resolvers
 from svhn_vae.plan import Planned, Planner, Refused, composing, num_values, plan
-from svhn_vae.runs import run_name
+from svhn_vae.runs.folder import run_name
 from svhn_vae.sweep import quiet
 
 register_resolvers()

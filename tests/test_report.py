@@ -409,7 +409,7 @@ def test_where_the_files_are(study):
 
 def test_report_needs_neither_torch_nor_lightning():
     code = (
-        "import sys, svhn_vae.runs, svhn_vae.report.collect, svhn_vae.report.table, svhn_vae.report.page;"
+        "import sys, svhn_vae.runs.folder, svhn_vae.report.collect, svhn_vae.report.table, svhn_vae.report.page;"
         "print({'torch', 'lightning', 'hydra', 'omegaconf', 'sklearn'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -19,7 +19,7 @@ from svhn_vae.build import choices, plain
 from svhn_vae.report.collect import Run, read_runs
 from svhn_vae.report.page import write_report
 from svhn_vae.report.reproduce import recipes, warnings
-from svhn_vae.runs import identity
+from svhn_vae.runs.folder import identity
 from test_report import CHOICES, CONFIG, SVHN, SYNTHETIC, result_of, setting
 
 NASTY = 'the loss was <b>not</b> finite & "812.3" nats | it\'s over'

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from svhn_vae import runs
-from svhn_vae.runs import NOT_IDENTITY, RunFolder, flatten, identity, read_json, run_name, write_json
+from svhn_vae.runs import folder as runs
+from svhn_vae.runs.folder import NOT_IDENTITY, RunFolder, flatten, identity, read_json, run_name, write_json
 
 CONF = Path(__file__).parents[1] / "conf"
 CONFIG = {

@@ -16,7 +16,7 @@ from svhn_vae import sweep, turn
 from svhn_vae.build import register_resolvers
 from svhn_vae.interruption import INTERRUPTION, SIGNALS
 from svhn_vae.lit import Diverged
-from svhn_vae.runs import write_json
+from svhn_vae.runs.folder import write_json
 from svhn_vae.sweep import Sweep
 from test_turn import result
 

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae import runs
 from svhn_vae.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.commandline import help_text
 from svhn_vae.data.dataset import Dataset, Source, load_once
@@ -26,7 +25,8 @@ from svhn_vae.lit import LitVAE
 from svhn_vae.metrics import NUM_DIMS
 from svhn_vae.model.vae import VAE
 from svhn_vae.ranks import Place, num_ranks
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs import folder as runs
+from svhn_vae.runs.folder import RunFolder
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.whole_batch_layers import WholeBatchLayers
 

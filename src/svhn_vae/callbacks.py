@@ -19,7 +19,7 @@ from svhn_vae.lit import LitVAE
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.gallery import Subject, draw
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.tensors import save_tensors
+from svhn_vae.runs.tensors import save_tensors
 
 HOUR = 3600.0
 

@@ -8,12 +8,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from svhn_vae.errors import did_you_mean, one_line
-from svhn_vae.lock import locked
 from svhn_vae.report.hypotheses import parse
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
-from svhn_vae.runs import Config, flatten
-from svhn_vae.study import note_command, noted_times
+from svhn_vae.runs.folder import Config, flatten
+from svhn_vae.runs.lock import locked
+from svhn_vae.runs.study import note_command, noted_times
 
 PRECISIONS = ("32-true", "bf16-mixed")
 MONITORED = ("negative_elbo", "bits_per_dim", "post_loss")

@@ -11,9 +11,9 @@ import torch
 from svhn_vae.metrics import evaluation_pass, or_none
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
-from svhn_vae.runs import RunFolder
-from svhn_vae.storage import load_weights
-from svhn_vae.tensors import Damaged
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.tensors import Damaged
+from svhn_vae.runs.weights import load_weights
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch.loggers.logger import DummyExperiment, Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from svhn_vae.atomic import replacing
+from svhn_vae.runs.files import replacing
 
 SECONDS_BETWEEN_WRITES = 5.0
 PLACE = ("epoch", "step", "seconds")  # the columns before those of the metrics

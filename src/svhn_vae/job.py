@@ -29,10 +29,10 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.runs import Config, RunFolder, identity, write_json
-from svhn_vae.storage import load_best, save_representation
-from svhn_vae.study import commit
-from svhn_vae.tensors import Damaged, save_tensors
+from svhn_vae.runs.folder import Config, RunFolder, identity, write_json
+from svhn_vae.runs.study import commit
+from svhn_vae.runs.tensors import Damaged, save_tensors
+from svhn_vae.runs.weights import load_best, save_representation
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all

@@ -13,8 +13,8 @@ from svhn_vae.build import build_vae, register_resolvers
 from svhn_vae.data.dataset import Dataset, load_once
 from svhn_vae.errors import one_line
 from svhn_vae.model.vae import VAE
-from svhn_vae.runs import RunFolder
-from svhn_vae.storage import load_best, load_representation
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.weights import load_best, load_representation
 
 
 def load_run(path: str | Path) -> VAE:
@@ -68,7 +68,7 @@ def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_own_class(target: Any) -> bool:
-    """Whether it is a class of svhn_vae, and not what one of its modules imports, as svhn_vae.atomic.os.system."""
+    """Whether it is a class of svhn_vae, and not what one of its modules imports, as svhn_vae.runs.files.os.system."""
     if not isinstance(target, str) or not target.startswith("svhn_vae."):
         return False
     try:

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from svhn_vae.build import CONF, choices, plain, try_build
 from svhn_vae.commandline import check, check_keys
 from svhn_vae.errors import did_you_mean, one_line, root_of
-from svhn_vae.runs import Config, flatten, run_name
+from svhn_vae.runs.folder import Config, flatten, run_name
 
 MAX_JOBS = 10_000  # of a command; all are composed before the first begins, 8 ms each
 LAUNCHER = "hydra/launcher"

@@ -23,7 +23,7 @@ from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.launchers import DIED, launching, run_in_worker
 from svhn_vae.ledger import Ledger
 from svhn_vae.plan import Planned, Refused, plan
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs.folder import RunFolder
 from svhn_vae.turn import Outcome, quiet, take_turn
 
 MAX_LISTED = 3  # jobs that share a fault

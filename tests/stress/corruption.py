@@ -39,8 +39,8 @@ from svhn_vae.loading import load_dataset, load_run
 from svhn_vae.report import svg
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
-from svhn_vae.runs import RunFolder, read_json
-from svhn_vae.storage import load_tensors, read_checkpoint
+from svhn_vae.runs.folder import RunFolder, read_json
+from svhn_vae.runs.weights import load_tensors, read_checkpoint
 
 RUN = ("model=conv", "variance=relu_eps", *(word for word in TINY if "pca" not in word), "trainer.max_epochs=2")
 JUDGE = Settings(

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from svhn_vae.checkpoints import tensors
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs.folder import RunFolder
 
 TIMES = ("seconds", "cost", "versions", "commit", "sha256")
 

@@ -27,7 +27,7 @@ from stress.forked import TRAIN, train
 from svhn_vae import sweep
 from svhn_vae.build import CONF, choices, plain, register_resolvers
 from svhn_vae.plan import Planned, Planner, composing
-from svhn_vae.runs import flatten, run_name
+from svhn_vae.runs.folder import flatten, run_name
 
 MAX_LINE = 1500  # characters: long, and one line
 NO_TEXT = ("Cc", "Zl", "Zp")  # categories: control characters, and what separates lines

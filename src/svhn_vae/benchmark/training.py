@@ -20,7 +20,7 @@ from svhn_vae.data.dataset import Source
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.module import DataModule
 from svhn_vae.lit import LitVAE
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs.folder import RunFolder
 from svhn_vae.seeds import Stream
 
 OURS = "this framework"

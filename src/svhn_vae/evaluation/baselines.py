@@ -23,7 +23,7 @@ from svhn_vae.model.coordinates import cosine_basis
 from svhn_vae.model.covariance import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.vae import VAE
-from svhn_vae.runs import read_json, write_json
+from svhn_vae.runs.folder import read_json, write_json
 from svhn_vae.seeds import Stream
 
 FORMAT = 4  # to be raised with any change of what is scored, so that older files are not read

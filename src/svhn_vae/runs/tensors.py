@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import load, save
 from torch import Tensor
 
-from svhn_vae.atomic import replacing
+from svhn_vae.runs.files import replacing
 
 
 class Damaged(ValueError):

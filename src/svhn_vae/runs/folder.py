@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svhn_vae.atomic import remove_partials, replacing
+from svhn_vae.runs.files import remove_partials, replacing
 
 Config = dict[str, Any]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from svhn_vae.model.vae import VAE
-from svhn_vae.runs import RunFolder
-from svhn_vae.tensors import Damaged, load_tensors, save_tensors
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.tensors import Damaged, load_tensors, save_tensors
 
 
 def save_representation(vae: VAE, folder: RunFolder) -> None:

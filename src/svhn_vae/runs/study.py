@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from svhn_vae.runs import read_json, write_json
+from svhn_vae.runs.folder import read_json, write_json
 
 
 def note_command(

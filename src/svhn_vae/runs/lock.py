@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from svhn_vae.runs import read_json, write_json
+from svhn_vae.runs.folder import read_json, write_json
 
 FOLDER = ".locks"  # in the study, and not in the run's folder, which a rerun renames
 
