@@ -13,11 +13,11 @@ from sklearn.decomposition import PCA as SklearnPCA
 
 from conftest import in_batches
 from svhn_vae.data.batches import dequantised_chunks
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.mat import LabelledImages, read_mat
 from svhn_vae.data.moments import moments_once
 from svhn_vae.data.represented import Represented
+from svhn_vae.data.sources import Dataset
 from svhn_vae.evaluation import baselines as module
 from svhn_vae.evaluation.baselines import (
     baselines,

@@ -177,5 +177,5 @@ def test_ones_own_configurations_are_trusted(tmp_path):
 
 
 def test_what_is_built_without_data_takes_no_memory(monkeypatch):
-    monkeypatch.setattr("svhn_vae.data.dataset.Source.load", lambda self: pytest.fail("read"))
+    monkeypatch.setattr("svhn_vae.data.sources.Source.load", lambda self: pytest.fail("read"))
     try_build(composed("network_scale=50"))  # 120 GB

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import REPO, options
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.represented import Represented
+from svhn_vae.data.sources import Dataset
 from svhn_vae.evaluation.baselines import gaussian_post_loss
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from conftest import REPO
 from svhn_vae.build import CONF, register_resolvers
-from svhn_vae.data.dataset import Dataset, Synthetic
 from svhn_vae.data.mat import LabelledImages
+from svhn_vae.data.sources import Dataset, Synthetic
 from svhn_vae.evaluation import judge as module
 from svhn_vae.evaluation.judge import Judge, Settings, accuracy, augmented, fit, judge_once, kept_judge
 

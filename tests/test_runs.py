@@ -27,7 +27,7 @@ CONFIG = {
     "on_error": "continue",
     "cache": None,
     "data": {
-        "_target_": "svhn_vae.data.dataset.SVHN", "root": None, "verify": "official", "url": "http://a.example",
+        "_target_": "svhn_vae.data.sources.SVHN", "root": None, "verify": "official", "url": "http://a.example",
         "splits": ["train"], "limit": None, "held_out": 0.1,
     },
     "pca": {

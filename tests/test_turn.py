@@ -317,7 +317,7 @@ def test_a_clock_that_goes_back_changes_nothing(run, monkeypatch):
 
 def test_a_data_file_replaced_while_the_process_runs_is_the_one_that_was_read(run, monkeypatch):
     """Later jobs of it see what the first saw; other processes refuse."""
-    from svhn_vae.data.dataset import Synthetic
+    from svhn_vae.data.sources import Synthetic
 
     taken()
     monkeypatch.setattr(Synthetic, "load", lambda self: pytest.fail("read again"))

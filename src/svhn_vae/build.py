@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.commandline import help_text
-from svhn_vae.data.dataset import Dataset, Source, load_once
 from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.module import DataModule
+from svhn_vae.data.sources import Dataset, Source, load_once
 from svhn_vae.errors import did_you_mean
 from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.history import History

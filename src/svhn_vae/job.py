@@ -14,8 +14,8 @@ import torch
 
 from svhn_vae.callbacks import OrderOfLearning, Progress
 from svhn_vae.checkpoints import Last, continuation, history_of
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.module import DataModule
+from svhn_vae.data.sources import Dataset
 from svhn_vae.divergence import load_last_finite
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.build import build_vae, register_resolvers
-from svhn_vae.data.dataset import Dataset, load_once
+from svhn_vae.data.sources import Dataset, load_once
 from svhn_vae.errors import one_line
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder

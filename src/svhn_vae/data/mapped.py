@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from svhn_vae.data.dataset import Dataset, Source
 from svhn_vae.data.mat import LabelledImages
+from svhn_vae.data.sources import Dataset, Source
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.tensors import Damaged
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from svhn_vae.data.batches import centred, dequantised_chunks
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.moments import MAX_IMAGES, spaced
 from svhn_vae.data.represented import Represented
+from svhn_vae.data.sources import Dataset
 from svhn_vae.evaluation.densities import Density, Gaussian, StudentT, Uniform
 from svhn_vae.evaluation.mixture import Mixture, by_smoothness, fit_mixture
 from svhn_vae.model.coordinates import cosine_basis

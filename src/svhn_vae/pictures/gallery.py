@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from svhn_vae.data.batches import centred, dequantised_chunks
-from svhn_vae.data.dataset import Dataset
+from svhn_vae.data.sources import Dataset
 from svhn_vae.model.coordinates import Projection, Representation
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.networks import Inferred
