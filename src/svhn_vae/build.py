@@ -18,11 +18,11 @@ from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Source, load_once
 from svhn_vae.errors import did_you_mean
+from svhn_vae.evaluation.bound import NUM_DIMS
 from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.history import History
 from svhn_vae.job import Job
 from svhn_vae.lit import LitVAE
-from svhn_vae.metrics import NUM_DIMS
 from svhn_vae.model.vae import VAE
 from svhn_vae.ranks import Place, num_ranks
 from svhn_vae.runs import folder as runs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from svhn_vae.metrics import evaluation_pass, or_none
+from svhn_vae.evaluation.bound import evaluation_pass, or_none
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder

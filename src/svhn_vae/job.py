@@ -19,12 +19,12 @@ from svhn_vae.data.sources import Dataset
 from svhn_vae.divergence import load_last_finite
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
+from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.lit import Diverged, LitVAE
-from svhn_vae.metrics import split_metrics
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from svhn_vae.divergence import head_state
-from svhn_vae.metrics import bound_metrics, evaluate, evaluation_pass, summarise
+from svhn_vae.evaluation.bound import bound_metrics, evaluate, evaluation_pass, summarise
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
 from svhn_vae.objective import Objective

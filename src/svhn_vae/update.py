@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.metrics import per_image
+from svhn_vae.evaluation.bound import per_image
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.whole_batch import mean_over_parts
