@@ -40,8 +40,8 @@ CONFIG = {
     "logger": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "name": ""},
     "callbacks": {
         "early_stopping": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 100},
-        "progress": {"_target_": "svhn_vae.callbacks.Progress"},
-        "pictures": {"_target_": "svhn_vae.callbacks.Pictures", "every_n_epochs": 10},
+        "progress": {"_target_": "svhn_vae.training.callbacks.Progress"},
+        "pictures": {"_target_": "svhn_vae.training.callbacks.Pictures", "every_n_epochs": 10},
     },
     "trainer": {
         "_target_": "lightning.Trainer", "max_epochs": 2000, "accelerator": "auto", "devices": 1,

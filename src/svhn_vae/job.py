@@ -12,19 +12,14 @@ from typing import Any, NamedTuple
 import lightning as L  # noqa: N812  its usual name
 import torch
 
-from svhn_vae.callbacks import OrderOfLearning, Progress
-from svhn_vae.checkpoints import Last, continuation, history_of
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset
-from svhn_vae.divergence import load_last_finite
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.score import Score, score_run
-from svhn_vae.interruption import INTERRUPTION, Interrupted
-from svhn_vae.lit import Diverged, LitVAE
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
@@ -33,6 +28,11 @@ from svhn_vae.runs.folder import Config, RunFolder, identity, write_json
 from svhn_vae.runs.study import commit
 from svhn_vae.runs.tensors import Damaged, save_tensors
 from svhn_vae.runs.weights import load_best, save_representation
+from svhn_vae.training.callbacks import OrderOfLearning, Progress
+from svhn_vae.training.checkpoints import Last, continuation, history_of
+from svhn_vae.training.divergence import load_last_finite
+from svhn_vae.training.interruption import INTERRUPTION, Interrupted
+from svhn_vae.training.module import Diverged, LitVAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all

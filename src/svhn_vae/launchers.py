@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from svhn_vae.interruption import INTERRUPTION, Interrupted, ctrl_c_kept_from_children
 from svhn_vae.ledger import Ledger
+from svhn_vae.training.interruption import INTERRUPTION, Interrupted, ctrl_c_kept_from_children
 from svhn_vae.turn import Outcome
 
 POLL = 0.5  # seconds

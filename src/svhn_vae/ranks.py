@@ -24,8 +24,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.distributed import TCPStore
 
 from svhn_vae.errors import MEANT_FOR_A_PERSON, one_line, root_of
-from svhn_vae.interruption import INTERRUPTION, SIGNALS, Interrupted
-from svhn_vae.lit import Diverged
+from svhn_vae.training.interruption import INTERRUPTION, SIGNALS, Interrupted
+from svhn_vae.training.module import Diverged
 
 HERE = "127.0.0.1"
 SECONDS_BETWEEN_LOOKS = 0.2

@@ -19,11 +19,11 @@ from omegaconf import DictConfig
 from svhn_vae.build import choices
 from svhn_vae.commandline import OUTPUTS, StudyTable
 from svhn_vae.errors import one_line, printable, root_of
-from svhn_vae.interruption import INTERRUPTION, Interrupted
 from svhn_vae.launchers import DIED, launching, run_in_worker
 from svhn_vae.ledger import Ledger
 from svhn_vae.plan import Planned, Refused, plan
 from svhn_vae.runs.folder import RunFolder
+from svhn_vae.training.interruption import INTERRUPTION, Interrupted
 from svhn_vae.turn import Outcome, quiet, take_turn
 
 MAX_LISTED = 3  # jobs that share a fault

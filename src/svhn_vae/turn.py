@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from svhn_vae import job
 from svhn_vae.build import build_job, load_data, plain, register_resolvers
 from svhn_vae.errors import MEANT_FOR_A_PERSON, is_out_of_memory, one_line, root_of
-from svhn_vae.interruption import Interrupted
-from svhn_vae.lit import Diverged
 from svhn_vae.ranks import Place, num_ranks, run_on_ranks
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.lock import Busy, locked
 from svhn_vae.runs.study import commit
+from svhn_vae.training.interruption import Interrupted
+from svhn_vae.training.module import Diverged
 
 commit_now = functools.cache(commit)  # what this process has read
 

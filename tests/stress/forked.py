@@ -119,8 +119,8 @@ def without_pictures() -> None:
     """For commands whose pictures nobody looks at: they are written, but black. Half of a tiny run is to draw them."""
     import numpy as np
 
-    from svhn_vae import callbacks
     from svhn_vae.pictures import gallery
+    from svhn_vae.training import callbacks
 
     gallery.draw = callbacks.draw = lambda subject, name: np.zeros((10, 10, 3), np.uint8)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 def main() -> None:
     times, peak, script, *arguments = sys.argv[1:]
-    from svhn_vae.lit import LitVAE  # what the script imports first, too
+    from svhn_vae.training.module import LitVAE  # what the script imports first, too
 
     step = LitVAE.training_step
 

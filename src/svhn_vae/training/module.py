@@ -12,14 +12,14 @@ import lightning as L  # noqa: N812  its usual name
 import torch
 from torch import Tensor
 
-from svhn_vae.divergence import head_state
 from svhn_vae.evaluation.bound import bound_metrics, evaluate, evaluation_pass, summarise
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
-from svhn_vae.objective import Objective
 from svhn_vae.seeds import Stream, derive_seed, seed_device
-from svhn_vae.skips import Skips
-from svhn_vae.update import Record, Update, gradient_norm
+from svhn_vae.training.divergence import head_state
+from svhn_vae.training.objective import Objective
+from svhn_vae.training.skips import Skips
+from svhn_vae.training.update import Record, Update, gradient_norm
 
 
 class Diverged(ArithmeticError):

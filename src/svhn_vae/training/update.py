@@ -13,7 +13,7 @@ from svhn_vae.evaluation.bound import per_image
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.whole_batch import mean_over_parts
-from svhn_vae.objective import Objective
+from svhn_vae.training.objective import Objective
 
 
 class Record(NamedTuple):
