@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
 from svhn_vae.data.mat import DataError
-from svhn_vae.loading import load_dataset, load_run
+from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.pictures.gallery import Subject, draw, possible
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.folder import RunFolder

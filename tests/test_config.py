@@ -6,9 +6,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from conftest import CONF, composed, options
-from svhn_vae.build import build_module, build_trainer, build_vae, try_build
-from svhn_vae.commandline import help_text
-from svhn_vae.loading import trusted
+from svhn_vae.experiment.build import build_module, build_trainer, build_vae, try_build
+from svhn_vae.experiment.commandline import help_text
+from svhn_vae.experiment.loading import trusted
 from svhn_vae.runs.folder import RunFolder, run_name
 from test_variance import accepts
 

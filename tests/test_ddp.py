@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from conftest import REPO, composed
-from svhn_vae.build import build_trainer
+from svhn_vae.experiment.build import build_trainer
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.training.history import read_history
 from test_end_to_end import TINY, runs, train

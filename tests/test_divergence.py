@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from svhn_vae import job
+from svhn_vae.experiment import run as job
 from svhn_vae.model.coordinates import Features
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import read_checkpoint

@@ -22,7 +22,7 @@ from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.samples import generated, judge_scores, references
 from svhn_vae.evaluation.score import Score, score_run
-from svhn_vae.loading import load_dataset, load_run
+from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.vae import VAE
 from test_end_to_end import TINY, train

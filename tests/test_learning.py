@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import composed, options
-from svhn_vae.build import build_module
+from svhn_vae.experiment.build import build_module
 from svhn_vae.model.coordinates import Features
 from svhn_vae.training.module import LitVAE
 from test_variance import accepts

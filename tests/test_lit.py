@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from conftest import composed, options
-from svhn_vae import job
-from svhn_vae.build import build_module
 from svhn_vae.evaluation.bound import evaluate, split_metrics, summarise
+from svhn_vae.experiment import run as job
+from svhn_vae.experiment.build import build_module
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.covariance import Moments
 from svhn_vae.model.elbo import bits_per_dim

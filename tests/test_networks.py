@@ -5,7 +5,7 @@ import torch
 from hydra.utils import instantiate
 
 from conftest import composed, options
-from svhn_vae.build import build_vae
+from svhn_vae.experiment.build import build_vae
 from svhn_vae.model.networks import Networks
 from svhn_vae.model.networks.dense import Dense
 from svhn_vae.model.vae import VAE

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from conftest import composed
-from svhn_vae.build import build_vae
+from svhn_vae.experiment.build import build_vae
 from svhn_vae.model.networks.dense import Dense
 from test_networks import without_gradient
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conftest import composed
-from svhn_vae.build import build_vae
+from svhn_vae.experiment.build import build_vae
 from svhn_vae.model.elbo import kl_to_standard_normal
 from svhn_vae.model.networks import Networks
 

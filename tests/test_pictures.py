@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from conftest import composed, options
-from svhn_vae.build import build_vae
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.sources import Dataset
+from svhn_vae.experiment.build import build_vae
 from svhn_vae.model.coordinates import PCA, Pixels, Representation
 from svhn_vae.model.covariance import Moments
 from svhn_vae.model.networks import Inferred, Networks

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from conftest import composed
-from svhn_vae.build import choices, plain
+from svhn_vae.experiment.build import choices, plain
 from svhn_vae.report.collect import Run, read_runs
 from svhn_vae.report.page import write_report
 from svhn_vae.report.reproduce import recipes, warnings

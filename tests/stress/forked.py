@@ -20,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of what is forked: no thread survives tha
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "svhn_vae.sweep",
+        "svhn_vae.experiment.sweep",
         "scipy.stats",
         "matplotlib.backends.backend_agg",
         "hydra.main",

@@ -94,7 +94,7 @@ def configurations(config: dict, folder: Path) -> dict[str, str]:
         "what a module imports": {
             "variance": {"_target_": "svhn_vae.runs.files.os.system", "_args_": [command(folder)]}
         },
-        "a function of ours": {"variance": {"_target_": "svhn_vae.build.instantiate", "config": call}},
+        "a function of ours": {"variance": {"_target_": "svhn_vae.experiment.build.instantiate", "config": call}},
         "a method of ours": {"variance": {"_target_": "svhn_vae.runs.folder.RunFolder.set_aside", "self": "x"}},
         "partial": {"variance": {**call, "_partial_": True}},
         "not recursive": {"variance": {**config["variance"], "_recursive_": False, "epsilon": call}},

@@ -11,13 +11,13 @@ import torch
 from omegaconf import DictConfig
 from sklearn.decomposition import PCA
 
-from svhn_vae.benchmark.clock import Timed, in_turns, synchronise
-from svhn_vae.benchmark.rivals import Size, Way, ways
-from svhn_vae.build import build_data, build_module, build_trainer
+from benchmarks.clock import Timed, in_turns, synchronise
+from benchmarks.rivals import Size, Way, ways
 from svhn_vae.data.batches import EvaluationBatches, dequantised_chunks
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Source
+from svhn_vae.experiment.build import build_data, build_module, build_trainer
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.seeds import Stream
 from svhn_vae.training.checkpoints import history_of

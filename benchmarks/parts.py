@@ -8,7 +8,7 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig
 
-from svhn_vae.benchmark import basis, clock, commands, rivals, training
+from benchmarks import basis, clock, commands, rivals, training
 from svhn_vae.runs.folder import Config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -9,9 +9,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.build import build_vae, register_resolvers
 from svhn_vae.data.sources import Dataset, load_once
 from svhn_vae.errors import one_line
+from svhn_vae.experiment.build import build_vae, register_resolvers
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import load_best, load_representation

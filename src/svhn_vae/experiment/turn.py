@@ -14,10 +14,10 @@ from typing import NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae import job
-from svhn_vae.build import build_job, load_data, plain, register_resolvers
 from svhn_vae.errors import MEANT_FOR_A_PERSON, is_out_of_memory, one_line, root_of
-from svhn_vae.ranks import Place, num_ranks, run_on_ranks
+from svhn_vae.experiment import run as job
+from svhn_vae.experiment.build import build_job, load_data, plain, register_resolvers
+from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.lock import Busy, locked

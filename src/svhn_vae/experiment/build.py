@@ -12,16 +12,16 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.commandline import help_text
 from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Source, load_once
 from svhn_vae.errors import did_you_mean
 from svhn_vae.evaluation.bound import NUM_DIMS
 from svhn_vae.evaluation.judge import Judge, judge_once
-from svhn_vae.job import Job
+from svhn_vae.experiment.commandline import help_text
+from svhn_vae.experiment.ranks import Place, num_ranks
+from svhn_vae.experiment.run import Job
 from svhn_vae.model.vae import VAE
-from svhn_vae.ranks import Place, num_ranks
 from svhn_vae.runs import folder as runs
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.seeds import Stream, derive_seed
@@ -32,7 +32,7 @@ from svhn_vae.training.whole_batch_layers import WholeBatchLayers
 
 IMAGE_SHAPE = (3, 32, 32)
 BUILT = ("data", "pca", "model", "variance", "objective", "skips", "optimizer", "logger", "trainer")  # one class each
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
 

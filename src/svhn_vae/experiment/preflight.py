@@ -22,9 +22,9 @@ from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.build import CONF, choices, plain, try_build
-from svhn_vae.commandline import check, check_keys
 from svhn_vae.errors import did_you_mean, one_line, root_of
+from svhn_vae.experiment.build import CONF, choices, plain, try_build
+from svhn_vae.experiment.commandline import check, check_keys
 from svhn_vae.runs.folder import Config, flatten, run_name
 
 MAX_JOBS = 10_000  # of a command; all are composed before the first begins, 8 ms each

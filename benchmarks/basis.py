@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from svhn_vae.benchmark.clock import seconds_of
+from benchmarks.clock import seconds_of
 from svhn_vae.data.moments import fitted
 from svhn_vae.model.covariance import sample_moments
 
