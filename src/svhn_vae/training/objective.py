@@ -9,6 +9,7 @@ import math
 
 from torch import Tensor
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.vae import VAE, Pass
 from svhn_vae.model.variance import DiagonalNormal
 from svhn_vae.model.whole_batch import mean_over_parts
@@ -29,7 +30,7 @@ class Objective:
             "mean_warmup_epochs": mean_warmup_epochs,
         }.items():
             if not 0 <= value < math.inf:
-                raise ValueError(f"objective.{name} must be 0 or more, got {value}")
+                raise UserError(f"objective.{name} must be 0 or more, got {value}")
         self.beta, self.free_bits = beta, free_bits
         self.kl_warmup_epochs, self.mean_warmup_epochs = kl_warmup_epochs, mean_warmup_epochs
 

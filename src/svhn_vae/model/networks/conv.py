@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.networks.checks import at_least, fraction, one_of, square_images
 from svhn_vae.model.networks.interface import OneLevel
 from svhn_vae.model.networks.layers import ACTIVATIONS, Dropout, group_norm, shrink_channels, zero_linear
@@ -95,12 +96,12 @@ def plan(channels: int, width: int, max_width: int, num_layers: int, num_strided
 
 
 def check_strides(event_shape: Sequence[int], num_layers: int, num_strided: int) -> None:
-    """Raises ValueError if the features are no images, or cannot be halved that often."""
+    """Raises UserError if the features are no images, or cannot be halved that often."""
     square_images("conv", event_shape, multiple=2)
     size = event_shape[1]
     most = max(num for num in range(num_layers + 1) if size % 2**num == 0 and size // 2**num >= 2)
     if not 0 <= num_strided <= most:
-        raise ValueError(
+        raise UserError(
             f"model.num_strided must be in 0..{most}, as often as {num_layers} layers can halve {size} pixels with at "
             f"least 2 left, got {num_strided}"
         )
@@ -122,7 +123,7 @@ class Block:
         one_of(IMAGE_NORMALISATIONS, normalisation=self.normalisation)
         fraction(dropout=self.dropout)
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"model.kernel_size must be odd, so that a layer keeps the size, got {self.kernel_size}")
+            raise UserError(f"model.kernel_size must be odd, so that a layer keeps the size, got {self.kernel_size}")
 
     def down(self, steps: Sequence[Step]) -> list[nn.Module]:
         """The encoder's side: (B, C, H, H) -> (B, steps[-1].after, H / 2**num_strided, H / 2**num_strided)."""
