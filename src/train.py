@@ -1,10 +1,5 @@
 """Trains, tests and compares VAEs: python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true"""
 
-# ruff: noqa: E402
-import gc
-
-gc.disable()  # a million objects are made by the imports, none of them garbage: looking for it took a quarter of them
-
 import sys
 
 import hydra
@@ -13,8 +8,6 @@ from omegaconf import DictConfig
 from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
 
-gc.enable()
-gc.freeze()  # nor is it looked for among them later, after each run of a sweep
 register_resolvers()
 SWEEP = Sweep()
 

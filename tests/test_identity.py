@@ -10,14 +10,14 @@ from omegaconf import OmegaConf
 
 from conftest import CONF, composed, options
 from svhn_vae.experiment import configuration
-from svhn_vae.experiment.configuration import choices, extended, name_of, plain
+from svhn_vae.experiment.configuration import choices, extended, plain, recognised
 from svhn_vae.runs.identity import NOT_IDENTITY, differences, flatten, identity, run_name
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
 
 def name(*overrides: str) -> str:
-    return name_of(composed(*overrides))
+    return recognised(composed(*overrides)).name
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def default():
 @pytest.mark.parametrize("key", NOT_IDENTITY)
 def test_where_it_runs_and_who_watches_is_no_part_of_it(key, default):
     """Each is a setting: a misspelt name would leave nothing out, and nobody would see it."""
-    cfg, before = copy.deepcopy(default), name_of(default)
+    cfg, before = copy.deepcopy(default), recognised(default).name
     assert OmegaConf.select(cfg, key, default="absent") != "absent"
     group, _, inner = key.rpartition(".")
     OmegaConf.update(cfg, key, {"x": 1} if isinstance(OmegaConf.select(cfg, key), dict) else "another")
-    assert name_of(cfg) == before
+    assert recognised(cfg).name == before
     assert key not in identity(plain(cfg))
     assert f"{group}.{inner}er".lstrip(".") in identity({group: {f"{inner}er": 1}} if group else {f"{inner}er": 1})
 

@@ -3,7 +3,6 @@
 outputs/<study>/<readable name>-<hash>/ holds status.json, result.json, checkpoints, TensorBoard events and figures/.
 """
 
-import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -102,12 +101,14 @@ class RunFolder:
         self.path.rename(aside)
         return aside
 
-    def remove_if_empty(self) -> None:
-        """A run that never began leaves nothing; nor does its study, if it is the first."""
-        for folder in (self.path, *self.path.parents):
-            with contextlib.suppress(OSError):
+    def remove_if_empty(self, outputs: Path) -> None:
+        """A run that never began leaves nothing; nor do its study and `outputs`, if it is the first. Elsewhere, as with
+        hydra.run.dir=FOLDER, the folders above are the user's own."""
+        above = [folder for folder in self.path.parents if folder.is_relative_to(outputs.resolve())]
+        for folder in (self.path, *above):
+            try:
                 folder.rmdir()
-            if folder.name == "outputs":
+            except OSError:  # there is something in it
                 return
 
     def _facts_of_result(self) -> Config:
