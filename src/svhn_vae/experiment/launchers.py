@@ -24,7 +24,6 @@ from svhn_vae.training.interruption import INTERRUPTION, ctrl_c_kept_from_childr
 POLL = 0.5  # seconds
 PREEMPTED = getattr(signal, "SIGUSR2", None)  # as submitit has it of SLURM, before its time is up
 DIED = "its process died, killed or out of memory: the same command continues it"
-TO_START = 60  # seconds that a process may take to its run's first sign
 
 
 class Command:
@@ -47,17 +46,6 @@ class Command:
 
     def outcomes(self) -> list[Outcome]:
         return [outcome_of(RunFolder(folder), self.begun) for folder in self.folders]
-
-    def wait(self) -> None:
-        """Until no process is at any of the runs: a launcher may have given up at the first that died."""
-        quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < TO_START:
-            found = {outcome.status for outcome in self.outcomes()}
-            if found & {"elsewhere"}:
-                quiet_since = time.monotonic()
-            elif "not begun" not in found:
-                return
-            time.sleep(POLL)
 
     def close(self) -> None:
         for path in self._signals:

@@ -171,10 +171,8 @@ class Sweep:
         try:
             with launching(self.launcher, self.command):
                 main()
-        except Exception as error:
+        except Exception as error:  # joblib ends the others with it, and submitit's go on
             print(f"\na process died: {one_line(root_of(error))}", flush=True)
-            if self.launcher.startswith("submitit"):  # joblib ends the others with it
-                self.command.wait()
         finally:
             self.outcomes = self.command.outcomes()
             self.command.close()
