@@ -31,7 +31,7 @@ from svhn_vae.vae import VAE
 from svhn_vae.whole_batch_layers import WholeBatchLayers
 
 IMAGE_SHAPE = (3, 32, 32)
-BUILT = ("data", "pca", "model", "variance", "objective", "skips", "optimizer", "logger", "trainer")  # one class each
+BUILT = ("data", "pca", "model", "variance", "prior", "objective", "skips", "schedule", "optimizer", "logger", "trainer")  # one class each
 CONF = Path(__file__).parents[2] / "conf"
 assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
@@ -107,6 +107,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place:
     trainer = build_trainer(cfg, folder, place)
     data = build_data(cfg, module.vae)
     data.setup()
+    module.vae.prior.start(data.represented.seen)
     judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
     typed = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
@@ -115,7 +116,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place:
 def build_vae(cfg: DictConfig) -> VAE:
     """An untrained VAE, its representation not yet fitted; the same weights for the same seed."""
     torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
-    for group in ("pca", "variance", "model"):
+    for group in ("pca", "variance", "model", "prior"):
         check_settings(group, cfg[group])
     representation = instantiate(cfg.pca, image_shape=IMAGE_SHAPE)
     variance = instantiate(cfg.variance, event_shape=representation.event_shape, _convert_="all")
@@ -125,7 +126,8 @@ def build_vae(cfg: DictConfig) -> VAE:
         params_per_element=variance.params_per_element,
         params_per_image=representation.residual.params_per_image,
     )
-    return VAE(representation, networks, variance)
+    prior = instantiate(cfg.prior, networks=networks, _convert_="all")
+    return VAE(representation, networks, variance, prior)
 
 
 def check_settings(group: str, node: DictConfig) -> None:
@@ -152,6 +154,7 @@ def build_module(cfg: DictConfig) -> LitVAE:
         instantiate(cfg.optimizer, _convert_="all"),
         instantiate(cfg.objective),
         instantiate(cfg.skips),
+        instantiate(cfg.schedule),
         seed=cfg.seed,
         clip=cfg.trainer.gradient_clip_val,
         compile_mode=cfg.compile_mode if cfg.compile else None,

@@ -11,11 +11,13 @@ from typing import Any
 import lightning as L  # noqa: N812  its usual name
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from svhn_vae.divergence import head_state
 from svhn_vae.metrics import bound_metrics, evaluate, evaluation_pass, summarise
 from svhn_vae.objective import Objective
 from svhn_vae.representation import Features
+from svhn_vae.schedule import Schedule
 from svhn_vae.seeds import Stream, derive_seed, seed_device
 from svhn_vae.skips import Skips
 from svhn_vae.update import Record, Update, gradient_norm
@@ -51,13 +53,15 @@ class LitVAE(L.LightningModule):
         optimizer: functools.partial,  # of a class of torch.optim
         objective: Objective,
         skips: Skips,
+        schedule: Schedule,
         *,
         seed: int,
         clip: float | None,
         compile_mode: str | None,
     ) -> None:
         super().__init__()
-        self.vae, self.optimizer, self.objective, self.skips, self.seed = vae, optimizer, objective, skips, seed
+        self.vae, self.optimizer, self.objective, self.seed = vae, optimizer, objective, seed
+        self.skips, self.schedule = skips, schedule
         self._update_settings = {
             "clip": clip,
             "compile_mode": compile_mode,
@@ -76,6 +80,12 @@ class LitVAE(L.LightningModule):
         self._update = Update(
             self.vae, self.objective, optimizer, backward=self.manual_backward, **self._update_settings
         )
+        num_steps = self.trainer.max_epochs * updates_per_epoch(self.trainer)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])  # kept in the optimiser's state, so that a continuation has it
+        self._rate = LambdaLR(
+            optimizer, lambda step: self.schedule.factor(step, num_steps), last_epoch=self.global_step - 1
+        )
 
     def on_train_epoch_start(self) -> None:
         self.skips.begin_epoch()
@@ -87,6 +97,7 @@ class LitVAE(L.LightningModule):
         for batch, seed in zip(batches, seeds, strict=True):
             seed_device(self.vae.device, seed)
             records.append(self._update(batch, self.current_epoch))
+            self._rate.step()
         self._records.append(Record(*map(torch.stack, zip(*records, strict=True))))
         count_steps(self.trainer, len(batches))
         if self.trainer.is_last_batch:
@@ -166,3 +177,8 @@ def count_steps(trainer: L.Trainer, num: int) -> None:
     total.ready += num
     total.completed += num
     loop._batches_that_stepped += num - 1
+
+
+def updates_per_epoch(trainer: L.Trainer) -> int:
+    batches = trainer.train_dataloader
+    return min(batches.num_batches, batches.per_step * trainer.num_training_batches)

@@ -13,7 +13,7 @@ from svhn_vae.build import build_vae, register_resolvers
 from svhn_vae.data.dataset import Dataset, load_once
 from svhn_vae.errors import one_line
 from svhn_vae.runs import RunFolder
-from svhn_vae.storage import load_best, load_representation
+from svhn_vae.storage import load_best, load_prior, load_representation
 from svhn_vae.vae import VAE
 
 
@@ -30,11 +30,13 @@ def load_run(path: str | Path) -> VAE:
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
     try:
-        vae = build_vae(trusted(config, "pca", "model", "variance"))
+        vae = build_vae(trusted(config, "pca", "model", "variance", "prior"))
     except InstantiationException as error:
         raise ValueError(f"{config} is damaged: {one_line(error.__cause__ or error)}") from None
     load_best(vae, folder)
     load_representation(vae, folder)
+    if vae.prior.is_fitted_last:
+        load_prior(vae, folder)
     return vae.eval()
 
 

@@ -121,8 +121,8 @@ class Block:
         one_of(ACTIVATIONS, activation=self.activation)
         one_of(IMAGE_NORMALISATIONS, normalisation=self.normalisation)
         fraction(dropout=self.dropout)
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"model.kernel_size must be odd, so that a layer keeps the size, got {self.kernel_size}")
+        if self.kernel_size < 1:
+            raise ValueError(f"model.kernel_size must be at least 1, got {self.kernel_size}")
 
     def down(self, steps: Sequence[Step]) -> list[nn.Module]:
         """The encoder's side: (B, C, H, H) -> (B, steps[-1].after, H / 2**num_strided, H / 2**num_strided)."""
@@ -130,7 +130,7 @@ class Block:
         return [
             layer
             for before, after, stride in steps
-            for layer in (nn.Conv2d(before, after, k, stride, padding=k // 2), *self.finish(normalise(after)))
+            for layer in (nn.Conv2d(before, after, k, stride, padding=(k - 1) // 2), *self.finish(normalise(after)))
         ]
 
     def up(self, steps: Sequence[Step]) -> list[nn.Module]:
@@ -144,7 +144,7 @@ class Block:
         """From step.after to step.before channels, and `stride` times the size."""
         k = self.kernel_size
         if self.upsampling == "transposed":
-            padding = {"padding": k // 2, "output_padding": step.stride - 1}
+            padding = {"padding": (k - 1) // 2, "output_padding": (step.stride - k) % 2}
             return [nn.ConvTranspose2d(step.after, step.before, k, step.stride, **padding)]
         upsample = [nn.Upsample(scale_factor=2)] if step.stride == 2 else []
         return [*upsample, nn.Conv2d(step.after, step.before, k, padding=k // 2)]
