@@ -12,17 +12,17 @@ import time
 from pathlib import Path
 
 import torch
+from benchmarks.parts import PARTS, Rows
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from svhn_vae.benchmark.parts import PARTS, Rows
-from svhn_vae.build import CONF, register_resolvers
+from svhn_vae.experiment.build import CONF, register_resolvers
+from svhn_vae.experiment.turn import quiet
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs import Config, write_json
-from svhn_vae.study import commit
-from svhn_vae.turn import quiet
+from svhn_vae.runs.folder import Config, write_json
+from svhn_vae.runs.study import commit
 
 
 def main() -> None:

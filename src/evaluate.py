@@ -11,15 +11,15 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from svhn_vae.build import cache_folder, load_judge
 from svhn_vae.data.mat import DataError
 from svhn_vae.data.represented import Represented
 from svhn_vae.evaluation.judged import Judged, judged
 from svhn_vae.evaluation.samples import Agreement
 from svhn_vae.evaluation.score import SPLITS, Score, score_run
-from svhn_vae.loading import load_dataset, load_run
+from svhn_vae.experiment.build import cache_folder, load_judge
+from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs.folder import RunFolder
 
 MEANING = {
     "elbo": "nats per image, as the terms below",

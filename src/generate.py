@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
 from svhn_vae.data.mat import DataError
-from svhn_vae.loading import load_dataset, load_run
+from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.pictures.gallery import Subject, draw, possible
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs.folder import RunFolder
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="generate")

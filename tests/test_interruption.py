@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from svhn_vae.interruption import SIGNALS, Interrupted, Interruption
+from svhn_vae.training.interruption import SIGNALS, Interrupted, Interruption
 
 
 @pytest.fixture

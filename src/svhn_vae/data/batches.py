@@ -17,8 +17,8 @@ from torch import Tensor
 
 from svhn_vae.data.mapped import room_on_disk
 from svhn_vae.data.projected import Projected
-from svhn_vae.representation import Features, Representation
-from svhn_vae.scatter import NUM_LEVELS
+from svhn_vae.model.coordinates import Features, Representation
+from svhn_vae.model.covariance import NUM_LEVELS
 from svhn_vae.seeds import Stream, derive_seed
 
 CHUNK = 1000  # images dequantised and projected at a time: bounds memory

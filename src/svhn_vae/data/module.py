@@ -7,12 +7,12 @@ import lightning as L  # noqa: N812  its usual name
 import torch
 
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches
-from svhn_vae.data.dataset import Dataset, Source, load_once
 from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.moments import moments_once
 from svhn_vae.data.represented import Represented
-from svhn_vae.representation import Representation
-from svhn_vae.scatter import Moments
+from svhn_vae.data.sources import Dataset, Source, load_once
+from svhn_vae.model.coordinates import Representation
+from svhn_vae.model.covariance import Moments
 
 
 class DataModule(L.LightningDataModule):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svhn_vae.data.batches import centred
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.moments import spaced
-from svhn_vae.tensors import Damaged, load_tensors, save_tensors
+from svhn_vae.data.sources import Dataset
+from svhn_vae.runs.tensors import Damaged, load_tensors, save_tensors
 
 FORMAT = 1  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10

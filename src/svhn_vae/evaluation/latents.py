@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svhn_vae.representation import Features
-from svhn_vae.vae import VAE
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.vae import VAE
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

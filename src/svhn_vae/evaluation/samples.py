@@ -19,9 +19,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from svhn_vae.evaluation.judge import NUM_DIGITS, Judge
 from svhn_vae.evaluation.reconstruction import sharpness
-from svhn_vae.scatter import NUM_LEVELS
+from svhn_vae.model.covariance import NUM_LEVELS
+from svhn_vae.model.vae import VAE
 from svhn_vae.seeds import Stream, derive_seed
-from svhn_vae.vae import VAE
 
 MAX_PAIRS = 20_000_000  # held at a time: 160 MB
 BATCH = 250  # images generated at a time

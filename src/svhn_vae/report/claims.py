@@ -13,7 +13,7 @@ from rich.text import Text
 from svhn_vae.report.collect import read_runs
 from svhn_vae.report.hypotheses import Verdict, parse, verdicts, without_runs
 from svhn_vae.report.statistics import Estimate
-from svhn_vae.runs import read_json
+from svhn_vae.runs.folder import read_json
 
 HEADER = ("study", "claim", "verdict", "effect", "margin", "seeds", "size")
 NOTE = (

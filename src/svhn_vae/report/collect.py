@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from svhn_vae.report.settings import in_words, telling
-from svhn_vae.runs import RunFolder, identity
+from svhn_vae.runs.folder import RunFolder, identity
 
 METRIC = "test/bits_per_dim"
 UNKNOWN_DATA = "unknown data: these runs ended before they had read any"

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from svhn_vae.atomic import replacing
 from svhn_vae.report import cost, verdict_plot
 from svhn_vae.report.answer import QUESTION, state
 from svhn_vae.report.claims import effect_text
@@ -22,7 +21,8 @@ from svhn_vae.report.ranked_table import interval_text
 from svhn_vae.report.reproduce import recipes, warnings
 from svhn_vae.report.section import Section, section
 from svhn_vae.report.svg import MAX_SHOWN, Drawing, drawn, styled
-from svhn_vae.runs import read_json
+from svhn_vae.runs.files import replacing
+from svhn_vae.runs.folder import read_json
 
 VERDICT = "Each dot a run, the bars their means; right: the effect with its 95 % interval, dashed the margin."
 PLACES = re.compile(r"(?<=[=_])|(?<=\.)(?=[a-z])")  # where a long word may be broken

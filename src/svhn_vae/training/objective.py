@@ -1,0 +1,62 @@
+"""What training minimises: the negative bound, its usual modifications, and what keeps samples legible.
+
+Validation and test never see this: they score the bound itself.
+
+Shapes: B images, Z latent dimensions, E = event_shape of y. Units: nats per image.
+"""
+
+import math
+
+from torch import Tensor
+
+from svhn_vae.model.vae import VAE, Pass
+from svhn_vae.model.variance import DiagonalNormal
+from svhn_vae.model.whole_batch import mean_over_parts
+
+
+class Objective:
+    """beta: the weight of the KL (Higgins et al. 2017); 1 is the bound.
+    free_bits: nats that each latent's KL, averaged over the batch, may take without cost (Kingma et al. 2016); with a
+    prior other than N(0, I), that the KL of all latents may take.
+    kl_warmup_epochs: the KL's weight rises linearly from 0 over so many epochs (Bowman et al. 2016).
+    mean_weight: the weight of a second log-likelihood, that of the decoder's mean alone at a constant sigma; 0: none.
+    mean_sigma: that sigma, in units of pixels in [0, 1): the same in raw and in whitened coordinates.
+
+    The second likelihood is what the mean learns pictures from. Where sigma is free for each element, a coordinate that
+    is coded in z costs in KL what it saves in likelihood, so nothing pushes the mean to show more than grey.
+    """
+
+    def __init__(
+        self, *, beta: float, free_bits: float, kl_warmup_epochs: int, mean_weight: float, mean_sigma: float
+    ) -> None:
+        for name, value in {
+            "beta": beta,
+            "free_bits": free_bits,
+            "kl_warmup_epochs": kl_warmup_epochs,
+            "mean_weight": mean_weight,
+        }.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"objective.{name} must be 0 or more, got {value}")
+        if not 0 < mean_sigma < math.inf:
+            raise ValueError(f"objective.mean_sigma must be above 0, got {mean_sigma}")
+        self.beta, self.free_bits, self.kl_warmup_epochs = beta, free_bits, kl_warmup_epochs
+        self.mean_weight, self.mean_sigma = mean_weight, mean_sigma
+
+    def loss(self, vae: VAE, result: Pass, y: Tensor, epoch: int) -> Tensor:
+        """A pass of images with features y (B, *E), in the epoch counted from 0 -> the mean loss, ()."""
+        terms = result.terms
+        rate = self.beta * min(1.0, epoch / self.kl_warmup_epochs if self.kl_warmup_epochs else 1.0)
+        kl = result.kl_in_loss
+        if self.free_bits:
+            kl = mean_over_parts(result.latents_kl.mean(0)).clamp(min=self.free_bits).sum()
+        loss = rate * kl - terms.log_likelihood - terms.residual - terms.log_det
+        loss = loss + vae.variance.penalty(result.inferred.params)
+        if self.mean_weight:
+            loss = loss - self.mean_weight * self.of_the_mean(vae, result, y)
+        return loss.mean()
+
+    def of_the_mean(self, vae: VAE, result: Pass, y: Tensor) -> Tensor:
+        """log N(y; the decoder's mean, mean_sigma^2) (B,), mean_sigma brought to the units of y."""
+        log_variance = 2 * (self.mean_sigma / vae.representation.y_scale).log()
+        mean = result.likelihood.mean
+        return DiagonalNormal(mean, log_variance.to(mean)).log_prob(y)
