@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.clock import seconds_of
 from svhn_vae.training.history import read_history
 
-SRC = Path(__file__).parents[2]
+SRC = Path(__file__).parents[1] / "src"
 MARKED = Path(__file__).with_name("marked.py")
 TINY = (  # a run of which hardly anything is training
     "data=synthetic", "data.num_train=2000", "data.num_test=500", "trainer=demo", "trainer.max_epochs=1",

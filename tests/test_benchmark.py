@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import basis, clock, commands, rivals, training
 
+from benchmarks import basis, clock, commands, rivals, training
 from conftest import composed
 from svhn_vae.experiment.build import build_vae
 from svhn_vae.experiment.turn import quiet

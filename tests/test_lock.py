@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from svhn_vae.runs.lock import Busy, locked
+from svhn_vae.errors import Busy
+from svhn_vae.runs.lock import locked
 
 HOLD = """
 import sys, time

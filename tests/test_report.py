@@ -33,7 +33,7 @@ LOGVAR = {"_target_": "svhn_vae.model.variance.LogVar"}
 
 
 def result_of(name: str, *, bits=3.0, choices=(), data=SVHN, baselines=(), **settings) -> dict:
-    """A result.json as svhn_vae.experiment.run.result_of makes it; `settings` replace whole entries of the configuration."""
+    """A result.json as experiment.run makes it; `settings` replace whole entries of the configuration."""
     config = copy.deepcopy(CONFIG) | settings
     metrics = {"bits_per_dim": bits, "elbo": -1.0, "log_likelihood": 1.0, "residual": 2.0, "log_det": 3.0, "kl": 4.0}
     return {

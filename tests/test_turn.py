@@ -13,13 +13,12 @@ import torch
 from omegaconf import OmegaConf
 
 from conftest import composed
+from svhn_vae.errors import Busy, Diverged, Interrupted
 from svhn_vae.experiment import turn
 from svhn_vae.experiment.build import choices, load_data
 from svhn_vae.experiment.turn import Outcome, take_turn
 from svhn_vae.runs.folder import RunFolder, write_json
-from svhn_vae.runs.lock import Busy, locked
-from svhn_vae.training.interruption import Interrupted
-from svhn_vae.training.module import Diverged
+from svhn_vae.runs.lock import locked
 
 TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
 

@@ -27,8 +27,9 @@ from stress.forked import TINY, Blank, train, warm_up, without_pictures
 from stress.kill import watched
 from svhn_vae.data import moments
 from svhn_vae.data.digits import draw_digits
-from svhn_vae.data.mat import DataError, LabelledImages, read_mat
+from svhn_vae.data.mat import LabelledImages, read_mat
 from svhn_vae.data.sources import Dataset
+from svhn_vae.errors import DataError
 from svhn_vae.evaluation import baselines
 from svhn_vae.evaluation.densities import Uniform
 from svhn_vae.evaluation.judge import Judge, Settings, _path, _write, kept_judge

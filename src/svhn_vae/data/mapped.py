@@ -18,8 +18,8 @@ from torch import Tensor
 
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.sources import Dataset, Source
+from svhn_vae.errors import Damaged
 from svhn_vae.runs.files import replacing
-from svhn_vae.runs.tensors import Damaged
 
 FORMAT = 1  # to be raised with any change of how images are drawn, decoded or divided, so that older files are not read
 PARTS = ("train", "val", "test")

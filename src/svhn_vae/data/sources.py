@@ -15,7 +15,8 @@ import torch
 
 from svhn_vae.data.download import locate
 from svhn_vae.data.drawn import drawn_once
-from svhn_vae.data.mat import DataError, LabelledImages, read_mat
+from svhn_vae.data.mat import LabelledImages, read_mat
+from svhn_vae.errors import DataError
 
 DIVISION_SEED = 0  # not the run's: every run of a study validates on the same images
 

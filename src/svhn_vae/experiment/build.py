@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Source, load_once
-from svhn_vae.errors import did_you_mean
+from svhn_vae.errors import UserError, did_you_mean
 from svhn_vae.evaluation.bound import NUM_DIMS
 from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.experiment.commandline import help_text
@@ -99,7 +99,7 @@ def try_build(cfg: DictConfig) -> None:
         try:
             module.configure_optimizers()
         except ValueError as error:  # torch's do not say whose setting it is
-            raise ValueError(f"optimizer: {error}") from None
+            raise UserError(f"optimizer: {error}") from None
     build_trainer(cfg, RunFolder(Path("outputs") / "not written"))
 
 
@@ -143,16 +143,16 @@ def build_vae(cfg: DictConfig) -> VAE:
 
 
 def check_settings(group: str, node: DictConfig) -> None:
-    """Raises ValueError for settings that the chosen class does not have: an experiment may set them for another."""
+    """Raises UserError for settings that the chosen class does not have: an experiment may set them for another."""
     if node is None:
-        raise ValueError(f"{group} must be there: leave it away with '~{group}'")
+        raise UserError(f"{group} must be there: leave it away with '~{group}'")
     chosen = get_class(node._target_)
     parameters = inspect.signature(chosen).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [name for name in node if not name.startswith("_") and name not in parameters]
     if unknown and not takes_any:
         named = ", ".join(f"{group}.{name}" for name in unknown)
-        raise ValueError(
+        raise UserError(
             f"{named}: the chosen {group} ({chosen.__name__}) has no such setting"
             f"{did_you_mean(unknown[0], parameters) or ', and an experiment or override sets it for another'}; "
             f"leave it away with '~{group}.{unknown[0]}', or choose another {group}"

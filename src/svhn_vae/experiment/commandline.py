@@ -7,7 +7,7 @@ import time
 from pathlib import Path, PurePath
 from typing import Any
 
-from svhn_vae.errors import did_you_mean, one_line
+from svhn_vae.errors import UserError, did_you_mean, one_line
 from svhn_vae.report.hypotheses import parse
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
@@ -43,7 +43,7 @@ AT_LEAST = {"seed": 0, "iw_samples": 0, "batch_size": 1, "checkpoint_every_n_epo
 
 
 def check(settings: Config, defaults: Config) -> None:
-    """Raises ValueError for what was typed or written in a file and cannot be meant, in a line.
+    """Raises UserError for what was typed or written in a file and cannot be meant, in a line.
 
     YAML takes any word for a text, and Python takes any text for true: pca.whiten=maybe would whiten.
     Both are resolved; `defaults` is of the same groups' choices, with nothing else typed.
@@ -51,16 +51,16 @@ def check(settings: Config, defaults: Config) -> None:
     values, expected = flatten(settings), flatten(defaults)
     for key, value in values.items():
         if key in expected and not fits(value, expected[key]):
-            raise ValueError(f"{key} must be {in_words(expected[key])}, got {value}")
+            raise UserError(f"{key} must be {in_words(expected[key])}, got {value}")
     for key, allowed in ONE_OF.items():
         if values[key] not in allowed:
-            raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {values[key]}")
+            raise UserError(f"{key} must be one of {', '.join(allowed)}, got {values[key]}")
     for key, least in AT_LEAST.items():
         if values[key] < least:
-            raise ValueError(f"{key} must be {least} or more, got {values[key]}")
+            raise UserError(f"{key} must be {least} or more, got {values[key]}")
     every_n, last = values["trainer.check_val_every_n_epoch"], values["trainer.max_epochs"]
     if not 1 <= every_n <= last:
-        raise ValueError(
+        raise UserError(
             f"trainer.check_val_every_n_epoch must be in 1..{last}, trainer.max_epochs, so that a run validates at "
             f"least once, got {every_n}"
         )
@@ -70,20 +70,20 @@ def check(settings: Config, defaults: Config) -> None:
 
 
 def check_keys(settings: Config, known: Config) -> None:
-    """Raises ValueError for settings at the root that nothing reads: a file may add any, and so may `+`."""
+    """Raises UserError for settings at the root that nothing reads: a file may add any, and so may `+`."""
     for key in settings:
         if key not in known:
-            raise ValueError(f"{key} is no setting{did_you_mean(key, known)}")
+            raise UserError(f"{key} is no setting{did_you_mean(key, known)}")
 
 
 def check_study(name: Any) -> None:
-    """Raises ValueError if it is no name, or names, inside outputs/: nor by way of a link."""
+    """Raises UserError if it is no name, or names, inside outputs/: nor by way of a link."""
     path = PurePath(str(name))
     is_name = isinstance(name, str | int | float) and path.parts and str(name).isprintable() and not path.is_absolute()
     if not is_name or any(part.startswith(".") for part in path.parts):
-        raise ValueError(f"study must be a name under outputs/, such as heads or claims/01, got {name}")
+        raise UserError(f"study must be a name under outputs/, such as heads or claims/01, got {name}")
     if not (OUTPUTS / path).resolve().is_relative_to(OUTPUTS.resolve()):
-        raise ValueError(f"study must be a name under outputs/: {OUTPUTS / path} is a link to elsewhere")
+        raise UserError(f"study must be a name under outputs/: {OUTPUTS / path} is a link to elsewhere")
 
 
 def fits(value: Any, default: Any) -> bool:

@@ -15,9 +15,10 @@ from typing import Any, TextIO
 
 from hydra.core.utils import JobReturn, JobStatus
 
+from svhn_vae.errors import Interrupted
 from svhn_vae.experiment.ledger import Ledger
 from svhn_vae.experiment.turn import Outcome
-from svhn_vae.training.interruption import INTERRUPTION, Interrupted, ctrl_c_kept_from_children
+from svhn_vae.training.interruption import INTERRUPTION, ctrl_c_kept_from_children
 
 POLL = 0.5  # seconds
 PREEMPTED = getattr(signal, "SIGUSR2", None)  # as submitit has it of SLURM, before its time is up

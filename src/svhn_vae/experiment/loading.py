@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.data.sources import Dataset, load_once
-from svhn_vae.errors import one_line
+from svhn_vae.errors import UserError, one_line
 from svhn_vae.experiment.build import build_vae, register_resolvers
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
@@ -32,7 +32,7 @@ def load_run(path: str | Path) -> VAE:
     try:
         vae = build_vae(trusted(config, "pca", "model", "variance", "prior"))
     except InstantiationException as error:
-        raise ValueError(f"{config} is damaged: {one_line(error.__cause__ or error)}") from None
+        raise UserError(f"{config} is damaged: {one_line(error.__cause__ or error)}") from None
     load_best(vae, folder)
     load_representation(vae, folder)
     if vae.prior.is_fitted_last:
@@ -42,20 +42,20 @@ def load_run(path: str | Path) -> VAE:
 
 def trusted(config: Path, *groups: str) -> DictConfig:
     """A run's configuration, after a look at those groups of it: it may be a stranger's, and building calls what it
-    names. Raises ValueError if that is no class of svhn_vae, or if the file is damaged."""
+    names. Raises UserError if that is no class of svhn_vae, or if the file is damaged."""
     try:
         cfg = OmegaConf.load(config)
         resolved = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
     except OSError:
         raise
     except Exception as error:  # whatever a parser makes of any bytes
-        raise ValueError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from None
     for group, content in resolved.items():
         for key, value in [("_target_", content.get("_target_")), *leaves(content)]:
             if key == "_target_" and not is_own_class(value):
-                raise ValueError(f"{config}: {group} must be a class of svhn_vae, got {value}")
+                raise UserError(f"{config}: {group} must be a class of svhn_vae, got {value}")
             if "${" in str(value):  # hidden from the look by an escape
-                raise ValueError(f"{config}: {group} must hold plain values, got {value}")
+                raise UserError(f"{config}: {group} must hold plain values, got {value}")
         cfg[group] = content  # what was looked at is what is built
     return cfg
 
@@ -92,13 +92,13 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
     cfg = trusted(folder.path / ".hydra" / "config.yaml", "data").data
     if data_root is not None:
         if "root" not in cfg:
-            raise ValueError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
+            raise UserError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
         cfg.root = data_root
     try:
         source = instantiate(cfg, _convert_="all")
     except InstantiationException as error:
-        raise ValueError(f"{path}: its configuration is damaged: {one_line(error.__cause__ or error)}") from None
+        raise UserError(f"{path}: its configuration is damaged: {one_line(error.__cause__ or error)}") from None
     dataset, expected = load_once(source), folder.result["data"]["digest"]
     if dataset.digest != expected and not other_images:
-        raise ValueError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
+        raise UserError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
     return dataset

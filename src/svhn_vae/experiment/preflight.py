@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.errors import did_you_mean, one_line, root_of
+from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
 from svhn_vae.experiment.build import CONF, choices, plain, try_build
 from svhn_vae.experiment.commandline import check, check_keys
 from svhn_vae.runs.folder import Config, flatten, run_name
@@ -240,7 +240,7 @@ def task(parsed: list[Override]) -> list[str]:
 
 
 def check_number(overrides: list[Override]) -> None:
-    """Raises ValueError for more than MAX_JOBS jobs, before any is made.
+    """Raises UserError for more than MAX_JOBS jobs, before any is made.
 
     Of a key that is given twice the last values count, but Hydra makes the others, too.
     """
@@ -248,7 +248,7 @@ def check_number(overrides: list[Override]) -> None:
     counts = [math.prod(by_key.values()), *map(num_values, overrides)]
     if not all(count <= MAX_JOBS for count in counts):  # nor where it is no number
         words = ", ".join(override.input_line for override in overrides if override.is_sweep_override())
-        raise ValueError(f"{words}: more than {MAX_JOBS:,} jobs, take fewer values or several commands")
+        raise UserError(f"{words}: more than {MAX_JOBS:,} jobs, take fewer values or several commands")
 
 
 def num_values(override: Override) -> float:

@@ -23,9 +23,8 @@ import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.distributed import TCPStore
 
-from svhn_vae.errors import MEANT_FOR_A_PERSON, one_line, root_of
-from svhn_vae.training.interruption import INTERRUPTION, SIGNALS, Interrupted
-from svhn_vae.training.module import Diverged
+from svhn_vae.errors import MEANT_FOR_A_PERSON, Diverged, Interrupted, UserError, one_line, root_of
+from svhn_vae.training.interruption import INTERRUPTION, SIGNALS
 
 HERE = "127.0.0.1"
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -60,17 +59,17 @@ class Rank(NamedTuple):
 
 
 def num_ranks(devices: object, strategy: str, batch_size: int) -> int:
-    """How many processes train a run. Raises ValueError for what is not supported, in a line."""
+    """How many processes train a run. Raises UserError for what is not supported, in a line."""
     if not str(devices).isdecimal() or int(str(devices)) < 1:
-        raise ValueError(f"trainer.devices must be a number of devices of this machine, 1 or more, got {devices}")
+        raise UserError(f"trainer.devices must be a number of devices of this machine, 1 or more, got {devices}")
     num = int(str(devices))
     if num > 1 and strategy != "ddp":
-        raise ValueError(
+        raise UserError(
             f"trainer.devices must be 1, got {num}: start one run per device, or one on all of them with "
             "trainer=ddp or trainer.strategy=ddp"
         )
     if batch_size % num:
-        raise ValueError(f"batch_size must be a multiple of trainer.devices={num}, which share it, got {batch_size}")
+        raise UserError(f"batch_size must be a multiple of trainer.devices={num}, which share it, got {batch_size}")
     return num
 
 

@@ -16,6 +16,7 @@ from svhn_vae.data.batches import EvaluationBatches
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.moments import spaced
 from svhn_vae.data.sources import Dataset
+from svhn_vae.errors import Damaged, Diverged, Interrupted
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
@@ -29,14 +30,14 @@ from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.folder import Config, RunFolder, identity, write_json
 from svhn_vae.runs.study import commit
-from svhn_vae.runs.tensors import Damaged, save_tensors
+from svhn_vae.runs.tensors import save_tensors
 from svhn_vae.runs.weights import load_best, save_prior, save_representation
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
 from svhn_vae.training.checkpoints import Last, continuation, history_of
 from svhn_vae.training.divergence import load_last_finite
-from svhn_vae.training.interruption import INTERRUPTION, Interrupted
-from svhn_vae.training.module import Diverged, LitVAE
+from svhn_vae.training.interruption import INTERRUPTION
+from svhn_vae.training.module import LitVAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it

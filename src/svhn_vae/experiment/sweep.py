@@ -16,7 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from svhn_vae.errors import one_line, printable, root_of
+from svhn_vae.errors import Interrupted, one_line, printable, root_of
 from svhn_vae.experiment.build import choices
 from svhn_vae.experiment.commandline import OUTPUTS, StudyTable
 from svhn_vae.experiment.launchers import DIED, launching, run_in_worker
@@ -24,7 +24,7 @@ from svhn_vae.experiment.ledger import Ledger
 from svhn_vae.experiment.preflight import Planned, Refused, plan
 from svhn_vae.experiment.turn import Outcome, quiet, take_turn
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.training.interruption import INTERRUPTION, Interrupted
+from svhn_vae.training.interruption import INTERRUPTION
 
 MAX_LISTED = 3  # jobs that share a fault
 

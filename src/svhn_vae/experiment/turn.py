@@ -11,19 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.errors import MEANT_FOR_A_PERSON, is_out_of_memory, one_line, root_of
+from svhn_vae.errors import (
+    MEANT_FOR_A_PERSON,
+    Busy,
+    Diverged,
+    Interrupted,
+    UserError,
+    one_line,
+    root_of,
+)
 from svhn_vae.experiment import run as job
 from svhn_vae.experiment.build import build_job, load_data, plain, register_resolvers
 from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.lock import Busy, locked
+from svhn_vae.runs.lock import locked
 from svhn_vae.runs.study import commit
-from svhn_vae.training.interruption import Interrupted
-from svhn_vae.training.module import Diverged
 
 commit_now = functools.cache(commit)  # what this process has read
 
@@ -59,12 +66,12 @@ def note_command(folder: RunFolder, note_study: Callable[[], None]) -> None:
 
 
 def known(cfg: DictConfig, folder: RunFolder, digest: str) -> Outcome | None:
-    """What a finished run has come to; None if it is to be run. Raises ValueError if it is of other images."""
+    """What a finished run has come to; None if it is to be run. Raises UserError if it is of other images."""
     facts, status = folder.facts, folder.facts.get("status", "")
     if cfg.rerun or not facts:
         return None
     if facts.get("data") not in (None, digest):
-        raise ValueError(
+        raise UserError(
             f"this configuration has run already on other images (data {facts['data']}, now {digest}): "
             "use another study=NAME, or rerun=true"
         )
@@ -156,6 +163,11 @@ def failed(cfg: DictConfig, folder: RunFolder, error: Exception, *, has_begun: b
     if has_begun:
         note_end(folder, "failed", reason)
     return Outcome(folder.path.name, "failed", reason)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the device or of the machine, where torch has no class of its own for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def note_end(folder: RunFolder, status: str, reason: str, step: int | None = None, **facts: object) -> None:

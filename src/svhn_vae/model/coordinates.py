@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.cosine import cosines
 from svhn_vae.model.covariance import FITS, NUM_LEVELS, Moments, floored
 from svhn_vae.model.residual import RESIDUALS, Residual, Spectrum
@@ -92,7 +93,7 @@ class Pixels(Representation):
         }
         for name, value in given.items():
             if value is not None:
-                raise ValueError(
+                raise UserError(
                     f"pca.{name}={str(value).lower()} needs a PCA, and this run models the pixels themselves "
                     f"(pca=none, which convolutions imply): drop pca.{name}, or use model=dense"
                 )
@@ -147,12 +148,12 @@ class Projection(Representation):
         super().__init__()
         num_pixels = math.prod(image_shape)
         if not 1 <= n_components <= num_pixels:
-            raise ValueError(f"pca.n_components must be in 1..{num_pixels}, the pixels of an image, got {n_components}")
+            raise UserError(f"pca.n_components must be in 1..{num_pixels}, the pixels of an image, got {n_components}")
         one_of("pca.residual", residual, RESIDUALS)
         one_of("pca.scatter", scatter, FITS)
         one_of("pca.pixel_levels", pixel_levels, (NUM_LEVELS - 1, NUM_LEVELS))
         if num_bands < 1:
-            raise ValueError(f"pca.num_bands must be at least 1, got {num_bands}")
+            raise UserError(f"pca.num_bands must be at least 1, got {num_bands}")
         self.image_shape = torch.Size(image_shape)
         self.event_shape = torch.Size([n_components])
         self.whiten, self.use_scale, self.unit = whiten, scale, NUM_LEVELS / pixel_levels
@@ -233,7 +234,7 @@ class Frequencies(Projection):
     def __init__(self, image_shape: Sequence[int], **settings: Any) -> None:
         super().__init__(image_shape, **settings)
         if not (settings["whiten"] and self.num_components == math.prod(image_shape)):
-            raise ValueError(
+            raise UserError(
                 f"pca=frequencies keeps all {math.prod(image_shape)} coefficients, whitened, got n_components="
                 f"{self.num_components} and whiten={str(settings['whiten']).lower()}: use pca=dct for others"
             )
@@ -257,6 +258,6 @@ def cosine_basis(moments: Moments, image_shape: Sequence[int]) -> tuple[Tensor, 
 
 
 def one_of(name: str, value: object, choices: Collection[object]) -> None:
-    """Raises ValueError if a setting is none of its choices."""
+    """Raises UserError if a setting is none of its choices."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value}")
+        raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value}")

@@ -10,6 +10,7 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
+from svhn_vae.errors import UserError
 from svhn_vae.report.collect import read_runs
 from svhn_vae.report.hypotheses import Verdict, parse, verdicts, without_runs
 from svhn_vae.report.statistics import Estimate
@@ -58,12 +59,12 @@ def not_run(path: Path) -> tuple[str, list[Verdict]]:
     text = path.read_text()
     content = yaml.safe_load(text)
     if not isinstance(content, dict):
-        raise ValueError(f"expected keys and values, got {content!r}")
+        raise UserError(f"expected keys and values, got {content!r}")
     commands = re.findall(r"^# (python .*)$", text, re.MULTILINE)
     command = commands[0] if commands else f"python src/train.py -m experiment={path.parent.name}/{path.stem}"
     hypotheses = content.get("hypotheses") or []
     if not isinstance(hypotheses, list):
-        raise ValueError(f"expected hypotheses to be a list, got {hypotheses!r}")
+        raise UserError(f"expected hypotheses to be a list, got {hypotheses!r}")
     waiting = [without_runs(parse(each), "not run", command) for each in hypotheses]
     return str(content.get("study", path.stem)), waiting
 

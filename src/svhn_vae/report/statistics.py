@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy.special import stdtr, stdtrit  # Student's t, a hundred times as fast as scipy.stats' for one number
 
+from svhn_vae.errors import UserError
+
 LEVEL = 0.05  # of the intervals and tests
 # Neighbouring crops show one picture, of which SVHN has two on average. The intervals of real differences are 1.6 times
 # as wide by blocks of 8 as by image, and no wider by blocks of 64.
@@ -65,7 +67,7 @@ def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate:
 def paired_by_image(a: Array, b: Array, clusters: Array) -> Estimate:
     """a - b over the same images (N,) in the same order; clusters (N,) names the picture or block of each."""
     if not a.shape == b.shape == clusters.shape:
-        raise ValueError(f"expected values and clusters of the same images, got {a.shape}, {b.shape}, {clusters.shape}")
+        raise UserError(f"expected values and clusters of the same images, got {a.shape}, {b.shape}, {clusters.shape}")
     return clustered_mean(a - b, clusters)
 
 
@@ -80,7 +82,7 @@ def clustered_mean(values: Array, clusters: Array) -> Estimate:
     With a value to each cluster it is that of the t test.
     """
     if not np.isfinite(values).all():
-        raise ValueError("expected finite scores: leave out the variants that have none")
+        raise UserError("expected finite scores: leave out the variants that have none")
     return mean_of(summed(values, clusters))
 
 
@@ -100,7 +102,7 @@ def mean_of(values: Summed) -> Estimate:
     """The same of values that are kept as sums."""
     num, num_values = len(values.sizes), int(values.sizes.sum())
     if num < 2:
-        raise ValueError(f"expected at least 2 seeds or clusters, got {num}: of one nothing is known of the spread")
+        raise UserError(f"expected at least 2 seeds or clusters, got {num}: of one nothing is known of the spread")
     mean = float(values.sums.sum()) / num_values
     residuals = values.sums - mean * values.sizes
     error = math.sqrt(num / (num - 1) * float(residuals @ residuals)) / num_values
@@ -112,7 +114,7 @@ def mean_of(values: Summed) -> Estimate:
 def paired_by_block(a: Summed, b: Summed) -> Estimate:
     """a - b of the same images in the same clusters."""
     if not np.array_equal(a.sizes, b.sizes):
-        raise ValueError(f"expected values of the same images, got {a.sizes.sum()} and {b.sizes.sum()}")
+        raise UserError(f"expected values of the same images, got {a.sizes.sum()} and {b.sizes.sum()}")
     return mean_of(Summed(a.sums - b.sums, a.sizes))
 
 

@@ -9,13 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from svhn_vae.errors import Busy
 from svhn_vae.runs.folder import read_json, write_json
 
 FOLDER = ".locks"  # in the study, and not in the run's folder, which a rerun renames
-
-
-class Busy(Exception):
-    """Another process has the lock; says which one."""
 
 
 @contextlib.contextmanager

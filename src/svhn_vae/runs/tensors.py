@@ -7,14 +7,8 @@ from pathlib import Path
 from safetensors.torch import load, save
 from torch import Tensor
 
+from svhn_vae.errors import Damaged
 from svhn_vae.runs.files import replacing
-
-
-class Damaged(ValueError):
-    """A file that is not what was written."""
-
-    def __init__(self, path: Path, why: object) -> None:
-        super().__init__(f"{path} is damaged: {' '.join(str(why).split())[:200]}")
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from svhn_vae.errors import Damaged
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.tensors import Damaged, load_tensors, save_tensors
+from svhn_vae.runs.tensors import load_tensors, save_tensors
 
 
 def save_representation(vae: VAE, folder: RunFolder) -> None:

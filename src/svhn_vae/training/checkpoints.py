@@ -18,13 +18,12 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from svhn_vae.data import moments
+from svhn_vae.errors import Damaged, Diverged
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder, unused
-from svhn_vae.runs.tensors import Damaged
 from svhn_vae.runs.weights import read_checkpoint
 from svhn_vae.training.history import History
 from svhn_vae.training.interruption import INTERRUPTION
-from svhn_vae.training.module import Diverged
 
 WRITING = 0.02  # the share of a training's time that its checkpoints may take
 ADDED = ("digest", "basis", "should_stop", "history", "skips")  # to last.ckpt, beside what Lightning keeps

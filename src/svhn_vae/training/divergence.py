@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from svhn_vae.errors import Damaged
 from svhn_vae.evaluation.bound import evaluation_pass, or_none
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.tensors import Damaged
 from svhn_vae.runs.weights import load_weights
 
 

@@ -11,19 +11,10 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from svhn_vae.errors import Interrupted
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 NOTICE = b"\n  stopping after this epoch; once more to leave at once\n"
-
-
-class Interrupted(BaseException):
-    """The process was asked to leave. Not an Exception: nothing on its way takes it for a failure."""
-
-    def __init__(self, signum: int, when: str = "") -> None:
-        super().__init__(when)
-        self.signum = signum
-
-    def __reduce__(self) -> tuple:
-        return Interrupted, (self.signum, str(self))  # from one process of a run to another
 
 
 class Interruption:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from svhn_vae.errors import Diverged
 from svhn_vae.evaluation.bound import bound_metrics, evaluate, evaluation_pass, summarise
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
@@ -22,20 +23,6 @@ from svhn_vae.training.objective import Objective
 from svhn_vae.training.schedule import Schedule
 from svhn_vae.training.skips import Skips
 from svhn_vae.training.update import Record, Update, gradient_norm
-
-
-class Diverged(ArithmeticError):
-    """The loss or the weights are not finite. A result of the run, not a fault of the program.
-
-    state: what is known of the moment: the last finite loss, and where the head stood.
-    """
-
-    def __init__(self, step: int, what: str, state: dict[str, object] | None = None) -> None:
-        super().__init__(what)
-        self.step, self.state = step, state or {}
-
-    def __reduce__(self) -> tuple:
-        return Diverged, (self.step, str(self), self.state)  # from one process of a run to another
 
 
 class LitVAE(L.LightningModule):

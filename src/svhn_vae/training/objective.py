@@ -9,6 +9,7 @@ import math
 
 from torch import Tensor
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.vae import VAE, Pass
 from svhn_vae.model.variance import DiagonalNormal
 from svhn_vae.model.whole_batch import mean_over_parts
@@ -36,9 +37,9 @@ class Objective:
             "mean_weight": mean_weight,
         }.items():
             if not 0 <= value < math.inf:
-                raise ValueError(f"objective.{name} must be 0 or more, got {value}")
+                raise UserError(f"objective.{name} must be 0 or more, got {value}")
         if not 0 < mean_sigma < math.inf:
-            raise ValueError(f"objective.mean_sigma must be above 0, got {mean_sigma}")
+            raise UserError(f"objective.mean_sigma must be above 0, got {mean_sigma}")
         self.beta, self.free_bits, self.kl_warmup_epochs = beta, free_bits, kl_warmup_epochs
         self.mean_weight, self.mean_sigma = mean_weight, mean_sigma
 

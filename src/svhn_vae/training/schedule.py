@@ -2,6 +2,8 @@
 
 import math
 
+from svhn_vae.errors import UserError
+
 
 class Schedule:
     """The factor on the optimiser's learning rate: a linear rise, then half a cosine (Loshchilov and Hutter 2017).
@@ -13,7 +15,7 @@ class Schedule:
     def __init__(self, *, warmup: float, final: float) -> None:
         for name, value in (("warmup", warmup), ("final", final)):
             if not 0 <= value <= 1:
-                raise ValueError(f"schedule.{name} must be in 0..1, got {value}")
+                raise UserError(f"schedule.{name} must be in 0..1, got {value}")
         self.warmup, self.final = warmup, final
 
     def factor(self, step: int, num_steps: int) -> float:

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from svhn_vae.errors import UserError
+
 
 class Skips:
     """max_gradient_norm: a longer gradient's update is left out, too; None: none is too long.
@@ -11,9 +13,9 @@ class Skips:
 
     def __init__(self, *, max_gradient_norm: float | None, max_skips: int) -> None:
         if max_gradient_norm is not None and not max_gradient_norm > 0:
-            raise ValueError(f"skips.max_gradient_norm must be above 0 or null, got {max_gradient_norm}")
+            raise UserError(f"skips.max_gradient_norm must be above 0 or null, got {max_gradient_norm}")
         if max_skips < 0:
-            raise ValueError(f"skips.max_skips must be 0 or more, got {max_skips}")
+            raise UserError(f"skips.max_skips must be 0 or more, got {max_skips}")
         self.max_gradient_norm, self.max_skips = max_gradient_norm, max_skips
         self.num_skipped, self.num_in_a_row, self.first_in_a_row = 0, 0, 0
         self.last_finite_loss: float | None = None

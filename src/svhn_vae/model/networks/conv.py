@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.networks.checks import at_least, fraction, one_of, square_images
 from svhn_vae.model.networks.interface import OneLevel
 from svhn_vae.model.networks.layers import ACTIVATIONS, Dropout, group_norm, shrink_channels, zero_linear
@@ -52,6 +53,7 @@ class Conv(OneLevel):
         at_least(0, num_dense=num_dense)
         at_least(width, max_width=max_width)
         check_strides(event_shape, num_layers, num_strided)
+        check_kernel(kernel_size, keeps_a_size=num_strided < num_layers or upsampling != "transposed")
         self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, torch.Size(event_shape), sampling_bug
         channels, height, _ = event_shape
         steps = plan(channels, width, max_width, num_layers, num_strided)
@@ -95,14 +97,24 @@ def plan(channels: int, width: int, max_width: int, num_layers: int, num_strided
 
 
 def check_strides(event_shape: Sequence[int], num_layers: int, num_strided: int) -> None:
-    """Raises ValueError if the features are no images, or cannot be halved that often."""
+    """Raises UserError if the features are no images, or cannot be halved that often."""
     square_images("conv", event_shape, multiple=2)
     size = event_shape[1]
     most = max(num for num in range(num_layers + 1) if size % 2**num == 0 and size // 2**num >= 2)
     if not 0 <= num_strided <= most:
-        raise ValueError(
+        raise UserError(
             f"model.num_strided must be in 0..{most}, as often as {num_layers} layers can halve {size} pixels with at "
             f"least 2 left, got {num_strided}"
+        )
+
+
+def check_kernel(kernel_size: int, *, keeps_a_size: bool) -> None:
+    """Raises UserError if the kernel is even and a layer has to keep the size."""
+    at_least(1, kernel_size=kernel_size)
+    if keeps_a_size and kernel_size % 2 == 0:
+        raise UserError(
+            f"model.kernel_size must be odd, got {kernel_size}: an even one is for networks whose layers all halve the "
+            "resolution, with model.upsampling=transposed"
         )
 
 
@@ -121,8 +133,6 @@ class Block:
         one_of(ACTIVATIONS, activation=self.activation)
         one_of(IMAGE_NORMALISATIONS, normalisation=self.normalisation)
         fraction(dropout=self.dropout)
-        if self.kernel_size < 1:
-            raise ValueError(f"model.kernel_size must be at least 1, got {self.kernel_size}")
 
     def down(self, steps: Sequence[Step]) -> list[nn.Module]:
         """The encoder's side: (B, C, H, H) -> (B, steps[-1].after, H / 2**num_strided, H / 2**num_strided)."""

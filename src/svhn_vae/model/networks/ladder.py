@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.networks.checks import at_least, fraction, square_images
 from svhn_vae.model.networks.interface import Inferred, Networks
 from svhn_vae.model.networks.layers import group_norm, shrink_channels, zero_linear
@@ -40,7 +41,7 @@ class Ladder(Networks):
         channels, size, _ = event_shape
         sizes = [SMALLEST * 2**level for level in range(num_levels)]
         if sizes[-1] > size:
-            raise ValueError(f"model.num_levels={num_levels} needs {sizes[-1]} pixels in a row, got {size}: lower it")
+            raise UserError(f"model.num_levels={num_levels} needs {sizes[-1]} pixels in a row, got {size}: lower it")
         self.event_shape = torch.Size(event_shape)
         self.latent_shapes = [(latent_channels, size, size) for size in sizes for _ in range(num_blocks)]
         self.latent_dims = [channels * size**2 for channels, size, _ in self.latent_shapes]

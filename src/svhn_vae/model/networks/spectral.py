@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.cosine import cosines, to_places
 from svhn_vae.model.networks.checks import at_least, fraction
 from svhn_vae.model.networks.interface import Inferred, Networks
@@ -41,7 +42,7 @@ class Spectral(Networks):
     ) -> None:
         super().__init__()
         if len(event_shape) != 3 or params_per_element != 3:
-            raise ValueError(
+            raise UserError(
                 f"model=spectral needs variance=spectral and its coefficients (C, H, H), got features "
                 f"{tuple(event_shape)}: use variance=spectral alone, which chooses the rest"
             )
@@ -49,7 +50,7 @@ class Spectral(Networks):
         fraction(dropout=dropout)
         channels, size, _ = event_shape
         if grid < 1 or size % grid:
-            raise ValueError(f"model.grid must divide {size}, the features' height, got {grid}")
+            raise UserError(f"model.grid must divide {size}, the features' height, got {grid}")
         self.event_shape, self.grid = torch.Size(event_shape), grid
         self.spectrum_dim, self.place_shape = latent_dim, (place_channels, grid, grid)
         self.latent_dim = latent_dim + place_channels * grid**2

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.elbo import kl_to_standard_normal
 from svhn_vae.model.networks import Networks
@@ -80,9 +81,9 @@ def standard_log_prob(z: Tensor) -> Tensor:
 
 
 def check_takes_any_prior(name: str, networks: Networks) -> None:
-    """Raises ValueError for networks whose latents are N(0, I) by construction."""
+    """Raises UserError for networks whose latents are N(0, I) by construction."""
     if networks.needs_standard_prior:
-        raise ValueError(
+        raise UserError(
             f"prior={name} needs one level of latents, sampled with their own standard deviation, got "
             f"{type(networks).__name__}: use prior=standard, or model=dense without model.sampling_bug"
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.networks import OneLevel
 from svhn_vae.model.prior.law import Prior, check_takes_any_prior
@@ -76,4 +77,4 @@ class Vamp(DiagonalMixture):
 
 def check_count(name: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"prior.{name} must be at least 1, got {value}")
+        raise UserError(f"prior.{name} must be at least 1, got {value}")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.variance.gaussian import BoundedGaussianHead, GaussianHead
 from svhn_vae.model.variance.head import above_zero
 from svhn_vae.model.whole_batch import mean_over_parts
@@ -39,7 +40,7 @@ class Optimal(GaussianHead):
     def __init__(self, event_shape: Sequence[int], *, momentum: float, floor: float) -> None:
         super().__init__(event_shape)
         if not 0 <= momentum < 1:
-            raise ValueError(f"variance.momentum must be in [0, 1), got {momentum}")
+            raise UserError(f"variance.momentum must be in [0, 1), got {momentum}")
         self.momentum = momentum
         self.log_variance_range = (math.log(above_zero("floor", floor)), math.inf)
         self.register_buffer("mean_square", torch.tensor(1.0))  # that of y itself, until something is observed
@@ -106,7 +107,7 @@ class PerChannel(BoundedGaussianHead):
     def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], gain: float) -> None:
         super().__init__(event_shape, log_variance_range=log_variance_range)
         if len(event_shape) != 3:
-            raise ValueError(
+            raise UserError(
                 f"variance=per_channel needs image-shaped features (C, H, W), got {tuple(event_shape)}: "
                 "use model=conv, or variance=per_dimension"
             )

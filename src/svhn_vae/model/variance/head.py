@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from svhn_vae.errors import UserError
+
 
 class VarianceHead(nn.Module, ABC):
     """Maps decoder output (B, P, *E) to a distribution over y."""
@@ -42,7 +44,7 @@ class VarianceHead(nn.Module, ABC):
 def above_zero(name: str, value: float) -> float:
     """The value of variance.<name>, or ValueError."""
     if not value > 0:
-        raise ValueError(f"variance.{name} must be above 0, got {value}")
+        raise UserError(f"variance.{name} must be above 0, got {value}")
     return value
 
 
@@ -50,5 +52,5 @@ def low_high(name: str, value: Sequence[float]) -> tuple[float, float]:
     """The range variance.<name>, or ValueError."""
     low, high = value
     if not low < high:
-        raise ValueError(f"variance.{name} must be [low, high] with low < high, got [{low}, {high}]")
+        raise UserError(f"variance.{name} must be [low, high] with low < high, got [{low}, {high}]")
     return low, high

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Gamma
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.variance.gaussian import at_bounds, normal_deviance, soft_clip
 from svhn_vae.model.variance.head import VarianceHead, low_high
 
@@ -30,7 +31,7 @@ class StudentT(VarianceHead):
         self.log_variance_range = low_high("log_variance_range", log_variance_range)
         self.dof_range = low_high("dof_range", dof_range)
         if not self.dof_range[0] > 2:
-            raise ValueError(f"variance.dof_range must begin above 2, or there is no variance, got {dof_range[0]}")
+            raise UserError(f"variance.dof_range must begin above 2, or there is no variance, got {dof_range[0]}")
 
     def forward(self, params: Tensor) -> Distribution:
         mean, raw_scale, raw_dof = params.float().unbind(1)
@@ -87,7 +88,7 @@ class ScaleMixture(VarianceHead):
     ) -> None:
         super().__init__(event_shape)
         if len(factors) < 2 or min(factors) <= 0:
-            raise ValueError(f"variance.factors must be two or more numbers above 0, got {list(factors)}")
+            raise UserError(f"variance.factors must be two or more numbers above 0, got {list(factors)}")
         self.params_per_element = 2 + len(factors)
         self.log_variance_range = low_high("log_variance_range", log_variance_range)
         self.register_buffer("log_square_factors", 2 * torch.tensor(factors).log(), persistent=False)

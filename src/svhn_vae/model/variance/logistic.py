@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.variance.gaussian import at_bounds, soft_clip
 from svhn_vae.model.variance.head import low_high
 from svhn_vae.model.variance.pixels import PixelHead
@@ -39,7 +40,7 @@ class LogisticMixture(PixelHead):
         super().__init__(event_shape, scale=scale)
         for name, value, least in (("num_mixtures", num_mixtures, 1), ("num_levels", num_levels, 2)):
             if value < least:
-                raise ValueError(f"variance.{name} must be at least {least}, got {value}")
+                raise UserError(f"variance.{name} must be at least {least}, got {value}")
         self.params_per_element = 4 * num_mixtures
         self.num_levels = num_levels
         self.log_scale_range = low_high("log_scale_range", log_scale_range)

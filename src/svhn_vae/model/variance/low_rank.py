@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.variance.gaussian import at_bounds, soft_clip
 from svhn_vae.model.variance.head import VarianceHead, above_zero, low_high
 
@@ -32,7 +33,7 @@ class LowRank(VarianceHead):
     ) -> None:
         super().__init__(event_shape)
         if rank < 1:
-            raise ValueError(f"variance.rank must be at least 1, got {rank}")
+            raise UserError(f"variance.rank must be at least 1, got {rank}")
         self.params_per_element = 2 + rank
         self.log_variance_range = low_high("log_variance_range", log_variance_range)
         self.max_factor = above_zero("max_factor", max_factor)

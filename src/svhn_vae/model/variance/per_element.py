@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.variance.gaussian import BoundedGaussianHead, DiagonalNormal, GaussianHead, normal_deviance
 from svhn_vae.model.variance.head import above_zero
 
@@ -102,7 +103,7 @@ class BetaNLL(BoundedGaussianHead):
     def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], beta: float) -> None:
         super().__init__(event_shape, log_variance_range=log_variance_range)
         if not 0 <= beta <= 1:
-            raise ValueError(f"variance.beta must be in [0, 1], got {beta}")
+            raise UserError(f"variance.beta must be in [0, 1], got {beta}")
         self.beta = beta
 
     def unbounded_log_variance(self, raw: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.variance.constant import Learned
 from svhn_vae.model.variance.gaussian import BoundedGaussianHead
 
@@ -38,7 +39,7 @@ class Banded(BoundedGaussianHead):
     ) -> None:
         super().__init__(event_shape, log_variance_range=log_variance_range)
         if num_bands < 1:
-            raise ValueError(f"variance.num_bands must be at least 1, got {num_bands}")
+            raise UserError(f"variance.num_bands must be at least 1, got {num_bands}")
         self.num_bands = num_bands
         self.learned = Learned(self.event_shape, gain)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.variance.head import VarianceHead
 
 
@@ -19,7 +20,7 @@ class PixelHead(VarianceHead):
         super().__init__(event_shape)
         if scale or len(event_shape) != 3 or event_shape[0] != 3:
             got = f"features {tuple(event_shape)}, {'scaled' if scale else 'not scaled'}"
-            raise ValueError(
+            raise UserError(
                 f"this variance needs y = x, pixels (3, H, W) in [0, 1), got {got}: use pca=unit_pixels, as it does "
                 "where no pca is given"
             )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.cosine import cosines, to_frequencies, to_places
 from svhn_vae.model.variance.gaussian import at_bounds, soft_clip
 from svhn_vae.model.variance.head import VarianceHead, low_high
@@ -63,7 +64,7 @@ class Spectral(VarianceHead):
     def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float]) -> None:
         super().__init__(event_shape)
         if len(event_shape) != 3 or event_shape[1] != event_shape[2]:
-            raise ValueError(
+            raise UserError(
                 f"variance=spectral needs coefficients (C, H, H) of a cosine transform, got {tuple(event_shape)}: "
                 "use pca=frequencies, which it chooses by itself"
             )
