@@ -24,11 +24,9 @@ class DiagonalMixture(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         log_weights, mean, log_variance = self.components()
-        # The squared distances of all pairs, by products of matrices: (B, K), and not (B, K, Z).
-        precision = (-log_variance).exp()
-        square = z.square() @ precision.T - 2 * z @ (mean * precision).T + (mean.square() * precision).sum(1)
-        log_norm = log_variance.sum(1) + self.latent_dim * math.log(2 * math.pi)
-        return (log_weights - 0.5 * (square + log_norm)).logsumexp(1)
+        # Differences of all pairs (B, K, Z): products of matrices would lose narrow components' digits in float32.
+        terms = (z[:, None] - mean).square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi)
+        return (log_weights - 0.5 * terms.sum(2)).logsumexp(1)
 
     @torch.no_grad()
     def sample(self, num: int, generator: torch.Generator, temperature: float) -> Tensor:
@@ -71,7 +69,11 @@ class Vamp(DiagonalMixture):
         self.pseudo_inputs.copy_(y[evenly])
 
     def components(self) -> tuple[Tensor, Tensor, Tensor]:
-        mean, log_variance = (output.float() for output in self._networks[0].encode(self.pseudo_inputs))
+        [networks] = self._networks
+        was_training = networks.training
+        networks.eval()  # p(z) has no dropout, and does not depend on which batch it is asked for
+        mean, log_variance = (out.to(self.pseudo_inputs) for out in networks.encode(self.pseudo_inputs))
+        networks.train(was_training)
         return mean.new_full((len(mean),), -math.log(len(mean))), mean, log_variance
 
 
