@@ -105,10 +105,12 @@ def test_active_units_counts_latents_whose_posterior_mean_varies():
 
 
 def test_a_splits_metrics_are_those_of_the_trainers_validation(tmp_path):
-    whole = tiny_job(tmp_path / "run", "trainer.max_epochs=1")
+    whole = tiny_job(tmp_path / "run", "trainer.max_epochs=1", "objective=elbo", "prior=standard")
     job.train(whole)
     [due] = whole.trainer.validate(whole.module, datamodule=whole.data, verbose=False)
+    objective = due.pop("val/objective")
     assert split_metrics(whole.module.vae, whole.data.val_dataloader(), "val") == pytest.approx(due)
+    assert objective == pytest.approx(due["val/negative_elbo"])
 
 
 def test_a_splits_metrics_that_are_not_finite_are_none():

@@ -56,7 +56,8 @@ class LitVAE(L.LightningModule):
         }
         self._update: Update | None = None  # of this fit
         self._records: list[Record] = []  # of this epoch, on the device
-        self._evaluated: list[dict[str, Tensor]] = []
+        self._evaluated: list[dict[str, Tensor]] = []  # of this validation
+        self._objectives: list[Tensor] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         weights = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
@@ -119,11 +120,16 @@ class LitVAE(L.LightningModule):
         self.skips.load_state_dict(checkpoint["skips"])
 
     def validation_step(self, batch: Features, batch_idx: int) -> None:
-        self._evaluated.append(evaluate(self.vae, evaluation_pass(self.vae, batch, batch_idx)))
+        result = evaluation_pass(self.vae, batch, batch_idx)
+        self._evaluated.append(evaluate(self.vae, result))
+        objective = self.objective.loss(self.vae, result, batch.y, self.trainer.max_epochs)  # after any warm-up
+        self._objectives.append(objective.expand(len(batch.y)))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(summarise("val", self._evaluated, is_density=self.vae.variance.is_density), sync_dist=True)
+        found = summarise("val", self._evaluated, is_density=self.vae.variance.is_density)
+        self.log_dict({**found, "val/objective": torch.cat(self._objectives).mean()}, sync_dist=True)
         self._evaluated.clear()
+        self._objectives.clear()
 
     def _note(self, first: int, record: Record) -> None:
         """Reads the device, once for all updates of a step."""

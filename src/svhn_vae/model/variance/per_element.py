@@ -37,17 +37,18 @@ class ReluEps(GaussianHead):
 
 
 class SoftplusEps(GaussianHead):
-    """sigma^2 = softplus(v) + epsilon: the post's floor without its dead elements (Lakshminarayanan et al. 2017)."""
+    """sigma^2 = softplus(beta v) / beta + epsilon: the post's floor without its dead elements (Lakshminarayanan et al.
+    2017). With beta = ln 2, sigma^2 begins at 1, the variance of y (Hazami et al. 2022)."""
 
     params_per_element = 2
 
-    def __init__(self, event_shape: Sequence[int], *, epsilon: float) -> None:
+    def __init__(self, event_shape: Sequence[int], *, epsilon: float, beta: float) -> None:
         super().__init__(event_shape)
-        self.epsilon = above_zero("epsilon", epsilon)
+        self.epsilon, self.beta = above_zero("epsilon", epsilon), above_zero("beta", beta)
         self.log_variance_range = (math.log(epsilon), math.inf)
 
     def log_variance(self, raw: Tensor) -> Tensor:
-        return (F.softplus(raw.squeeze(1)) + self.epsilon).log()
+        return (F.softplus(raw.squeeze(1), self.beta) + self.epsilon).log()
 
 
 class LogVar(GaussianHead):
