@@ -21,7 +21,10 @@ from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import load_prior, save_prior
 from test_lit import features, fitted
 
-QUICK = {"flow": ("prior.num_steps=40", "prior.widths=[16]", "prior.num_transforms=1"), "gaussian_mixture": ("prior.num_components=4",)}
+QUICK = {
+    "flow": ("prior.num_steps=40", "prior.widths=[16]", "prior.num_transforms=1"),
+    "gaussian_mixture": ("prior.num_components=4",),
+}
 NUM = 20_000
 EDGE, STEP = 8.0, 0.05  # of the grid that integrals are sums over
 
