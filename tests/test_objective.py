@@ -86,6 +86,24 @@ def test_the_second_likelihood_is_that_of_the_mean_at_a_sigma_of_pixels(override
     torch.testing.assert_close(found, weight * density_of_y.mean(), rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("variance", ["logvar", "relu_eps", "student_t", "low_rank", "banded"])
+def test_beside_it_the_heads_likelihood_moves_all_but_the_mean(variance):
+    """Without the second likelihood's weight, which is all but 0 here, the mean's own layer has no gradient."""
+    module = fitted_module(f"variance={variance}")
+    batch, gradients = features(module), {}
+    for weight in (0.0, 1e-12):
+        module.zero_grad()
+        torch.manual_seed(0)
+        objective(mean_weight=weight).loss(module.vae, module.vae(batch), batch.y, 0).backward()
+        networks = module.vae.networks
+        gradients[weight] = [layer.grad.abs().max().item() for layer in (networks.mean.weight, networks.raw[-1].weight)]
+    (of_mean, of_raw), (held, same) = gradients.values()
+    assert of_mean > 1e-3
+    assert held < 1e-6
+    assert of_raw > 0
+    assert same == pytest.approx(of_raw, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["beta", "free_bits", "kl_warmup_epochs", "mean_weight"])
 def test_bad_settings_say_what_was_expected(name):
     with pytest.raises(Exception, match=rf"objective\.{name} must be 0 or more, got -1"):

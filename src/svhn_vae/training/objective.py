@@ -23,8 +23,9 @@ class Objective:
     mean_weight: the weight of a second log-likelihood, that of the decoder's mean alone at a constant sigma; 0: none.
     mean_sigma: that sigma, in units of pixels in [0, 1): the same in raw and in whitened coordinates.
 
-    The second likelihood is what the mean learns pictures from. Where sigma is free for each element, a coordinate that
-    is coded in z costs in KL what it saves in likelihood, so nothing pushes the mean to show more than grey.
+    The mean learns from the second likelihood alone, the head's other parameters from the first. Where sigma is free
+    for each element, a coordinate that is coded in z costs in KL what it saves in likelihood, so nothing pushes the mean
+    to show more than grey; and where sigma has a floor, the head pushes more into z than pictures need.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class Objective:
         kl = result.kl_in_loss
         if self.free_bits:
             kl = mean_over_parts(result.latents_kl.mean(0)).clamp(min=self.free_bits).sum()
-        loss = rate * kl - terms.log_likelihood - terms.residual - terms.log_det
-        loss = loss + vae.variance.penalty(result.inferred.params)
+        log_likelihood = terms.log_likelihood
         if self.mean_weight:
-            loss = loss - self.mean_weight * self.of_the_mean(vae, result, y)
-        return loss.mean()
+            around = vae.variance(vae.variance.detach_mean(result.inferred.params)).log_prob(y)
+            log_likelihood = around + self.mean_weight * self.of_the_mean(vae, result, y)
+        penalty = vae.variance.penalty(result.inferred.params)
+        return (rate * kl + penalty - log_likelihood - terms.residual - terms.log_det).mean()
 
     def of_the_mean(self, vae: VAE, result: Pass, y: Tensor) -> Tensor:
         """log N(y; the decoder's mean, mean_sigma^2) (B,), mean_sigma brought to the units of y."""

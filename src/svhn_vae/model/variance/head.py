@@ -28,6 +28,10 @@ class VarianceHead(nn.Module, ABC):
     def forward(self, params: Tensor) -> Distribution:
         """params (B, P, *E) -> p(y | z) with batch_shape (B,) and event_shape E."""
 
+    def detach_mean(self, params: Tensor) -> Tensor:
+        """The same parameters, through whose mean no gradient comes; all heads but those of pixels have it first."""
+        return torch.cat([params[:, :1].detach(), params[:, 1:]], dim=1)
+
     def penalty(self, params: Tensor) -> Tensor:
         """What training adds to the loss of each image (B,), in nats; no part of the bound."""
         return params.new_zeros(len(params))
