@@ -24,8 +24,8 @@ class Objective:
     mean_sigma: that sigma, in units of pixels in [0, 1): the same in raw and in whitened coordinates.
 
     The mean learns from the second likelihood alone, the head's other parameters from the first. Where sigma is free
-    for each element, a coordinate that is coded in z costs in KL what it saves in likelihood, so nothing pushes the mean
-    to show more than grey; and where sigma has a floor, the head pushes more into z than pictures need.
+    for each element, a coordinate that is coded in z costs in KL what it saves in likelihood, so nothing pushes the
+    mean to show more than grey; and where sigma has a floor, the head pushes more into z than pictures need.
     """
 
     def __init__(

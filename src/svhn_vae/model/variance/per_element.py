@@ -37,18 +37,24 @@ class ReluEps(GaussianHead):
 
 
 class SoftplusEps(GaussianHead):
-    """sigma^2 = softplus(beta v) / beta + epsilon: the post's floor without its dead elements (Lakshminarayanan et al.
-    2017). With beta = ln 2, sigma^2 begins at 1, the variance of y (Hazami et al. 2022)."""
+    """sigma^2 = softplus(v) + epsilon: the post's floor without its dead elements (Lakshminarayanan et al. 2017)."""
 
     params_per_element = 2
+    beta = 1.0  # of softplus(beta v) / beta
 
-    def __init__(self, event_shape: Sequence[int], *, epsilon: float, beta: float) -> None:
+    def __init__(self, event_shape: Sequence[int], *, epsilon: float) -> None:
         super().__init__(event_shape)
-        self.epsilon, self.beta = above_zero("epsilon", epsilon), above_zero("beta", beta)
+        self.epsilon = above_zero("epsilon", epsilon)
         self.log_variance_range = (math.log(epsilon), math.inf)
 
     def log_variance(self, raw: Tensor) -> Tensor:
         return (F.softplus(raw.squeeze(1), self.beta) + self.epsilon).log()
+
+
+class SoftplusLn2(SoftplusEps):
+    """sigma^2 = log2(1 + 2^v) + epsilon: it begins at 1, the variance of y (Hazami et al. 2022, there of sigma)."""
+
+    beta = math.log(2)
 
 
 class LogVar(GaussianHead):

@@ -25,10 +25,6 @@ class PixelHead(VarianceHead):
                 "where no pca is given"
             )
 
-    def detach_mean(self, params: Tensor) -> Tensor:
-        """None of the parameters is the mean: it follows from all of them."""
-        return params
-
 
 class Bernoulli(PixelHead):
     """log_prob = sum of y log p + (1 - y) log(1 - p), logit p from the decoder: the post's equation 3, a cross-entropy.
@@ -37,6 +33,7 @@ class Bernoulli(PixelHead):
     """
 
     params_per_element = 1
+    emits_mean = False
     is_density = False
 
     def forward(self, params: Tensor) -> Distribution:
