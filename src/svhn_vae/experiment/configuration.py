@@ -90,15 +90,20 @@ class Recognised(NamedTuple):
 
 def recognised(cfg: DictConfig) -> Recognised:
     """`cfg` has Hydra's part."""
-    chosen = {group: extended(group, choice) for group, choice in choices(cfg.hydra).items()}
-    chosen = {group: choice for group, choice in chosen.items() if group not in OVERRIDES_ALONE}
+    chosen = extended_choices(cfg)
     name = cfg.hydra.job.config_name
     name = name if (CONF / f"{name}.yaml").is_file() else "train"  # somebody's own extends it
     words = tuple(f"{group}={choice}" for group, choice in chosen.items())
     shipped = shipped_files(name, words, tuple(cfg.hydra.searchpath))
     settings, defaults = plain(cfg), expected(cfg, shipped)
-    default_choices = choices(shipped_files(name, (), ()).hydra)
+    default_choices = extended_choices(shipped_files(name, (), ()))
     return Recognised(settings, defaults, run_name(settings, chosen, defaults, default_choices))
+
+
+def extended_choices(cfg: DictConfig) -> dict[str, str]:
+    """Group -> the file that its choice extends, or the choice."""
+    chosen = {group: extended(group, choice) for group, choice in choices(cfg.hydra).items()}
+    return {group: choice for group, choice in chosen.items() if group not in OVERRIDES_ALONE}
 
 
 @functools.cache

@@ -21,6 +21,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from svhn_vae.data.batches import EvaluationBatches
+from svhn_vae.data.moments import spaced
 from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import (
     MEANT_FOR_A_PERSON,
@@ -37,6 +39,7 @@ from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judged import judged
+from svhn_vae.evaluation.latents import posteriors_of
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.experiment.build import Job, build_job, load_data
 from svhn_vae.experiment.configuration import plain, register_resolvers
@@ -51,13 +54,15 @@ from svhn_vae.runs.identity import DELETED, Config, differences, identity
 from svhn_vae.runs.lock import locked
 from svhn_vae.runs.study import commit
 from svhn_vae.runs.tensors import save_tensors
-from svhn_vae.runs.weights import load_best, save_representation
+from svhn_vae.runs.weights import load_best, save_prior, save_representation
+from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
 from svhn_vae.training.checkpoints import Last, continuation, history_of
 from svhn_vae.training.divergence import load_last_finite
 from svhn_vae.training.interruption import INTERRUPTION
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
+MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
 
 
@@ -271,6 +276,8 @@ def train_and_score(job: Job) -> Config:
         train(job)
     load_best(job.module.vae, folder)
     save_representation(job.module.vae, folder)
+    if job.module.vae.prior.is_fitted_last:
+        fit_prior(job)
     val = validate(job)
     score = score_test(job)
     if not math.isfinite(score.metrics["test/negative_elbo"]):
@@ -348,6 +355,15 @@ def announce_hyperparameters(job: Job) -> None:
     job.trainer.logger.experiment.announce(values)
 
 
+def fit_prior(job: Job) -> None:
+    """On the posteriors of training images, everything else being as it is."""
+    images = spaced(job.data.dataset.train.images, MAX_FITTED)
+    with on_device(job) as vae:
+        posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation, keep=False))
+        vae.prior.fit(*posteriors, derive_seed(Stream.PRIOR, job.config["seed"]))
+    save_prior(job.module.vae, job.folder)
+
+
 def validate(job: Job) -> dict[str, float | None]:
     """The best checkpoint's `val/` metrics, which TensorBoard has as `best/`: they are no part of the curves."""
     metrics = bound_of(job, "val")
@@ -402,7 +418,7 @@ def draw_calibration(job: Job, score: Score) -> None:
 def draw(job: Job) -> None:
     """The cheaper pictures of training and validation images; src/generate.py draws them all."""
     name = job.folder.path.name
-    subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0)
+    subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0, temperature=1.0)
     for drawn in DRAWN:
         write_png(gallery.draw(subject, drawn), job.folder.figures / f"{drawn}.png")
 
