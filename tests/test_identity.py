@@ -34,8 +34,8 @@ def name(*overrides: str) -> str:
         ("trainer=quick optimizer.lr=1e-4", "trainer.max_epochs=8 network_scale=0.125 batch_size=100"),
         (
             "trainer=demo",
-            "model=small_dense prior=gaussian_mixture optimizer=adamw network_scale=0.25 batch_size=64 optimizer.lr=2e-3 "
-            "schedule.warmup=0.02 schedule.final=0 trainer.max_epochs=40",
+            "model=small_dense prior=gaussian_mixture optimizer=adamw network_scale=0.25 batch_size=64 "
+            "optimizer.lr=2e-3 schedule.warmup=0.02 schedule.final=0 trainer.max_epochs=40",
         ),
         ("objective=legible", ""),
         ("objective=elbo objective.mean_weight=1 monitor=val/objective", ""),

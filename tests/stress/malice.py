@@ -99,7 +99,7 @@ def configurations(config: dict, folder: Path) -> dict[str, str]:
         "partial": {"variance": {**call, "_partial_": True}},
         "not recursive": {"variance": {**config["variance"], "_recursive_": False, "epsilon": call}},
     }
-    for group in ("pca", "model", "variance", "data"):
+    for group in ("pca", "model", "variance", "data", "prior"):
         changes |= {f"{name}: {group}": {group: {**config[group], first(config[group]): [value]}}
                     for name, value in ours(folder).items()}  # fmt: skip
         changes |= {f"{key} at the top: {group}": {group: {**config[group], key: value}} for key, value in HYDRAS}
@@ -114,7 +114,7 @@ HYDRAS = (("_partial_", True), ("_args_", [1]), ("_convert_", "all"), ("_recursi
 
 def first(settings: dict) -> str:
     """A setting of a group to nest something in."""
-    return next(key for key in settings if key != "_target_")
+    return next((key for key in settings if key != "_target_"), "another")
 
 
 def ours(folder: Path) -> dict[str, dict]:
