@@ -21,8 +21,8 @@ from rich.table import Table
 
 from benchmarks.parts import PARTS, Rows
 from svhn_vae.errors import UserError
+from svhn_vae.experiment.attempt import quiet
 from svhn_vae.experiment.configuration import CONF, register_resolvers
-from svhn_vae.experiment.run import quiet
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.folder import write_json
 from svhn_vae.runs.identity import Config

@@ -12,20 +12,10 @@ from omegaconf import OmegaConf
 import svhn_vae.experiment.preflight
 from conftest import composed, options
 from svhn_vae.errors import UserError
+from svhn_vae.experiment.attempt import quiet
 from svhn_vae.experiment.configuration import composing, plain, recognised, register_resolvers
-from svhn_vae.experiment.preflight import (
-    FREE,
-    NULLABLE,
-    Composer,
-    Job,
-    Refused,
-    check,
-    configured,
-    jobs_of,
-    num_values,
-    with_home,
-)
-from svhn_vae.experiment.run import quiet
+from svhn_vae.experiment.preflight import Composer, Job, Refused, configured, jobs_of, num_values, with_home
+from svhn_vae.experiment.settings import FREE, NULLABLE, check
 from svhn_vae.runs.identity import flatten
 
 register_resolvers()

@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 
 from conftest import composed
 from svhn_vae.errors import Busy, Diverged, Interrupted, UserError
-from svhn_vae.experiment import run as runs
+from svhn_vae.experiment import attempt as runs
+from svhn_vae.experiment.attempt import Outcome, run_job
 from svhn_vae.experiment.build import load_data
 from svhn_vae.experiment.configuration import choices
-from svhn_vae.experiment.run import Outcome, run_job
 from svhn_vae.runs.folder import RunFolder, write_json
 from svhn_vae.runs.lock import locked
 

@@ -12,8 +12,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from conftest import CONF
-from svhn_vae.errors import Diverged, UserError
-from svhn_vae.experiment import run, sweep
+from svhn_vae.errors import TRACEBACKS, Diverged, UserError
+from svhn_vae.experiment import attempt, sweep
 from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
 from svhn_vae.runs.folder import write_json
@@ -27,6 +27,7 @@ TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    monkeypatch.setenv(TRACEBACKS, "")  # so that it is put back
     register_resolvers()
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     yield
@@ -50,9 +51,9 @@ def ends(monkeypatch):
         write_json(built.path / "result.json", result())
         return result()
 
-    monkeypatch.setattr(run, "build_job", lambda cfg, chosen, folder: folder)
-    monkeypatch.setattr(run, "divided", lambda built, cfg: built)
-    monkeypatch.setattr(run, "run", stand_in)
+    monkeypatch.setattr(attempt, "build_job", lambda cfg, chosen, folder: folder)
+    monkeypatch.setattr(attempt, "divided", lambda built, cfg: built)
+    monkeypatch.setattr(attempt, "run", stand_in)
     monkeypatch.setattr(sweep.StudyTable, "end", lambda self: print(f"the table of {self.study}"))
     return given
 

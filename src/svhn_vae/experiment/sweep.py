@@ -18,10 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from svhn_vae.errors import TRACEBACKS, Interrupted, one_line, printable, root_of
+from svhn_vae.experiment.attempt import Outcome, quiet, run_job
 from svhn_vae.experiment.configuration import OUTPUTS, choices
 from svhn_vae.experiment.launchers import Command, launching, run_in_worker
 from svhn_vae.experiment.preflight import Job, Refused, jobs_of, with_home
-from svhn_vae.experiment.run import Outcome, quiet, run_job
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.folder import RunFolder
