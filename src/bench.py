@@ -24,8 +24,8 @@ from svhn_vae.errors import UserError
 from svhn_vae.experiment.build import CONF, register_resolvers
 from svhn_vae.experiment.turn import quiet
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs.folder import Config, write_json
-from svhn_vae.runs.study import commit
+from svhn_vae.runs.files import write_json
+from svhn_vae.runs.folder import Config, commit
 
 
 def main() -> None:
