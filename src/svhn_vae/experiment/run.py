@@ -26,7 +26,8 @@ from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.folder import Config, RunFolder, commit, identity
+from svhn_vae.runs.folder import RunFolder, commit
+from svhn_vae.runs.identity import Config, identity
 from svhn_vae.runs.weights import load_best, save_representation, save_tensors
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
 from svhn_vae.training.checkpoints import Last, continuation, history_of
