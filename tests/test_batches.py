@@ -55,7 +55,7 @@ def chunks_of_ten(monkeypatch):
     monkeypatch.setattr(batches, "CHUNK", 10)
 
 
-WHOLE = {"part": 0, "num_parts": 1, "scratch": None}
+WHOLE = {"scratch": None}
 
 
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:

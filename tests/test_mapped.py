@@ -59,13 +59,6 @@ def test_batches_are_bit_by_bit_those_from_memory(representation, tmp_path):
     assert not list(tmp_path.iterdir())  # the file has no name
 
 
-@pytest.mark.parametrize("representation", [full_pca, pixels])
-def test_parts_of_batches_are_together_the_whole(representation):
-    halves = [taken(IMAGES, representation(), part=part, num_parts=2) for part in range(2)]
-    for batch, *parts in zip(taken(IMAGES, representation()), *halves, strict=True):
-        assert all(torch.equal(torch.cat(arrays), due) for *arrays, due in zip(*parts, batch, strict=True))
-
-
 def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path):
     with pytest.raises(OSError, match=r"No space left|File too large"):
         room_on_disk((2**52,), tmp_path)

@@ -7,12 +7,12 @@ Shapes: B images, Z latent dimensions. Units: nats per image.
 
 import math
 
+import torch
 from torch import Tensor
 
 from svhn_vae.errors import UserError
 from svhn_vae.model.vae import VAE, Pass
 from svhn_vae.model.variance import DiagonalNormal
-from svhn_vae.model.whole_batch import mean_over_parts
 
 
 class Objective:
@@ -34,16 +34,19 @@ class Objective:
         self.beta, self.free_bits = beta, free_bits
         self.kl_warmup_epochs, self.mean_warmup_epochs = kl_warmup_epochs, mean_warmup_epochs
 
-    def loss(self, vae: VAE, result: Pass, y: Tensor, epoch: int) -> Tensor:
-        """A pass of images with features y (B, *E), in the epoch counted from 0 -> the mean loss, ()."""
+    def loss(self, vae: VAE, result: Pass, y: Tensor, epoch: Tensor | int) -> Tensor:
+        """A pass of images with features y (B, *E), in the epoch () counted from 0 -> the mean loss, ()."""
         terms = result.terms
         log_likelihood = terms.log_likelihood
-        if epoch < self.mean_warmup_epochs:
+        if self.mean_warmup_epochs:
             mean = result.likelihood.mean
-            log_likelihood = DiagonalNormal(mean, mean.new_zeros(())).log_prob(y)
-        rate = self.beta * min(1.0, epoch / self.kl_warmup_epochs if self.kl_warmup_epochs else 1.0)
+            of_mean = DiagonalNormal(mean, mean.new_zeros(())).log_prob(y)
+            log_likelihood = torch.where(torch.as_tensor(epoch < self.mean_warmup_epochs), of_mean, log_likelihood)
+        rate = self.beta
+        if self.kl_warmup_epochs:
+            rate = rate * torch.as_tensor(epoch / self.kl_warmup_epochs).clamp(max=1)
         kl = result.kl_in_loss
         if self.free_bits:
-            kl = mean_over_parts(result.latents_kl.mean(0)).clamp(min=self.free_bits).sum()
+            kl = result.latents_kl.mean(0).clamp(min=self.free_bits).sum()
         penalty = vae.variance.penalty(result.inferred.params)
         return (rate * kl + penalty - log_likelihood - terms.residual - terms.log_det).mean()
