@@ -42,7 +42,7 @@ from svhn_vae.runs.files import read_json
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import load_tensors, read_checkpoint
 from svhn_vae.training.checkpoints import continuation
-from svhn_vae.training.history import read_history
+from svhn_vae.training.loggers import read_history
 
 RUN = ("model=conv", "variance=relu_eps", *(word for word in TINY if "pca" not in word), "trainer.max_epochs=2")
 JUDGE = Settings(
