@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from svhn_vae.atomic import replacing
-from svhn_vae.report.claims import NOTE, gather, markdown, reasons, table
+from svhn_vae.report.hypotheses.claims import NOTE, gather, markdown, reasons, table
 from svhn_vae.report.table import wide_console
 
 EXPERIMENTS = Path(__file__).parents[1] / "conf" / "experiment" / "claims"
@@ -27,7 +27,7 @@ def main() -> None:
         )
     text = markdown(claims)
     with replacing(asked.outputs / "claims.md") as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
     if asked.markdown:
         print(text, end="")
         return

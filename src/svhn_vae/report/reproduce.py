@@ -1,24 +1,26 @@
-"""What it takes to make a study's runs again, and what in it makes them unlike."""
+"""What it takes to make a study's runs again, what makes them unlike, and what they cost."""
 
 import json
 import re
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from svhn_vae.report.collect import Run
-from svhn_vae.report.settings import differing, shared
+from svhn_vae.report.collect import Run, Variant, differing, shared
+from svhn_vae.runs import flatten
 
 WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_/.][\w/.+@-]*|\d+-\w+", re.IGNORECASE)  # and 32-true
+PLACES = ("data.root", "data.verify")  # no part of a run's identity, but without them a command would download
+GIB = 2**30
 
 
 class Recipe(NamedTuple):
     """How to make one run again."""
 
     run: Run
-    overrides: str  # beside those that all runs share; empty where its configuration is not known
-    commit: str
-    environment: int  # its place among Environments
+    command: str  # after the settings that all runs share; empty where its configuration is not known
+    environment: int  # its place among the environments
 
 
 class Environment(NamedTuple):
@@ -30,33 +32,34 @@ class Environment(NamedTuple):
 
 
 class Recipes(NamedTuple):
-    shared: str  # overrides of every run
+    shared: str  # a shell's line: the overrides of every run
     rows: list[Recipe]
     environments: list[Environment]
 
 
 def recipes(runs: Sequence[Run]) -> Recipes:
     """Every setting is written out: which are the defaults, a report cannot know, and they may change."""
-    settings = [run.settings for run in runs]
+    settings = [_written_out(run) for run in runs]
     known = [one for one in settings if one]
     apart = set(differing(known))
-    environments = [_environment(run) for run in runs]
+    environments = [(json.dumps(run.result.get("versions", {})), run.cost.get("device") or "") for run in runs]
     different = list(dict.fromkeys(environments))
     rows = [
-        Recipe(run, _own(run, one, apart), run.commit, different.index(environment))
+        Recipe(run, _command(run, one, apart), different.index(environment))
         for run, one, environment in zip(runs, settings, environments, strict=True)
     ]
     numbered = [Environment(json.loads(one[0]), one[1], environments.count(one)) for one in different]
-    return Recipes(overrides(shared(known)), rows, numbered)
+    return Recipes(f"shared=({overrides(shared(known))})" if known else "", rows, numbered)
 
 
-def _environment(run: Run) -> tuple[str, str]:
-    return json.dumps(run.result.get("versions", {})), run.cost.get("device") or ""
+def _written_out(run: Run) -> dict[str, Any]:
+    values = flatten(run.config)
+    return run.settings | {key: values[key] for key in PLACES if key in values} if run.config else {}
 
 
-def _own(run: Run, settings: Mapping[str, Any], apart: set[str]) -> str:
-    own = {key: value for key, value in settings.items() if key in apart}
-    return overrides({**own, "seed": run.seed}) if settings else ""
+def _command(run: Run, settings: Mapping[str, Any], apart: set[str]) -> str:
+    own = {key: value for key, value in settings.items() if key in apart} | {"seed": run.seed}
+    return f'python src/train.py "${{shared[@]}}" {overrides(own)}' if settings else ""
 
 
 def overrides(settings: Mapping[str, Any]) -> str:
@@ -68,7 +71,8 @@ def overrides(settings: Mapping[str, Any]) -> str:
 def _typed(value: Any) -> str:
     """In Hydra's grammar, where a word needs no quotes."""
     if isinstance(value, str):
-        return value if WORD.fullmatch(value) else "'" + value.replace("'", "\\'") + "'"
+        quoted = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", "\\'")  # a backslash counts only before a quote
+        return value if WORD.fullmatch(value) else f"'{quoted}'"
     if isinstance(value, list):
         return f"[{','.join(map(_typed, value))}]"
     return json.dumps(value)
@@ -84,21 +88,59 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     if changed:
         found.append(f"{len(changed)} of {len(runs)} runs were made by files that were changed since their commit (+).")
     found += [f"{run.name}: {run.reason}." for run in runs if run.result and run.reason]
-    digests = sorted({run.digest for run in runs if run.digest})
-    if len(digests) > 1:
-        found.append(f"The runs saw different images, {', '.join(digests)}: each data set has tables of its own.")
-    for name, versions in _versions(runs).items():
-        if len(versions) > 1:
-            found.append(f"The runs were made with different versions of {name}: {', '.join(sorted(versions))}.")
-    devices = sorted({run.cost["device"] for run in runs if run.cost.get("device")})
+    images = sorted({run.test_images for run in runs if run.test_images})
+    if len(images) > 1:
+        found.append(f"The runs were tested on different images, {', '.join(images)}: each have tables of their own.")
+    versions = [run.result.get("versions", {}) for run in runs]
+    for name in dict.fromkeys(name for one in versions for name in one):
+        different = sorted({one[name] for one in versions if name in one})
+        if len(different) > 1:
+            found.append(f"The runs were made with different versions of {name}: {', '.join(different)}.")
+    devices = devices_of(runs)
     if len(devices) > 1:
         found.append(f"The runs were trained on different devices, {'; '.join(devices)}: their times do not compare.")
     return found
 
 
-def _versions(runs: Sequence[Run]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for run in runs:
-        for name, version in run.result.get("versions", {}).items():
-            found.setdefault(name, set()).add(version)
-    return found
+# --- cost -----------------------------------------------------------------------------------------------------------
+
+
+class Cost(NamedTuple):
+    """Of some runs, together; times in seconds."""
+
+    label: str
+    num_runs: int
+    training: float  # as noted; of a continued run, its last part
+    wall: float  # from start to end, evaluation and pictures included, also of runs that did not finish
+    images: float  # seen in training
+    peak_gib: float | None  # the most that a run took of its device
+
+
+def cost_of(label: str, runs: Sequence[Run]) -> Cost:
+    noted = [run.cost for run in runs if run.cost]
+    training = sum(one.get("seconds", 0.0) for one in noted)
+    images = sum(one.get("seconds", 0.0) * one.get("images_per_second", 0.0) for one in noted)
+    wall = sum(
+        max(0.0, run.facts["ended"] - run.facts["started"]) for run in runs if {"ended", "started"} <= {*run.facts}
+    )
+    peaks = [peak for one in noted if (peak := one.get("peak_device_bytes"))]
+    return Cost(label, len(runs), training, wall, images, max(peaks) / GIB if peaks else None)
+
+
+def costs(found: Sequence[Variant]) -> list[Cost]:
+    return [cost_of(variant.label, [*variant.runs, *variant.unfinished]) for variant in found]
+
+
+def devices_of(runs: Sequence[Run]) -> list[str]:
+    return sorted({run.cost["device"] for run in runs if run.cost.get("device")})
+
+
+def moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def in_hours(seconds: float) -> str:
+    """For instance `1 h 05 min`, `3 min 20 s` or `12 s`."""
+    if seconds >= 3600:
+        return f"{seconds // 3600:,.0f} h {seconds % 3600 // 60:02.0f} min"
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s" if seconds >= 60 else f"{seconds:.0f} s"

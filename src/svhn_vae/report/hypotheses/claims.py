@@ -1,6 +1,5 @@
 """The table of claims: the verdicts of all studies, and what no study has tried yet."""
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from svhn_vae.report.collect import read_runs
-from svhn_vae.report.hypotheses import Verdict, parse, verdicts, without_runs
-from svhn_vae.report.statistics import Estimate
+from svhn_vae.report.hypotheses import Verdict, effect_text, parse, verdicts, without_runs
 from svhn_vae.runs import read_json
 
 HEADER = ("study", "claim", "verdict", "effect", "margin", "seeds", "size")
@@ -55,7 +53,7 @@ def gather(outputs: Path, experiments: Path) -> Claims:
 
 def not_run(path: Path) -> tuple[str, list[Verdict]]:
     """The study of an experiment, and its hypotheses, with the command that would try them."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise ValueError(f"expected keys and values, got {content!r}")
@@ -77,15 +75,6 @@ def row(study: str, verdict: Verdict) -> tuple[str, ...]:
     seeds = str(verdict.num_seeds or "")
     margin = f"{verdict.margin:g}" if verdict.margin else "0"
     return study, verdict.claim, verdict.verdict, effect, margin, seeds, verdict.size
-
-
-def effect_text(effect: Estimate) -> str:
-    """With its interval, to two figures of that."""
-    reach = (effect.high - effect.low) / 2
-    if not reach > 0:  # of one seed there is none, or all seeds agree
-        return f"{effect.mean:+.4g}" + (" (1 seed)" if math.isnan(reach) else " (with every seed)")
-    decimals = max(0, 1 - math.floor(math.log10(reach)))
-    return "{:+z,.{d}f} [{:+z,.{d}f}, {:+z,.{d}f}]".format(effect.mean, effect.low, effect.high, d=decimals)
 
 
 def table(claims: Claims) -> Table:

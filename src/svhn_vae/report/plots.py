@@ -1,0 +1,441 @@
+"""What the page draws from numbers: by matplotlib without pyplot, as SVG files that the page holds as pictures.
+
+Shapes: n points of a curve, E components, Q bins, T times, G groups of components.
+"""
+
+import base64
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from svhn_vae.report.collect import FRECHET, METRIC, Variant
+from svhn_vae.report.hypotheses import Verdict
+from svhn_vae.report.hypotheses.design import DIVERGED
+from svhn_vae.report.ranking import Ranking, front
+
+# Okabe and Ito's for readers who are colour-blind, dark enough on white; the second six are told apart by their dashes.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5428f", "#8a6d00", "#4a4ac4")
+DASHES = ("-", (0, (4, 1.5)))
+MAX_SHOWN = len(COLOURS) * len(DASHES)  # variants that a figure can tell apart
+NUM_OTHERS = 40  # in grey
+GREY = "#808080"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "svhn_vae",  # the same figure gives the same file
+    "font.size": 8,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 8,
+    "axes.grid": True,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "savefig.transparent": True,
+}
+LARGE, SMALL = (4.7, 3.1), (2.6, 2.2)  # inches
+MAX_POINTS = 200  # of a curve
+NUM_BINS = 60  # of components, in the figure of sigma
+MOST = 0.75  # of the values of curves that an axis shows in full
+AXIS = {"epochs": "epoch", "seconds": "seconds of training"}
+METRICS = {
+    "val/bits_per_dim": "validation bits/dim",
+    "val/negative_elbo": "validation, negative ELBO, nats",  # where no run has the former
+    "train/bits_per_dim": "training bits/dim",
+    "val/kl": "validation KL, nats",
+    "val/active_units": "active units",
+}
+
+
+class Drawing(NamedTuple):
+    """A figure of the page."""
+
+    name: str  # of its file
+    caption: str
+    alt: str
+    svg: str
+
+    @property
+    def uri(self) -> str:
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
+
+
+def drawing(
+    draw: Callable[[Figure], object], name: str, caption: str, alt: str, size: tuple[float, float] = SMALL
+) -> Drawing:
+    """The figure that `draw` fills, coordinates to a hundredth of a point: half the size."""
+    file = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return Drawing(name, caption, alt, re.sub(r"\d+\.\d{3,}", lambda of: f"{float(of[0]):.2f}", file.getvalue()))
+
+
+def line_of(place: int) -> dict:
+    """Of the variant at this place of the ranking."""
+    if place >= MAX_SHOWN:
+        return {"color": GREY, "alpha": 0.4, "zorder": 1}
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)]}
+
+
+# --- both sides -----------------------------------------------------------------------------------------------------
+
+
+def sides(found: Sequence[Variant], rankings: Sequence[Ranking], prefix: str) -> list[Drawing]:
+    """Bits/dim against Frechet distance, and reconstruction against KL, where two variants have them."""
+    reaches = {one.metric: {label: of.reach for label, of in one.places.items()} for one in rankings}
+    judged = {at: one for at, one in enumerate(found) if one.scores(METRIC) and one.scores(FRECHET)}
+    coded = {at: (kl, rest) for at, one in enumerate(found) if math.isfinite(sum((kl, rest) := _code(one)))}
+    drawings = []
+    if len(judged) > 1:
+        caption = (
+            "Density against pictures, lower is better in both, with 95 % intervals over seeds; the line joins the "
+            "variants that no other beats in both; hollow: a seed diverged."
+        )
+        draw = lambda figure: _draw_both(figure.subplots(), judged, reaches)  # noqa: E731
+        drawings.append(drawing(draw, f"{prefix}-both-sides", caption, "Frechet distance against bits/dim", LARGE))
+    if len(coded) > 1:
+        caption = (
+            "Rate against distortion: bits/dim of the latents (KL) and of all else, given the latents. On a grey line "
+            "their sum, the bits/dim, is the same."
+        )
+        draw = lambda figure: _draw_rate(figure.subplots(), coded)  # noqa: E731
+        drawings.append(drawing(draw, f"{prefix}-rate-distortion", caption, "distortion against KL", LARGE))
+    return drawings
+
+
+def _code(variant: Variant) -> tuple[float, float]:
+    """Bits/dim of the latents, and of the image given the latents."""
+    kl = [run.number("parts", "kl") for run in variant.runs]
+    rest = [run.number("parts", "modelled") + run.number("parts", "residual") for run in variant.runs]
+    return (float(np.mean(kl)), float(np.mean(rest))) if kl else (math.nan, math.nan)
+
+
+def _draw_both(axes: Axes, judged: Mapping[int, Variant], reaches: Mapping[str, Mapping[str, float]]) -> None:
+    for at, one in judged.items():
+        errors = [_finite(reaches.get(metric, {}).get(one.label, math.nan)) for metric in (METRIC, FRECHET)]
+        style = {"color": line_of(at)["color"], "alpha": line_of(at).get("alpha"), "capsize": 2, "linewidth": 0.8}
+        fill = "none" if one.num_diverged else style["color"]
+        axes.errorbar(one.mean(), one.mean(FRECHET), errors[1], errors[0], _marker(at), mfc=fill, ms=5, **style)
+    best = set(front(list(judged.values())))
+    points = sorted((one.mean(), one.mean(FRECHET)) for one in judged.values() if one.label in best)
+    axes.plot(*zip(*points, strict=True) if points else ([], []), color=GREY, linewidth=0.8, zorder=0)
+    axes.set(xlabel="test bits/dim", ylabel="Frechet distance of samples")
+
+
+def _draw_rate(axes: Axes, coded: Mapping[int, tuple[float, float]]) -> None:
+    for at, (kl, rest) in coded.items():
+        axes.plot(kl, rest, _marker(at), color=line_of(at)["color"], alpha=line_of(at).get("alpha"), markersize=5)
+    axes.set(xlabel="rate: KL, bits/dim", ylabel="distortion: all else, bits/dim")
+    axes.autoscale(False)
+    x = np.array(axes.get_xlim())
+    for total in MaxNLocator(7).tick_values(sum(axes.get_ylim()) / 2 + x[0], sum(axes.get_ylim()) / 2 + x[1]):
+        axes.plot(x, total - x, color=GREY, linewidth=0.5, alpha=0.5, zorder=0)
+
+
+def _marker(at: int) -> str:
+    return "osD"[min(at // len(COLOURS), 2)]
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
+
+
+# --- learning curves ------------------------------------------------------------------------------------------------
+
+
+class Curve(NamedTuple):
+    epochs: np.ndarray  # (n,)
+    seconds: np.ndarray  # (n,): since training began
+    values: np.ndarray  # (n,)
+
+
+class Learning(NamedTuple):
+    """One metric of one variant."""
+
+    mean: Curve  # over seeds, as far as all of them go
+    seeds: list[Curve]  # of each run, if there are several
+    ended: list[Curve]  # of the runs that diverged, which are in no mean
+
+
+def learning_curves(study: Path, found: Sequence[Variant], prefix: str) -> list[Drawing]:
+    """By metric, in epochs, and the first also in seconds; variants in the colour of their place, the best first."""
+    read = {run.name: read_curves(study / run.name / "history.csv") for one in found[: MAX_SHOWN + NUM_OTHERS]
+            for run in (*one.runs, *one.unfinished)}  # fmt: skip
+    shown = [metric for metric in METRICS if any(metric in curves for curves in read.values())]
+    if "val/bits_per_dim" in shown:
+        shown = [metric for metric in shown if metric != "val/negative_elbo"]
+    asked = [(metric, "epochs") for metric in shown]
+    asked[1:1] = [(metric, "seconds") for metric in shown[:1]]
+    return [_curves_of(metric, along, found, read, prefix) for metric, along in asked]
+
+
+def _curves_of(metric: str, along: str, found: Sequence[Variant], read: Mapping, prefix: str) -> Drawing:
+    learnt = {at: _learning(metric, one, read) for at, one in enumerate(found[: MAX_SHOWN + NUM_OTHERS])}
+    ends = limits([of.values for one in learnt.values() for of in (one.mean, *one.seeds, *one.ended)], MOST) or (0, 1)
+    last = {found[at].label: np.median(one.mean.values[-5:]) for at, one in learnt.items() if len(one.mean.values)}
+    beyond = [label for label, value in last.items() if not ends[0] <= value <= ends[1]]
+    caption = METRICS[metric] + (f"; ends beyond the axis: {'; '.join(beyond)}" if beyond else "")
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for at, one in learnt.items():
+            _draw_learning(axes, along, one, at, ends)
+        axes.set(xlabel=AXIS[along], ylabel=METRICS[metric], ylim=ends)
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=along == "epochs"))
+        axes.ticklabel_format(axis="y", useOffset=False)
+
+    name = f"{prefix}-{metric.replace('/', '_')}-{along}"
+    return drawing(draw, name, caption, f"{METRICS[metric]} over {AXIS[along]}", LARGE)
+
+
+def _learning(metric: str, variant: Variant, read: Mapping[str, Mapping[str, Curve]]) -> Learning:
+    finished = [read[run.name][metric] for run in variant.runs if metric in read[run.name]]
+    diverged = [run.name for run in variant.unfinished if run.status == "diverged" and metric in read[run.name]]
+    seeds = [thinned(curve) for curve in finished] if len(finished) > 1 else []
+    return Learning(thinned(mean(finished)), seeds, [thinned(read[name][metric]) for name in diverged])
+
+
+def _draw_learning(axes: Axes, along: str, one: Learning, at: int, ends: tuple[float, float]) -> None:
+    line, is_told_apart = line_of(at), at < MAX_SHOWN
+    thick = [(one.mean, 1.5 if is_told_apart else 0.5)]
+    for curve, width in [*((seed, 0.5) for seed in one.seeds if is_told_apart), *thick]:
+        axes.plot(getattr(curve, along), _within(curve.values, ends), linewidth=width, **{"alpha": width / 1.5} | line)
+    for curve in one.ended:
+        values = _within(curve.values, ends)
+        last = np.flatnonzero(~np.isnan(values))[-1:].tolist()
+        axes.plot(getattr(curve, along), values, linewidth=0.7, marker="x", markersize=5, markevery=last, **line)
+
+
+def _within(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    """With gaps where they leave the axis: spikes would cross the figure as bars."""
+    return np.where((values >= ends[0]) & (values <= ends[1]), values, np.nan)
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Metric -> its curve, where it was logged; {} where there is no such file or a damaged one."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            metrics = [name for name in METRICS if name in header]
+            places = [header.index(name) for name in ("epoch", "seconds", *metrics)]
+            table = np.array([[float(row[at] or "nan") for at in places] for row in rows], dtype=float)
+    except (OSError, ValueError, IndexError):
+        return {}
+    if not len(table):
+        return {}
+    logged = {name: values for name, values in zip(metrics, table.T[2:], strict=True) if not np.isnan(values).all()}
+    return {name: Curve(*table.T[:2, ~np.isnan(of)], of[~np.isnan(of)]) for name, of in logged.items()}
+
+
+def mean(curves: Sequence[Curve]) -> Curve:
+    """At the epochs that all have; seconds are averaged, too."""
+    if not curves:
+        return Curve(*np.empty((3, 0)))
+    common = curves[0].epochs
+    for curve in curves[1:]:
+        common = np.intersect1d(common, curve.epochs)
+    kept = [[column[np.isin(curve.epochs, common)] for column in curve] for curve in curves]
+    return Curve(*(np.mean(columns, axis=0) for columns in zip(*kept, strict=True)))
+
+
+def thinned(curve: Curve) -> Curve:
+    """At most MAX_POINTS of it, the first and the last among them."""
+    num = len(curve.epochs)
+    kept = np.unique(np.linspace(0, num - 1, min(num, MAX_POINTS)).round().astype(int))
+    return Curve(*(column[kept] for column in curve))
+
+
+def limits(values: Sequence[Sequence[float]], most: float) -> tuple[float, float] | None:
+    """Where an axis should end so that the share `most` of the values, the lower ones, is seen well: a single image may
+    spike a curve, and where a curve begins tells little of where it ends. None where there are no values."""
+    pooled = np.concatenate([np.empty(0), *values])
+    pooled = pooled[np.isfinite(pooled)]
+    if not len(pooled):
+        return None
+    low, high = np.quantile(pooled, [0.02, most])
+    reach = max(high - low, 0.03 * abs(high), 1e-9)
+    bottom = pooled.min() if pooled.min() > low - 0.5 * reach else low - 0.1 * reach
+    top = pooled.max() if pooled.max() < high + 0.5 * reach else high + 0.2 * reach
+    return float(bottom - 0.03 * reach), float(top + 0.03 * reach)
+
+
+# --- small multiples ------------------------------------------------------------------------------------------------
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class SmallMultiples(NamedTuple):
+    title: str
+    explanation: str
+    drawings: list[Drawing]
+
+
+def multiples(study: Path, found: Sequence[Variant], prefix: str) -> list[SmallMultiples]:
+    """Of the first finished run of each variant."""
+    shown = {at: one for at, one in enumerate(found[:MAX_SHOWN]) if one.runs}
+    files = {name: {at: _arrays(study / one.runs[0].name / f"{name}.safetensors") for at, one in shown.items()}
+             for name in ("calibration", "order_of_learning")}  # fmt: skip
+    explained = [of["explained"] for of in files["order_of_learning"].values() if of.get("explained", np.empty(0)).size]
+    brightest = max(0.01, min(1.0, max((float(np.nanmax(of)) for of in explained), default=1.0)))
+    kinds = (
+        ("Sigma against eigenvalue", SIGMA, "calibration", "eigenvalue", _draw_sigma),
+        ("Order of learning", ORDER.format(brightest=brightest), "order_of_learning", "explained",
+         lambda axes, at, of: _draw_order(axes, brightest, of)),
+        ("Calibration", CALIBRATION, "calibration", "predicted", _draw_reliability),
+    )  # fmt: skip
+    drawn = []
+    for title, explanation, file, key, draw in kinds:
+        having = {at: of for at, of in files[file].items() if key in of and of[key].size}
+        scale = "linear" if key == "explained" else "log"
+        each = [
+            drawing(lambda figure, at=at, of=of: draw(_log_axes(figure, scale), at, of),
+                    f"{prefix}-{key}-{at + 1:02}", found[at].label, f"{title}: {found[at].label}")
+            for at, of in having.items()
+        ]  # fmt: skip
+        drawn += [SmallMultiples(title, explanation, each)] if each else []
+    return drawn
+
+
+SIGMA = (
+    "Per component of y, in squared units of pixels: the variance of the component over the test images (across), the "
+    "mean sigma² that is predicted (line) and the actual mean squared error (dots). On the grey diagonal the decoder "
+    "knows no more than the component's mean; below it the latents tell something; a line above its dots is timid."
+)
+ORDER = (
+    "How much of each group of components is reconstructed, over epochs: from black (nothing) to the brightest (a "
+    "share of {brightest:.2g} of its variance, the most in any). Groups are equal steps of the logarithm of a "
+    "component's index, the largest variance on top; of pixels and images of frequencies they are rings of "
+    "frequencies, the lowest on top."
+)
+CALIBRATION = "Elements of y in bins by their predicted sigma: above the grey diagonal, sigma is too small."
+
+
+def _arrays(path: Path) -> Arrays:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _draw_sigma(axes: Axes, at: int, found: Arrays) -> None:
+    """eigenvalue, sigma2, error2 (E,): the last two against the first."""
+    eigenvalue, sigma2, error2 = binned(*(found[key].astype(float) for key in ("eigenvalue", "sigma2", "error2")))
+    ends = [eigenvalue.min(), eigenvalue.max()]
+    axes.plot(ends, ends, color=GREY, linewidth=0.7)
+    axes.plot(eigenvalue, error2, "o", markersize=1.8, color=GREY)
+    axes.plot(eigenvalue, sigma2, linewidth=1.3, **line_of(at))
+    _use_plain_numbers(axes)
+    axes.set(xlabel="variance of the component", ylabel="sigma², squared error")
+
+
+def binned(eigenvalue: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """(E,) -> means over at most NUM_BINS groups of components of like eigenvalue; only what a logarithm can show."""
+    positive = np.all([np.isfinite(array) & (array > 0) for array in (eigenvalue, *others)], axis=0)
+    if not positive.any():
+        return [np.ones(1) for _ in range(1 + len(others))]
+    place = np.log(eigenvalue[positive])
+    group = np.minimum((place - place.min()) / (np.ptp(place) or 1) * NUM_BINS, NUM_BINS - 1).astype(int)
+    _, index, sizes = np.unique(group, return_inverse=True, return_counts=True)
+    return [np.bincount(index, array[positive]) / sizes for array in (eigenvalue, *others)]
+
+
+def _draw_reliability(axes: Axes, at: int, found: Arrays) -> None:
+    """predicted, actual (Q,): above the line, sigma is too small."""
+    both = np.concatenate([found["predicted"], found["actual"]])
+    both = both[both > 0]
+    ends = [both.min(), both.max()] if len(both) else [1.0, 1.0]
+    axes.plot(ends, ends, color=GREY, linewidth=0.7)
+    axes.plot(found["predicted"], found["actual"], "o", markersize=2.5, linewidth=1, **line_of(at))
+    _use_plain_numbers(axes)
+    axes.set(xlabel="predicted sigma", ylabel="root mean square error")
+
+
+def _draw_order(axes: Axes, most: float, found: Arrays) -> None:
+    """epochs (T,), explained (T, G): how much of each group of components is reconstructed; the brightest is `most`."""
+    epochs, explained = found["epochs"].astype(float), np.nan_to_num(found["explained"]).clip(0, most)
+    times = [epochs[0] / 2, *epochs]  # a column reaches back to the one before
+    groups = np.arange(explained.shape[1] + 1)
+    axes.pcolormesh(times, groups, explained.T, cmap="magma", vmin=0, vmax=most, rasterized=True)
+    axes.set(xlabel="epoch", ylabel="group of components")
+    _use_plain_numbers(axes)
+    axes.grid(False)
+    axes.invert_yaxis()
+
+
+def _log_axes(figure: Figure, yscale: str) -> Axes:
+    """Without the minor ticks, which take most of the time to draw."""
+    axes = figure.subplots(subplot_kw={"xscale": "log", "yscale": yscale})
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    return axes
+
+
+def _use_plain_numbers(axes: Axes) -> None:
+    """On logarithmic axes, and few of them: the figures are small."""
+    for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
+        if scale == "log":
+            few = math.log10(max(axis.get_view_interval()) / min(axis.get_view_interval())) < 1.5
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=5))
+            axis.set_major_formatter("{x:g}")
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+MAX_ROWS = 12  # of settings; with more, all runs of a side stand in one
+VERDICT = "Each dot a run, the bars their means; right: the effect with its 95 % interval, dashed the margin."
+
+
+def verdict_drawing(verdict: Verdict, name: str) -> Drawing | None:
+    """The runs that were compared, and the effect; None where there are none."""
+    settings = list(dict.fromkeys(setting for setting, _, _ in [*verdict.favoured, *verdict.other]))
+    if not settings:
+        return None
+    rows = {setting: row if len(settings) <= MAX_ROWS else 0 for row, setting in enumerate(settings)}
+    alt = f"the runs that the claim is about, and the effect; {verdict.verdict}: {verdict.claim}"
+    size = (6.2, 1.3 + 0.32 * max(rows.values()))
+    return drawing(lambda figure: draw_verdict(figure, verdict, rows), name, VERDICT, alt, size)
+
+
+def draw_verdict(figure: Figure, verdict: Verdict, rows: Mapping[str, int]) -> None:
+    """Left: a dot for each run, a bar at the mean of each side, a line between runs of the same seed and settings."""
+    runs, effect = figure.subplots(1, 2, width_ratios=[3, 2])
+    shift = 0.18 if verdict.other else 0.0
+    sides = [(verdict.favoured, -shift, verdict.favours), (verdict.other, shift, verdict.over)]
+    for colour, (points, offset, name) in zip(COLOURS, sides, strict=False):
+        runs.plot([value for *_, value in points], [rows[setting] + offset for setting, *_ in points], "o",
+                  color=colour, alpha=0.6, markersize=4, label=name if points else "_")  # fmt: skip
+        for row in {rows[setting] for setting, *_ in points}:
+            middle = np.mean([value for setting, _, value in points if rows[setting] == row])
+            runs.vlines(middle, row + offset - 0.14, row + offset + 0.14, color=colour, linewidth=2)
+    ends = [{(setting, seed): value for setting, seed, value in side} for side, *_ in sides]
+    for setting, seed in ends[0].keys() & ends[1].keys() if verdict.metric != DIVERGED else ():
+        pair = [end[setting, seed] for end in ends]
+        runs.plot(pair, [rows[setting] - shift, rows[setting] + shift], color=GREY, linewidth=0.6, alpha=0.7, zorder=1)
+    runs.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0)
+    named = {row: setting for setting, row in rows.items()} if len({*rows.values()}) == len(rows) else {}
+    runs.set_yticks(list(named), list(named.values()))
+    runs.set(ylim=(max(rows.values()) + 0.6, -0.6), xlabel=verdict.metric)
+    effect.axvline(verdict.margin, color=GREY, linewidth=1, linestyle="--")
+    if verdict.effect is not None:
+        mean, low, high, *_ = verdict.effect
+        reach = [[_finite(mean - low)], [_finite(high - mean)]]
+        effect.errorbar([mean], [0], xerr=reach, fmt="o", color="#000000", markersize=4, capsize=4)
+    effect.set(ylim=(-1, 1), xlabel="better by", title=verdict.verdict, yticks=[])
+    for axes in (runs, effect):
+        axes.xaxis.set_major_locator(MaxNLocator(5))
