@@ -14,11 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from svhn_vae.build import CONF, cache_folder, fit_device, register_resolvers
-from svhn_vae.data.dataset import Dataset, concatenate, digest, load_once
-from svhn_vae.data.mat import DataError
 from svhn_vae.data.moments import moments_once
+from svhn_vae.data.sources import Dataset, concatenate, digest, load_once
+from svhn_vae.errors import DataError
 from svhn_vae.evaluation.baselines import diagonal_post_loss, fitted, score
+from svhn_vae.experiment.build import CONF, cache_folder, fit_device, register_resolvers
 from svhn_vae.report.table import wide_console
 
 POST_COMPONENTS, POST_EPSILON = 500, 0.010  # of the 2017 post, whose network reached -266.1 in training

@@ -11,18 +11,21 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ lies beside src/
+
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from svhn_vae.benchmark.parts import PARTS, Rows
-from svhn_vae.build import CONF, register_resolvers
+from benchmarks.parts import PARTS, Rows
+from svhn_vae.errors import UserError
+from svhn_vae.experiment.build import CONF, register_resolvers
+from svhn_vae.experiment.turn import quiet
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs import Config, write_json
-from svhn_vae.study import commit
-from svhn_vae.turn import quiet
+from svhn_vae.runs.folder import Config, write_json
+from svhn_vae.runs.study import commit
 
 
 def main() -> None:
@@ -41,7 +44,7 @@ def main() -> None:
 def bench(settings: Config, folder: Path) -> None:
     """Measures the parts in a temporary folder, prints a table of each, and writes them all as JSON."""
     if unknown := [name for name in settings["parts"] if name not in PARTS]:
-        raise ValueError(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
+        raise UserError(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
     device = device_of(settings["device"])
     found = {"machine": machine(device), "commit": commit(), "settings": settings}
     out = Path(settings["out"]) / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
@@ -57,9 +60,9 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name}")
+        raise UserError(f"device must be auto, cpu or cuda, got {name}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda, and torch finds no GPU here: device=cpu measures without one")
+        raise UserError("device=cuda, and torch finds no GPU here: device=cpu measures without one")
     return torch.device(name)
 
 

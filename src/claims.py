@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from svhn_vae.atomic import replacing
 from svhn_vae.report.hypotheses.claims import NOTE, gather, markdown, reasons, table
 from svhn_vae.report.table import wide_console
+from svhn_vae.runs.files import replacing
 
 EXPERIMENTS = Path(__file__).parents[1] / "conf" / "experiment" / "claims"
 

@@ -11,15 +11,15 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from svhn_vae.build import cache_folder, load_judge
-from svhn_vae.data.mat import DataError
 from svhn_vae.data.represented import Represented
+from svhn_vae.errors import DataError, UserError
 from svhn_vae.evaluation.judged import Judged, judged
 from svhn_vae.evaluation.samples import Agreement
 from svhn_vae.evaluation.score import SPLITS, Score, score_run
-from svhn_vae.loading import load_dataset, load_run
+from svhn_vae.experiment.build import cache_folder, load_judge
+from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs.folder import RunFolder
 
 MEANING = {
     "elbo": "nats per image, as the terms below",
@@ -65,16 +65,16 @@ def evaluate(cfg: DictConfig) -> None:
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises ValueError for what cannot be meant."""
+    """Raises UserError for what cannot be meant."""
     if cfg.run is None:
-        raise ValueError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
+        raise UserError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
     if cfg.split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {cfg.split}")
+        raise UserError(f"split must be one of {', '.join(SPLITS)}, got {cfg.split}")
     for switch in ("judge", "other_images"):
         if not isinstance(cfg[switch], bool):
-            raise ValueError(f"{switch} must be true or false, got {cfg[switch]}")
+            raise UserError(f"{switch} must be true or false, got {cfg[switch]}")
     if not isinstance(cfg.iw_samples, int) or isinstance(cfg.iw_samples, bool) or cfg.iw_samples < 0:
-        raise ValueError(f"iw_samples must be a whole number, 0 or more, got {cfg.iw_samples}")
+        raise UserError(f"iw_samples must be a whole number, 0 or more, got {cfg.iw_samples}")
 
 
 def score_table(title: str, score: Score, baselines: dict[str, float]) -> Table:

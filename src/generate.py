@@ -10,11 +10,11 @@ import hydra
 from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
-from svhn_vae.data.mat import DataError
-from svhn_vae.loading import load_dataset, load_run
+from svhn_vae.errors import DataError, UserError
+from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.pictures.gallery import Subject, draw, possible
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs.folder import RunFolder
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
@@ -27,9 +27,9 @@ def main(cfg: DictConfig) -> None:
 
 def generate(cfg: DictConfig) -> None:
     if cfg.run is None:
-        raise ValueError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
+        raise UserError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise ValueError(f"seed must be a whole number, 0 or more, got {cfg.seed}")
+        raise UserError(f"seed must be a whole number, 0 or more, got {cfg.seed}")
     folder = RunFolder(Path(cfg.run))
     vae = load_run(folder.path)
     names = chosen(cfg.pictures, possible(vae))
@@ -45,11 +45,11 @@ def generate(cfg: DictConfig) -> None:
 
 
 def chosen(wanted: str | list[str] | None, there_are: list[str]) -> list[str]:
-    """Raises ValueError if a picture is wanted that there is not."""
+    """Raises UserError if a picture is wanted that there is not."""
     names = [wanted] if isinstance(wanted, str) else list(wanted or there_are)
     for name in names:
         if name not in there_are:
-            raise ValueError(f"pictures must be among {', '.join(there_are)}, those of this run, got {name}")
+            raise UserError(f"pictures must be among {', '.join(there_are)}, those of this run, got {name}")
     return names
 
 

@@ -12,10 +12,10 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from svhn_vae.build import CONF, cache_folder, register_resolvers
-from svhn_vae.data.dataset import load_once
-from svhn_vae.data.mat import DataError
+from svhn_vae.data.sources import load_once
+from svhn_vae.errors import DataError
 from svhn_vae.evaluation.judge import judge_once
+from svhn_vae.experiment.build import CONF, cache_folder, register_resolvers
 
 
 def main() -> None:

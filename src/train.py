@@ -10,8 +10,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from svhn_vae.build import register_resolvers
-from svhn_vae.sweep import Sweep
+from svhn_vae.experiment.build import register_resolvers
+from svhn_vae.experiment.sweep import Sweep
 
 gc.enable()
 gc.freeze()  # nor is it looked for among them later, after each run of a sweep

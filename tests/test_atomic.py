@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from svhn_vae import atomic
-from svhn_vae.atomic import HOST, remove_partials, replacing
+from svhn_vae.runs.files import HOST, remove_partials, replacing
+from svhn_vae.runs.folder import files as atomic
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from svhn_vae.atomic import replacing
+from svhn_vae.runs.files import replacing
 with replacing(Path(sys.argv[1])) as beside:
     beside.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -21,7 +21,7 @@ with replacing(Path(sys.argv[1])) as beside:
 NAMED = """
 import socket, sys
 socket.gethostname = lambda: sys.argv[1]
-from svhn_vae.atomic import HOST
+from svhn_vae.runs.files import HOST
 print(HOST)
 """
 

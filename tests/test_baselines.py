@@ -13,11 +13,11 @@ from sklearn.decomposition import PCA as SklearnPCA
 
 from conftest import in_batches
 from svhn_vae.data.batches import dequantised_chunks
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.mat import LabelledImages, read_mat
 from svhn_vae.data.moments import moments_once
 from svhn_vae.data.represented import Represented
+from svhn_vae.data.sources import Dataset
 from svhn_vae.evaluation import baselines as module
 from svhn_vae.evaluation.baselines import (
     baselines,
@@ -31,7 +31,7 @@ from svhn_vae.evaluation.baselines import (
 )
 from svhn_vae.evaluation.densities import StudentT, Uniform
 from svhn_vae.evaluation.mixture import PPCA, by_smoothness, fit_mixture, maximise
-from svhn_vae.scatter import DEQUANTISATION_VARIANCE, FITS, Moments, floored, robust_moments, sample_moments
+from svhn_vae.model.covariance import DEQUANTISATION_VARIANCE, FITS, Moments, floored, robust_moments, sample_moments
 from svhn_vae.seeds import Stream
 from test_lit import fitted as fitted_vae
 

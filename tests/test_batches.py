@@ -10,8 +10,8 @@ from sklearn.decomposition import PCA as SklearnPCA
 from conftest import composed, in_batches
 from svhn_vae.data import batches
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, dequantise
-from svhn_vae.representation import PCA, Features, Pixels
-from svhn_vae.scatter import Moments, sample_moments
+from svhn_vae.model.coordinates import PCA, Features, Pixels
+from svhn_vae.model.covariance import Moments, sample_moments
 
 SHAPE = (3, 4, 4)
 NUM_PIXELS = 48

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import basis, clock, commands, rivals, training
 from conftest import composed
-from svhn_vae.benchmark import basis, clock, commands, rivals, training
-from svhn_vae.build import build_vae
-from svhn_vae.turn import quiet
+from svhn_vae.experiment.build import build_vae
+from svhn_vae.experiment.turn import quiet
 
 SMALL = rivals.Size(num_components=20, width=64, latent_dim=16, batch_size=50)
 NETWORK = ("network_scale=0.03125", "pca.n_components=20")

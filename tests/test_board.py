@@ -8,8 +8,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from svhn_vae import board
-from svhn_vae.board import TensorBoard
+from svhn_vae.training import tensorboard as board
+from svhn_vae.training.tensorboard import TensorBoard
 
 
 def logged(logger: TensorBoard) -> None:

@@ -8,12 +8,12 @@ from sklearn.decomposition import PCA as SklearnPCA
 from torch import Tensor
 
 from conftest import in_batches
-from svhn_vae.evaluation.bounds import importance_weighted, latent_noise, log_weight
-from svhn_vae.networks.interface import OneLevel
-from svhn_vae.representation import DCT, PCA, Features, Frequencies, Pixels, Representation
-from svhn_vae.scatter import sample_moments
-from svhn_vae.vae import VAE
-from svhn_vae.variance import GaussianHead
+from svhn_vae.evaluation.importance import importance_weighted, latent_noise, log_weight
+from svhn_vae.model.coordinates import DCT, PCA, Features, Frequencies, Pixels, Representation
+from svhn_vae.model.covariance import sample_moments
+from svhn_vae.model.networks.interface import OneLevel
+from svhn_vae.model.vae import VAE
+from svhn_vae.model.variance import GaussianHead
 
 SHAPE, D, K, NUM_IMAGES = (3, 4, 4), 48, 5, 300
 PROJECTION = {"pixel_levels": 256, "scatter": "sample", "residual": "isotropic", "num_bands": 1}

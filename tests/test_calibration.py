@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from svhn_vae.evaluation.calibration import Residuals, by_component, calibration, draw, residuals
-from svhn_vae.variance import DiagonalNormal
+from svhn_vae.model.variance import DiagonalNormal
 from test_lit import fitted, fitted_module
 
 NUM_IMAGES = 2000

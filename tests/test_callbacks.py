@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from svhn_vae.callbacks import Progress, duration
+from svhn_vae.training.callbacks import Progress, duration
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,19 @@ import pytest
 import torch
 
 from conftest import composed
-from svhn_vae import checkpoints, job
-from svhn_vae.build import build_job, choices, load_data
-from svhn_vae.checkpoints import WholeCheckpoints, continuation, not_finite
 from svhn_vae.data import moments
-from svhn_vae.history import read_history
-from svhn_vae.interruption import INTERRUPTION, Interrupted
-from svhn_vae.job import Job
-from svhn_vae.lit import Diverged, LitVAE
-from svhn_vae.runs import RunFolder
-from svhn_vae.storage import read_checkpoint
-from svhn_vae.sweep import quiet
+from svhn_vae.errors import Diverged, Interrupted
+from svhn_vae.experiment import run as job
+from svhn_vae.experiment.build import build_job, choices, load_data
+from svhn_vae.experiment.run import Job
+from svhn_vae.experiment.sweep import quiet
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.weights import read_checkpoint
+from svhn_vae.training import checkpoints
+from svhn_vae.training.checkpoints import WholeCheckpoints, continuation, not_finite
+from svhn_vae.training.history import read_history
+from svhn_vae.training.interruption import INTERRUPTION
+from svhn_vae.training.module import LitVAE
 
 TINY = (
     "data=synthetic", "data.num_train=400", "data.num_test=40", "pca=dct", "pca.n_components=20", "trainer=demo",

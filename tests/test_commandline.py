@@ -3,9 +3,9 @@
 import pytest
 
 from conftest import composed, options
-from svhn_vae import commandline
-from svhn_vae.build import plain
-from svhn_vae.commandline import StudyTable, check
+from svhn_vae.experiment import commandline
+from svhn_vae.experiment.build import plain
+from svhn_vae.experiment.commandline import StudyTable, check
 
 GROUPS = ("data", "model", "variance", "trainer")
 

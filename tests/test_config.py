@@ -6,10 +6,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from conftest import CONF, composed, options
-from svhn_vae.build import build_module, build_trainer, build_vae, try_build
-from svhn_vae.commandline import help_text
-from svhn_vae.loading import trusted
-from svhn_vae.runs import RunFolder, run_name
+from svhn_vae.experiment.build import build_module, build_trainer, build_vae, try_build
+from svhn_vae.experiment.commandline import help_text
+from svhn_vae.experiment.loading import trusted
+from svhn_vae.runs.folder import RunFolder, run_name
 from test_variance import accepts
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
@@ -140,8 +140,8 @@ def test_the_published_run_sweeps_over_other_heads():
 
 STRANGERS = {
     "another class": "pca: {_target_: subprocess.Popen}",
-    "a class behind a module": "pca: {_target_: svhn_vae.study.subprocess.Popen, args: [touch, SPOIL]}",
-    "a function": "pca: {_target_: svhn_vae.atomic.os.system, command: touch SPOIL}",
+    "a class behind a module": "pca: {_target_: svhn_vae.runs.study.subprocess.Popen, args: [touch, SPOIL]}",
+    "a function": "pca: {_target_: svhn_vae.runs.files.os.system, command: touch SPOIL}",
     "a nested class": "variance: {sigma: {_target_: subprocess.Popen, args: [touch, SPOIL]}}",
     "in a list": "variance: {sigma: [{_target_: subprocess.Popen, args: [touch, SPOIL]}]}",
     "by way of another key": "variance: {sigma: '${evil}'}\nevil: {_target_: subprocess.Popen, args: [touch, SPOIL]}",
@@ -156,10 +156,10 @@ STRANGERS = {
 @pytest.mark.parametrize("content", STRANGERS.values(), ids=STRANGERS)
 def test_a_strangers_configuration_calls_nothing_of_its_own(content, tmp_path):
     """Every run's folder holds one; and whoever loads it gets an error in a line."""
-    groups = {"pca": "svhn_vae.representation.Pixels", "model": "svhn_vae.networks.dense.Dense"}
+    groups = {"pca": "svhn_vae.model.coordinates.Pixels", "model": "svhn_vae.model.networks.dense.Dense"}
     lines = [f"{group}: {{_target_: {target}}}" for group, target in groups.items() if f"{group}:" not in content]
-    text = content.replace("variance: {", "variance: {_target_: svhn_vae.variance.Fixed, ")
-    lines += [] if "variance:" in content else ["variance: {_target_: svhn_vae.variance.Fixed, sigma: 1}"]
+    text = content.replace("variance: {", "variance: {_target_: svhn_vae.model.variance.Fixed, ")
+    lines += [] if "variance:" in content else ["variance: {_target_: svhn_vae.model.variance.Fixed, sigma: 1}"]
     path = tmp_path / "config.yaml"
     path.write_text("\n".join([text.replace("SPOIL", str(tmp_path / "ran")), *lines]))
     with pytest.raises(ValueError, match=r"must be a class of svhn_vae|must hold plain values|is damaged") as error:
@@ -177,5 +177,5 @@ def test_ones_own_configurations_are_trusted(tmp_path):
 
 
 def test_what_is_built_without_data_takes_no_memory(monkeypatch):
-    monkeypatch.setattr("svhn_vae.data.dataset.Source.load", lambda self: pytest.fail("read"))
+    monkeypatch.setattr("svhn_vae.data.sources.Source.load", lambda self: pytest.fail("read"))
     try_build(composed("network_scale=50"))  # 120 GB

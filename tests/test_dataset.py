@@ -8,7 +8,8 @@ import pytest
 import scipy.io
 import torch
 
-from svhn_vae.data.dataset import (
+from svhn_vae.data.mat import LabelledImages
+from svhn_vae.data.sources import (
     DIVISIONS,
     SVHN,
     Dataset,
@@ -20,7 +21,7 @@ from svhn_vae.data.dataset import (
     load_once,
     random_subset,
 )
-from svhn_vae.data.mat import DataError, LabelledImages
+from svhn_vae.errors import DataError
 
 REAL = Path(__file__).parents[2] / "shared" / "svhn"
 SPLITS = {"train": range(40), "test": range(100, 120), "extra": range(200, 230)}  # the content of their images

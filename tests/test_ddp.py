@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from conftest import REPO, composed
-from svhn_vae.build import build_trainer
-from svhn_vae.history import read_history
-from svhn_vae.runs import RunFolder
+from svhn_vae.experiment.build import build_trainer
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.training.history import read_history
 from test_end_to_end import TINY, runs, train
 
 TWO = ("trainer.strategy=ddp", "trainer.devices=2")

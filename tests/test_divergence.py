@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from svhn_vae import checkpoints, job
-from svhn_vae.divergence import head_state, load_last_finite
-from svhn_vae.lit import Diverged
-from svhn_vae.representation import Features
-from svhn_vae.runs import RunFolder
-from svhn_vae.storage import read_checkpoint
-from svhn_vae.update import Record, Update
+from svhn_vae.errors import Diverged
+from svhn_vae.experiment import run as job
+from svhn_vae.model.coordinates import Features
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.weights import read_checkpoint
+from svhn_vae.training import checkpoints
+from svhn_vae.training.divergence import head_state, load_last_finite
+from svhn_vae.training.update import Record, Update
 from test_checkpoints import tiny_job
 from test_lit import features, fitted_module
 

@@ -15,7 +15,7 @@ import pytest
 
 from svhn_vae.data import download
 from svhn_vae.data.download import locate
-from svhn_vae.data.mat import DataError
+from svhn_vae.errors import DataError
 
 CONTENT = os.urandom(200_000)
 NAME = "train_32x32.mat"

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from svhn_vae.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
-from svhn_vae.networks import OneLevel
-from svhn_vae.representation import Features
-from svhn_vae.residual import Spectrum
-from svhn_vae.vae import VAE
-from svhn_vae.variance import Fixed
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
+from svhn_vae.model.networks import OneLevel
+from svhn_vae.model.residual import Spectrum
+from svhn_vae.model.vae import VAE
+from svhn_vae.model.variance import Fixed
 
 SIGMA = 0.5
 

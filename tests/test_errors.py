@@ -5,14 +5,19 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from svhn_vae.errors import did_you_mean, is_out_of_memory, one_line, root_of
+from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
+from svhn_vae.experiment.turn import is_out_of_memory
 
 
 def test_the_reason_is_found_behind_what_wraps_it():
     wrapped = InstantiationException("Error in call to target")
-    wrapped.__cause__ = ValueError("epsilon must be\n above 0")
+    wrapped.__cause__ = UserError("epsilon must be\n above 0")
     assert one_line(root_of(wrapped)) == "epsilon must be above 0"
     assert one_line(root_of(KeyError("x"))) == "KeyError: 'x'"
+
+
+def test_an_error_of_a_library_is_not_taken_for_one_that_is_meant_for_a_person():
+    assert one_line(ValueError("shapes do not match")) == "ValueError: shapes do not match"
 
 
 @pytest.mark.parametrize("exhaust", [lambda: torch.empty(2**46), lambda: np.empty(2**46), lambda: bytes(2**46)])

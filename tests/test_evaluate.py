@@ -12,19 +12,19 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import REPO, options
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.represented import Represented
-from svhn_vae.elbo import bits_per_dim
+from svhn_vae.data.sources import Dataset
 from svhn_vae.evaluation.baselines import gaussian_post_loss
+from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.samples import generated, judge_scores, references
 from svhn_vae.evaluation.score import Score, score_run
-from svhn_vae.loading import load_dataset, load_run
-from svhn_vae.metrics import split_metrics
-from svhn_vae.vae import VAE
+from svhn_vae.experiment.loading import load_dataset, load_run
+from svhn_vae.model.elbo import bits_per_dim
+from svhn_vae.model.vae import VAE
 from test_end_to_end import TINY, train
 from test_lit import fitted, fitted_module
 

@@ -31,7 +31,7 @@ from stress.faults import (
 )
 from stress.fingerprint import fingerprints
 from stress.forked import Command, train, without_pictures
-from svhn_vae.loading import load_dataset, load_run
+from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from svhn_vae import history
-from svhn_vae.history import History, read_history
+from svhn_vae.training import history
+from svhn_vae.training.history import History, read_history
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from svhn_vae.interruption import SIGNALS, Interrupted, Interruption
+from svhn_vae.errors import Interrupted
+from svhn_vae.training.interruption import SIGNALS, Interruption
 
 
 @pytest.fixture

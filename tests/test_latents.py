@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from svhn_vae.elbo import kl_to_standard_normal
 from svhn_vae.evaluation.latents import linear_probe, mutual_information, of_the_aggregate
+from svhn_vae.model.elbo import kl_to_standard_normal
 
 NUM_IMAGES = 2000
 

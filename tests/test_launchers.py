@@ -15,7 +15,7 @@ from hydra.core.plugins import Plugins
 
 from conftest import REPO
 from stress.fingerprint import fingerprints
-from svhn_vae.plan import Refused, plan
+from svhn_vae.experiment.preflight import Refused, plan
 
 TRAIN = REPO / "src" / "train.py"
 SWEEP = (

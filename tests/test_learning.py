@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from conftest import composed, options
-from svhn_vae.build import build_module
-from svhn_vae.lit import LitVAE
-from svhn_vae.representation import Features
+from svhn_vae.experiment.build import build_module
+from svhn_vae.model.coordinates import Features
+from svhn_vae.training.module import LitVAE
 from test_variance import accepts
 
 NUM_STEPS = 100

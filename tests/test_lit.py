@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from conftest import composed, options
-from svhn_vae import job
-from svhn_vae.build import build_module
-from svhn_vae.elbo import bits_per_dim
-from svhn_vae.lit import Diverged, LitVAE
-from svhn_vae.metrics import evaluate, split_metrics, summarise
-from svhn_vae.representation import Features
-from svhn_vae.scatter import Moments
+from svhn_vae.errors import Diverged
+from svhn_vae.evaluation.bound import evaluate, split_metrics, summarise
+from svhn_vae.experiment import run as job
+from svhn_vae.experiment.build import build_module
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.covariance import Moments
+from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.seeds import Stream, derive_seed, seed_device
-from svhn_vae.update import Record
+from svhn_vae.training.module import LitVAE
+from svhn_vae.training.update import Record
 from test_checkpoints import tiny_job
 from test_variance import accepts
 

@@ -7,12 +7,13 @@ import time
 
 import pytest
 
-from svhn_vae.lock import Busy, locked
+from svhn_vae.errors import Busy
+from svhn_vae.runs.lock import locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from svhn_vae.lock import locked
+from svhn_vae.runs.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -11,7 +11,8 @@ import scipy.io
 import torch
 
 from svhn_vae.data import mat
-from svhn_vae.data.mat import DataError, read_mat
+from svhn_vae.data.mat import read_mat
+from svhn_vae.errors import DataError
 
 REAL = Path(__file__).parents[2] / "shared" / "svhn"
 NUM = 5

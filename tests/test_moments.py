@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from svhn_vae.data import moments
 from svhn_vae.data.moments import moments_once
-from svhn_vae.scatter import FITS, sample_moments
+from svhn_vae.model.covariance import FITS, sample_moments
 
 RNG = np.random.default_rng(0)
 IMAGES = torch.from_numpy(RNG.integers(0, 256, (60, 3, 4, 4), dtype=np.uint8))

@@ -5,10 +5,10 @@ import torch
 from hydra.utils import instantiate
 
 from conftest import composed, options
-from svhn_vae.build import build_vae
-from svhn_vae.networks import Networks
-from svhn_vae.networks.dense import Dense
-from svhn_vae.vae import VAE
+from svhn_vae.experiment.build import build_vae
+from svhn_vae.model.networks import Networks
+from svhn_vae.model.networks.dense import Dense
+from svhn_vae.model.vae import VAE
 
 SMALL = "network_scale=0.0625"  # the published proportions, small
 IMAGE_MODELS = ("conv", "dcgan", "keras_conv", "resnet")

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from conftest import composed
-from svhn_vae.build import build_vae
-from svhn_vae.networks.dense import Dense
+from svhn_vae.experiment.build import build_vae
+from svhn_vae.model.networks.dense import Dense
 from test_networks import without_gradient
 
 SIZE, P = 12, 3  # elements of y, parameters for each

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from conftest import composed
-from svhn_vae.build import build_vae
-from svhn_vae.elbo import kl_to_standard_normal
-from svhn_vae.networks import Networks
+from svhn_vae.experiment.build import build_vae
+from svhn_vae.model.elbo import kl_to_standard_normal
+from svhn_vae.model.networks import Networks
 
 Y = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 

@@ -7,8 +7,8 @@ import scipy.stats
 import torch
 from torch import nn
 
-from svhn_vae.networks import layers
-from svhn_vae.networks.layers import Dropout
+from svhn_vae.model.networks import layers
+from svhn_vae.model.networks.layers import Dropout
 
 RATES = (0.2, 0.5, 0.9, 1e-3)
 

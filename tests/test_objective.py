@@ -5,10 +5,10 @@ import torch
 from hydra.utils import instantiate
 
 from conftest import composed
-from svhn_vae.lit import LitVAE
-from svhn_vae.objective import Objective
-from svhn_vae.representation import Features
-from svhn_vae.vae import Pass
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.vae import Pass
+from svhn_vae.training.module import LitVAE
+from svhn_vae.training.objective import Objective
 from test_lit import features, fitted_module
 
 

@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from scipy.stats import spearmanr
 
-from svhn_vae.callbacks import OrderOfLearning
 from svhn_vae.evaluation.order_of_learning import (
     MAX_GROUPS,
     component_groups,
@@ -16,6 +15,7 @@ from svhn_vae.evaluation.order_of_learning import (
     explained_variance,
     rank_correlation,
 )
+from svhn_vae.training.callbacks import OrderOfLearning
 from test_lit import features, fitted, fitted_module
 
 

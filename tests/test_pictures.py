@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from conftest import composed, options
-from svhn_vae.build import build_vae
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages
-from svhn_vae.networks import Inferred, Networks
+from svhn_vae.data.sources import Dataset
+from svhn_vae.experiment.build import build_vae
+from svhn_vae.model.coordinates import PCA, Pixels, Representation
+from svhn_vae.model.covariance import Moments
+from svhn_vae.model.networks import Inferred, Networks
+from svhn_vae.model.vae import VAE
+from svhn_vae.model.variance import DiagonalNormal, VarianceHead
 from svhn_vae.pictures.gallery import (
     OF_PROJECTIONS,
     PICTURES,
@@ -34,10 +38,6 @@ from svhn_vae.pictures.sheet import (
     labelled,
     stacked,
 )
-from svhn_vae.representation import PCA, Pixels, Representation
-from svhn_vae.scatter import Moments
-from svhn_vae.vae import VAE
-from svhn_vae.variance import DiagonalNormal, VarianceHead
 
 SIZE = 32 * MAGNIFICATION + GAP
 # Of independent uniform pixels.

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-import svhn_vae.plan
+import svhn_vae.experiment.preflight
 from conftest import composed, options
-from svhn_vae.build import choices, plain, register_resolvers
-from svhn_vae.plan import Planned, Planner, Refused, composing, num_values, plan
-from svhn_vae.runs import run_name
-from svhn_vae.sweep import quiet
+from svhn_vae.experiment.build import choices, plain, register_resolvers
+from svhn_vae.experiment.preflight import Planned, Planner, Refused, composing, num_values, plan
+from svhn_vae.experiment.sweep import quiet
+from svhn_vae.runs.folder import run_name
 
 register_resolvers()
 
@@ -155,9 +155,9 @@ def test_jobs_are_counted_as_hydra_makes_them(overrides, monkeypatch):
     with composing() as loader:
         planner = Planner(loader, "train")
         num, parsed = len(planner.jobs(overrides, is_sweep=True)), planner.parser.parse_overrides(overrides)
-        monkeypatch.setattr(svhn_vae.plan, "MAX_JOBS", max(num, *map(num_values, parsed)))
+        monkeypatch.setattr(svhn_vae.experiment.preflight, "MAX_JOBS", max(num, *map(num_values, parsed)))
         assert len(planner.jobs(overrides, is_sweep=True)) == num
-        monkeypatch.setattr(svhn_vae.plan, "MAX_JOBS", num - 1)
+        monkeypatch.setattr(svhn_vae.experiment.preflight, "MAX_JOBS", num - 1)
         with pytest.raises(Refused, match=r"more than .* jobs"):
             planner.jobs(overrides, is_sweep=True)
 

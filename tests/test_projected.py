@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from svhn_vae.data.projected import Projected
-from svhn_vae.representation import Features
+from svhn_vae.model.coordinates import Features
 
 NUM_IMAGES = 25
 

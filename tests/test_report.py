@@ -22,18 +22,18 @@ SYNTHETIC = {**SVHN, "name": "synthetic", "synthetic": True, "digest": "fedcba98
 CONFIG = {
     "study": "s",
     "seed": 0,
-    "data": {"_target_": "svhn_vae.data.dataset.SVHN", "root": "/a", "limit": None},
-    "pca": {"_target_": "svhn_vae.representation.PCA", "n_components": 500, "whiten": False},
-    "variance": {"_target_": "svhn_vae.variance.ReluEps", "epsilon": 0.01},
+    "data": {"_target_": "svhn_vae.data.sources.SVHN", "root": "/a", "limit": None},
+    "pca": {"_target_": "svhn_vae.model.coordinates.PCA", "n_components": 500, "whiten": False},
+    "variance": {"_target_": "svhn_vae.model.variance.ReluEps", "epsilon": 0.01},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
     "trainer": {"_target_": "lightning.Trainer", "max_epochs": 2000, "accelerator": "cpu"},
 }
 CHOICES = {"data": "svhn", "pca": "default", "model": "dense", "variance": "relu_eps", "optimizer": "adam"}
-LOGVAR = {"_target_": "svhn_vae.variance.LogVar"}
+LOGVAR = {"_target_": "svhn_vae.model.variance.LogVar"}
 
 
 def result_of(name: str, *, bits=3.0, choices=(), data=SVHN, baselines=(), **settings) -> dict:
-    """A result.json as svhn_vae.job.result_of makes it; `settings` replace whole entries of the configuration."""
+    """A result.json as experiment.run makes it; `settings` replace whole entries of the configuration."""
     config = copy.deepcopy(CONFIG) | settings
     metrics = {"bits_per_dim": bits, "elbo": -1.0, "log_likelihood": 1.0, "residual": 2.0, "log_det": 3.0, "kl": 4.0}
     return {
@@ -409,7 +409,7 @@ def test_where_the_files_are(study):
 
 def test_report_needs_neither_torch_nor_lightning():
     code = (
-        "import sys, svhn_vae.runs, svhn_vae.report.collect, svhn_vae.report.table, svhn_vae.report.page;"
+        "import sys, svhn_vae.runs.folder, svhn_vae.report.collect, svhn_vae.report.table, svhn_vae.report.page;"
         "print({'torch', 'lightning', 'hydra', 'omegaconf', 'sklearn'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -12,10 +12,10 @@ from sklearn.decomposition import PCA as SklearnPCA
 from torch.distributions import Normal
 
 from conftest import composed, in_batches, options
-from svhn_vae.cosine import cosines
-from svhn_vae.representation import DCT, PCA, Features, Representation
-from svhn_vae.residual import RESIDUALS
-from svhn_vae.scatter import DEQUANTISATION_VARIANCE, Moments, robust_moments, sample_moments
+from svhn_vae.model.coordinates import DCT, PCA, Features, Representation
+from svhn_vae.model.cosine import cosines
+from svhn_vae.model.covariance import DEQUANTISATION_VARIANCE, Moments, robust_moments, sample_moments
+from svhn_vae.model.residual import RESIDUALS
 
 SHAPE, D = (3, 4, 4), 48
 MIXING = torch.randn(6, D, generator=torch.Generator().manual_seed(0))

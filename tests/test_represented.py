@@ -6,9 +6,9 @@ import torch
 
 from svhn_vae.data import represented
 from svhn_vae.data.batches import EvaluationBatches
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.represented import Represented
+from svhn_vae.data.sources import Dataset
 from test_batches import SHAPE, full_pca, pixels
 
 NUM = {"train": 25, "val": 4, "test": 7}

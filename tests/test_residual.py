@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from svhn_vae.residual import RESIDUALS, Residual
+from svhn_vae.model.residual import RESIDUALS, Residual
 
 
 @pytest.fixture(params=RESIDUALS)

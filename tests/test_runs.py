@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from svhn_vae import runs
-from svhn_vae.runs import NOT_IDENTITY, RunFolder, flatten, identity, read_json, run_name, write_json
+from svhn_vae.runs import folder as runs
+from svhn_vae.runs.folder import NOT_IDENTITY, RunFolder, flatten, identity, read_json, run_name, write_json
 
 CONF = Path(__file__).parents[1] / "conf"
 CONFIG = {
@@ -27,21 +27,21 @@ CONFIG = {
     "on_error": "continue",
     "cache": None,
     "data": {
-        "_target_": "svhn_vae.data.dataset.SVHN", "root": None, "verify": "official", "url": "http://a.example",
+        "_target_": "svhn_vae.data.sources.SVHN", "root": None, "verify": "official", "url": "http://a.example",
         "splits": ["train"], "limit": None, "held_out": 0.1,
     },
     "pca": {
-        "_target_": "svhn_vae.representation.PCA",
+        "_target_": "svhn_vae.model.coordinates.PCA",
         "n_components": 500, "whiten": False, "scale": True, "residual": "spectrum",
     },
-    "model": {"_target_": "svhn_vae.networks.Dense", "latent_dim": 512, "dropout": 0.2},
-    "variance": {"_target_": "svhn_vae.variance.ReluEps", "epsilon": 0.01},
+    "model": {"_target_": "svhn_vae.model.networks.Dense", "latent_dim": 512, "dropout": 0.2},
+    "variance": {"_target_": "svhn_vae.model.variance.ReluEps", "epsilon": 0.01},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
     "logger": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "name": ""},
     "callbacks": {
         "early_stopping": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 100},
-        "progress": {"_target_": "svhn_vae.callbacks.Progress"},
-        "pictures": {"_target_": "svhn_vae.callbacks.Pictures", "every_n_epochs": 10},
+        "progress": {"_target_": "svhn_vae.training.callbacks.Progress"},
+        "pictures": {"_target_": "svhn_vae.training.callbacks.Pictures", "every_n_epochs": 10},
     },
     "trainer": {
         "_target_": "lightning.Trainer", "max_epochs": 2000, "accelerator": "auto", "devices": 1,

@@ -9,7 +9,7 @@ from scipy import linalg, stats
 from sklearn.decomposition import PCA
 
 from conftest import in_batches
-from svhn_vae.scatter import (
+from svhn_vae.model.covariance import (
     DEQUANTISATION_VARIANCE,
     FITS,
     fit_degrees_of_freedom,

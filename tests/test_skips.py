@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from svhn_vae.skips import Skips
+from svhn_vae.training.skips import Skips
 
 
 def noted(*losses: float, max_skips: int = 2, size: float = 0.0) -> Skips:

@@ -6,8 +6,9 @@ import pickle
 import pytest
 import torch
 
-from svhn_vae.storage import read_checkpoint
-from svhn_vae.tensors import Damaged, load_tensors, save_tensors
+from svhn_vae.errors import Damaged
+from svhn_vae.runs.tensors import load_tensors, save_tensors
+from svhn_vae.runs.weights import read_checkpoint
 
 TENSORS = {"a": torch.arange(12.0).view(3, 4), "b": torch.ones(2, dtype=torch.int64)}
 

@@ -12,12 +12,12 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from conftest import CONF
-from svhn_vae import sweep, turn
-from svhn_vae.build import register_resolvers
-from svhn_vae.interruption import INTERRUPTION, SIGNALS
-from svhn_vae.lit import Diverged
-from svhn_vae.runs import write_json
-from svhn_vae.sweep import Sweep
+from svhn_vae.errors import Diverged
+from svhn_vae.experiment import sweep, turn
+from svhn_vae.experiment.build import register_resolvers
+from svhn_vae.experiment.sweep import Sweep
+from svhn_vae.runs.folder import write_json
+from svhn_vae.training.interruption import INTERRUPTION, SIGNALS
 from test_turn import result
 
 TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")

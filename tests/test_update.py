@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import options
-from svhn_vae.networks.layers import Dropout
-from svhn_vae.update import Record, Update, as_one, gradient_norm
+from svhn_vae.model.networks.layers import Dropout
+from svhn_vae.training.update import Record, Update, as_one, gradient_norm
 from test_checkpoints import assert_same, left, train
 from test_lit import SMALL, features, fitted, fitted_module
 

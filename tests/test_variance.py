@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from conftest import composed, options
-from svhn_vae.variance import VarianceHead
+from svhn_vae.model.variance import VarianceHead
 
 HEADS = options("variance")
 SHAPES = [(5,), (3, 4, 4)]

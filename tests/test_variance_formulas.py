@@ -11,9 +11,9 @@ import torch
 from torch.distributions import Independent, LowRankMultivariateNormal, Normal
 
 from conftest import composed, options
-from svhn_vae.build import build_vae
-from svhn_vae.representation import Features
-from svhn_vae.variance import DiagonalNormal, soft_clip
+from svhn_vae.experiment.build import build_vae
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.variance import DiagonalNormal, soft_clip
 from test_variance import make
 
 PIXELS = (3, 2, 2)

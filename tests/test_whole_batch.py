@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 
 from conftest import options
-from svhn_vae.lit import LitVAE
-from svhn_vae.ranks import HERE, Place, run_on_ranks
-from svhn_vae.representation import Features
-from svhn_vae.update import Update
-from svhn_vae.whole_batch import mean_over_parts, own_rows
-from svhn_vae.whole_batch_layers import WholeBatchLayers
+from svhn_vae.experiment.ranks import HERE, Place, run_on_ranks
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.whole_batch import mean_over_parts, own_rows
+from svhn_vae.training.module import LitVAE
+from svhn_vae.training.update import Update
+from svhn_vae.training.whole_batch_layers import WholeBatchLayers
 from test_lit import features, fitted
 from test_variance import accepts
 

@@ -1,13 +1,61 @@
-"""What an error says to a person, in a line."""
+"""Every error that this framework raises on purpose, and what an error says to a person in a line.
+
+Imports nothing of the package, and no torch: the report reads it, too.
+"""
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
-import torch
 
-from svhn_vae.data.mat import DataError
+class UserError(ValueError):
+    """What a person typed, or has on disk, cannot be used: one line says what was expected, what came, what to do.
 
-MEANT_FOR_A_PERSON = (ValueError, OSError, DataError)
+    Any other ValueError is a bug, of this framework or of a library, and shows its traceback.
+    """
+
+
+class DataError(UserError):
+    """There are no images to be had, or they are not as they should be."""
+
+
+class Damaged(UserError):
+    """A file that is not what was written."""
+
+    def __init__(self, path: Path, why: object) -> None:
+        super().__init__(f"{path} is damaged: {' '.join(str(why).split())[:200]}")
+
+
+class Busy(Exception):
+    """Another process has the lock; the message names that process."""
+
+
+class Diverged(ArithmeticError):
+    """The loss or the weights are not finite. A result of the run, not a fault of the program.
+
+    state: what is known of the moment: the last finite loss, and where the head stood.
+    """
+
+    def __init__(self, step: int, what: str, state: dict[str, object] | None = None) -> None:
+        super().__init__(what)
+        self.step, self.state = step, state or {}
+
+    def __reduce__(self) -> tuple:
+        return Diverged, (self.step, str(self), self.state)  # from one process of a run to another
+
+
+class Interrupted(BaseException):
+    """The process was asked to leave. Not an Exception: nothing on its way takes it for a failure."""
+
+    def __init__(self, signum: int, when: str = "") -> None:
+        super().__init__(when)
+        self.signum = signum
+
+    def __reduce__(self) -> tuple:
+        return Interrupted, (self.signum, str(self))  # from one process of a run to another
+
+
+MEANT_FOR_A_PERSON = (UserError, OSError)
 
 
 def root_of(error: BaseException) -> BaseException:
@@ -25,11 +73,6 @@ def one_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """With escapes for what would move the cursor or colour the terminal."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of the device or of the machine, where torch has no class of its own for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

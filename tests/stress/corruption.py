@@ -25,22 +25,23 @@ from stress.faults import STUDY, Ended, said_wrong, together, told
 from stress.fingerprint import fingerprints, of_tensors, sha
 from stress.forked import TINY, Blank, train, warm_up, without_pictures
 from stress.kill import watched
-from svhn_vae.build import build_module
-from svhn_vae.checkpoints import continuation
 from svhn_vae.data import moments
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.digits import draw_digits
-from svhn_vae.data.mat import DataError, LabelledImages, read_mat
+from svhn_vae.data.mat import LabelledImages, read_mat
+from svhn_vae.data.sources import Dataset
+from svhn_vae.errors import DataError
 from svhn_vae.evaluation import baselines
 from svhn_vae.evaluation.densities import Uniform
 from svhn_vae.evaluation.judge import Judge, Settings, _path, _write, kept_judge
-from svhn_vae.history import read_history
-from svhn_vae.loading import load_dataset, load_run
+from svhn_vae.experiment.build import build_module
+from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.report import svg
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
-from svhn_vae.runs import RunFolder, read_json
-from svhn_vae.storage import load_tensors, read_checkpoint
+from svhn_vae.runs.folder import RunFolder, read_json
+from svhn_vae.runs.weights import load_tensors, read_checkpoint
+from svhn_vae.training.checkpoints import continuation
+from svhn_vae.training.history import read_history
 
 RUN = ("model=conv", "variance=relu_eps", *(word for word in TINY if "pca" not in word), "trainer.max_epochs=2")
 JUDGE = Settings(

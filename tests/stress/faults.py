@@ -24,8 +24,8 @@ from stress.disk import Disk, failing
 from stress.fingerprint import fingerprints
 from stress.forked import TINY, Done, Prepare, train, warm_up, without_pictures
 from svhn_vae.data.digits import draw_digits
-from svhn_vae.history import read_history
-from svhn_vae.storage import load_tensors, read_checkpoint
+from svhn_vae.runs.weights import load_tensors, read_checkpoint
+from svhn_vae.training.history import read_history
 
 SHORT = (*TINY, "trainer.max_epochs=2")
 STUDY = Path("outputs") / "default"
@@ -83,7 +83,7 @@ def limiting(num_bytes: int) -> None:
 
 def running_out(*errors: Callable[[str], BaseException]) -> None:
     """Of memory, in the second step of a run, once for each error."""
-    from svhn_vae.lit import LitVAE
+    from svhn_vae.training.module import LitVAE
 
     real, left = LitVAE.training_step, list(errors)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from svhn_vae.checkpoints import tensors
-from svhn_vae.runs import RunFolder
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.training.checkpoints import tensors
 
 TIMES = ("seconds", "cost", "versions", "commit", "sha256")
 

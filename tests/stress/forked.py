@@ -20,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of what is forked: no thread survives tha
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "svhn_vae.sweep",
+        "svhn_vae.experiment.sweep",
         "scipy.stats",
         "matplotlib.backends.backend_agg",
         "hydra.main",
@@ -94,8 +94,8 @@ def make_cheap() -> None:
     import numpy as np
     import torch
 
-    from svhn_vae import scatter
     from svhn_vae.evaluation import baselines, calibration, order_of_learning
+    from svhn_vae.model import covariance as scatter
     from svhn_vae.report import svg
 
     def along_axes(batches) -> scatter.Moments:
@@ -119,8 +119,8 @@ def without_pictures() -> None:
     """For commands whose pictures nobody looks at: they are written, but black. Half of a tiny run is to draw them."""
     import numpy as np
 
-    from svhn_vae import callbacks
     from svhn_vae.pictures import gallery
+    from svhn_vae.training import callbacks
 
     gallery.draw = callbacks.draw = lambda subject, name: np.zeros((10, 10, 3), np.uint8)
 

@@ -16,7 +16,7 @@ SIZES = {"train": 73_257, "test": 26_032, "extra": 531_131}
 CODE = """
 import resource, sys, time
 from pathlib import Path
-from svhn_vae.data.dataset import SVHN
+from svhn_vae.data.sources import SVHN
 from svhn_vae.data.moments import moments_once
 splits, with_pca = sys.argv[2].split("+"), sys.argv[3] == "pca"
 start = time.monotonic()

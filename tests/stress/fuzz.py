@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from stress.faults import half_written, said_wrong
 from stress.forked import TRAIN, train
-from svhn_vae import sweep
-from svhn_vae.build import CONF, choices, plain, register_resolvers
-from svhn_vae.plan import Planned, Planner, composing
-from svhn_vae.runs import flatten, run_name
+from svhn_vae.experiment import sweep
+from svhn_vae.experiment.build import CONF, choices, plain, register_resolvers
+from svhn_vae.experiment.preflight import Planned, Planner, composing
+from svhn_vae.runs.folder import flatten, run_name
 
 MAX_LINE = 1500  # characters: long, and one line
 NO_TEXT = ("Cc", "Zl", "Zp")  # categories: control characters, and what separates lines

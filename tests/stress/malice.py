@@ -91,9 +91,11 @@ def configurations(config: dict, folder: Path) -> dict[str, str]:
         "by two interpolations": {"tool": "touch", "a": "os", "pca": {"_target_": "${a}.system", "_args_": hidden}},
         "by a whole node": {"aim": call, "model": "${aim}"},
         "by an escape": {"aim": "os.system", "variance": {"_target_": "\\${aim}", "_args_": [command(folder)]}},
-        "what a module imports": {"variance": {"_target_": "svhn_vae.atomic.os.system", "_args_": [command(folder)]}},
-        "a function of ours": {"variance": {"_target_": "svhn_vae.build.instantiate", "config": call}},
-        "a method of ours": {"variance": {"_target_": "svhn_vae.runs.RunFolder.set_aside", "self": "x"}},
+        "what a module imports": {
+            "variance": {"_target_": "svhn_vae.runs.files.os.system", "_args_": [command(folder)]}
+        },
+        "a function of ours": {"variance": {"_target_": "svhn_vae.experiment.build.instantiate", "config": call}},
+        "a method of ours": {"variance": {"_target_": "svhn_vae.runs.folder.RunFolder.set_aside", "self": "x"}},
         "partial": {"variance": {**call, "_partial_": True}},
         "not recursive": {"variance": {**config["variance"], "_recursive_": False, "epsilon": call}},
     }

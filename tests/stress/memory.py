@@ -13,7 +13,7 @@ WITHIN = (0.1, 50.0)  # of the first, or MB: whichever is more
 
 def measured(folder: Path) -> None:
     """Prints resident memory after each run, in MB, and removes the run's largest file, 37 MB."""
-    from svhn_vae.sweep import Sweep
+    from svhn_vae.experiment.sweep import Sweep
 
     real = Sweep.run_job
 

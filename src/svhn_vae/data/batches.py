@@ -17,8 +17,9 @@ from torch import Tensor
 
 from svhn_vae.data.mapped import room_on_disk
 from svhn_vae.data.projected import Projected
-from svhn_vae.representation import Features, Representation
-from svhn_vae.scatter import NUM_LEVELS
+from svhn_vae.errors import UserError
+from svhn_vae.model.coordinates import Features, Representation
+from svhn_vae.model.covariance import NUM_LEVELS
 from svhn_vae.seeds import Stream, derive_seed
 
 CHUNK = 1000  # images dequantised and projected at a time: bounds memory
@@ -104,12 +105,12 @@ class TrainingBatches:
         scratch: Path | None,
     ) -> None:
         if not 1 <= batch_size <= len(images):
-            raise ValueError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
+            raise UserError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
         if epochs_per_noise < 1:
-            raise ValueError(f"epochs_per_noise must be at least 1, got {epochs_per_noise}")
+            raise UserError(f"epochs_per_noise must be at least 1, got {epochs_per_noise}")
         self.images, self.representation = images, representation
         if per_step is not None and per_step < 1:
-            raise ValueError(f"updates_per_step must be at least 1, or null, got {per_step}")
+            raise UserError(f"updates_per_step must be at least 1, or null, got {per_step}")
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
         self._per_step = per_step
         self.seed, self.epoch = seed, epoch

@@ -11,7 +11,8 @@ from pathlib import Path
 import pooch
 from tqdm import tqdm
 
-from svhn_vae.data.mat import OFFICIAL_BYTES, DataError, contents
+from svhn_vae.data.mat import OFFICIAL_BYTES, contents
+from svhn_vae.errors import DataError
 
 OFFICIAL_URL = "http://ufldl.stanford.edu/housenumbers"
 MD5 = {

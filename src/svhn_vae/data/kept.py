@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from svhn_vae.tensors import Damaged, load_tensors, save_tensors
+from svhn_vae.errors import Damaged
+from svhn_vae.runs.tensors import load_tensors, save_tensors
 
 Content = TypeVar("Content", bound=NamedTuple)  # of tensors
 

@@ -16,10 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from svhn_vae.atomic import replacing
-from svhn_vae.data.dataset import Dataset, Source
 from svhn_vae.data.mat import LabelledImages
-from svhn_vae.tensors import Damaged
+from svhn_vae.data.sources import Dataset, Source
+from svhn_vae.errors import Damaged
+from svhn_vae.runs.files import replacing
 
 FORMAT = 1  # to be raised with any change of how images are drawn, decoded or divided, so that older files are not read
 PARTS = ("train", "val", "test")

@@ -18,6 +18,8 @@ import scipy.io
 import torch
 from torch import Tensor
 
+from svhn_vae.errors import DataError
+
 OFFICIAL_BYTES = {"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384, "extra_32x32.mat": 1_329_278_602}
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -28,13 +30,6 @@ NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}  # types of values: 1 and 2 are int8 
 COMPLEX_FLAG, NUMERIC, LAST_CLASS = 0x0800, range(6, 16), 17
 HEADER_BYTES = 1024  # more than the shape and the name of an array need
 NUMERIC_CLASSES = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
-
-
-class DataError(Exception):
-    """Data that cannot be used; the message is one line: what was expected, what came, what to do."""
-
-    def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))
 
 
 class LabelledImages(NamedTuple):

@@ -7,12 +7,13 @@ import lightning as L  # noqa: N812  its usual name
 import torch
 
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches
-from svhn_vae.data.dataset import Dataset, Source, load_once
 from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.moments import moments_once
 from svhn_vae.data.represented import Represented
-from svhn_vae.representation import Representation
-from svhn_vae.scatter import Moments
+from svhn_vae.data.sources import Dataset, Source, load_once
+from svhn_vae.errors import UserError
+from svhn_vae.model.coordinates import Representation
+from svhn_vae.model.covariance import Moments
 
 
 class DataModule(L.LightningDataModule):
@@ -87,7 +88,7 @@ class DataModule(L.LightningDataModule):
             return
         num_images, num_components = len(self.dataset.train.labels), self.representation.event_shape.numel()
         if num_images < num_components:
-            raise ValueError(
+            raise UserError(
                 f"pca.n_components={num_components} needs at least as many training images, got {num_images}: "
                 f"lower it, or raise data.limit"
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svhn_vae.data.batches import dequantised_chunks
 from svhn_vae.data.kept import kept_or_made
-from svhn_vae.scatter import FITS, Moments
+from svhn_vae.model.covariance import FITS, Moments
 from svhn_vae.seeds import Stream
 
 FORMAT = 4  # to be raised with any change of what is fitted, so that older files are not read

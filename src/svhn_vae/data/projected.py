@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from svhn_vae.representation import Features
+from svhn_vae.model.coordinates import Features
 
 
 class Projected:

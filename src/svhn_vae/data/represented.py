@@ -1,9 +1,9 @@
 """The images that a model is evaluated on, in its coordinates: projected once for all that look at them."""
 
 from svhn_vae.data.batches import EvaluationBatches
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.moments import spaced
-from svhn_vae.representation import Representation
+from svhn_vae.data.sources import Dataset
+from svhn_vae.model.coordinates import Representation
 
 MAX_SEEN = 2_000  # training images, evenly spaced: 500 variances estimated from them are off by 0.1 nats together
 

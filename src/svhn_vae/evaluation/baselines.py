@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from svhn_vae.data.batches import centred, dequantised_chunks
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.moments import MAX_IMAGES, spaced
 from svhn_vae.data.represented import Represented
-from svhn_vae.elbo import bits_per_dim
+from svhn_vae.data.sources import Dataset
 from svhn_vae.evaluation.densities import Density, Gaussian, StudentT, Uniform
 from svhn_vae.evaluation.mixture import Mixture, by_smoothness, fit_mixture
-from svhn_vae.representation import cosine_basis
-from svhn_vae.runs import read_json, write_json
-from svhn_vae.scatter import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored
+from svhn_vae.model.coordinates import cosine_basis
+from svhn_vae.model.covariance import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored
+from svhn_vae.model.elbo import bits_per_dim
+from svhn_vae.model.vae import VAE
+from svhn_vae.runs.folder import read_json, write_json
 from svhn_vae.seeds import Stream
-from svhn_vae.vae import VAE
 
 FORMAT = 4  # to be raised with any change of what is scored, so that older files are not read
 MAX_IMAGES_AT_ONCE = 10_000  # for what is fitted on the images themselves, not on their moments

@@ -17,8 +17,8 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Distribution
 
-from svhn_vae.evaluation.plot import rendered, use_log_scales
-from svhn_vae.representation import Representation
+from svhn_vae.model.coordinates import Representation
+from svhn_vae.pictures.plot import rendered, use_log_scales
 
 COVERAGES = (50, 90, 99)  # percent
 NUM_BINS = 15

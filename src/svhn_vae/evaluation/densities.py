@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from svhn_vae.scatter import student_t_log_prob
+from svhn_vae.model.covariance import student_t_log_prob
 
 
 class Density(ABC):

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svhn_vae.data.batches import centred
-from svhn_vae.data.dataset import Dataset
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.moments import spaced
-from svhn_vae.tensors import Damaged, load_tensors, save_tensors
+from svhn_vae.data.sources import Dataset
+from svhn_vae.errors import Damaged, UserError
+from svhn_vae.runs.tensors import load_tensors, save_tensors
 
 FORMAT = 1  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
@@ -52,9 +53,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("width", "epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"judge.{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"judge.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.max_shift < SIDE:
-            raise ValueError(f"judge.max_shift must be in 0..{SIDE - 1} pixels, got {self.max_shift}")
+            raise UserError(f"judge.max_shift must be in 0..{SIDE - 1} pixels, got {self.max_shift}")
 
     @property
     def digest(self) -> str:

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from svhn_vae.data.dataset import Dataset
+from svhn_vae.data.sources import Dataset
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.samples import Agreement, agreement, generated, judge_scores, references, to_levels
+from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.gallery import Subject, analogy_rows
-from svhn_vae.vae import VAE
 
 
 class Judged(NamedTuple):

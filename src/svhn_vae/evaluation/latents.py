@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svhn_vae.elbo import kl_to_standard_normal
+from svhn_vae.model.elbo import kl_to_standard_normal
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from svhn_vae.evaluation.densities import Density
-from svhn_vae.scatter import DEQUANTISATION_VARIANCE
+from svhn_vae.model.covariance import DEQUANTISATION_VARIANCE
 
 MAX_STEPS = 20  # of EM
 TOLERANCE = 5e-3  # nats per pixel that a further step must gain

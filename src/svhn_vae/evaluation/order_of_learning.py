@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from svhn_vae.cosine import cosines, to_frequencies
-from svhn_vae.evaluation.plot import rendered, use_log_scales
-from svhn_vae.representation import Features
-from svhn_vae.vae import VAE
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.cosine import cosines, to_frequencies
+from svhn_vae.model.vae import VAE
+from svhn_vae.pictures.plot import rendered, use_log_scales
 
 MAX_GROUPS = 64
 MIN_EXPLAINED = 0.1  # of its variance, for a group to count as learnt

@@ -5,8 +5,8 @@ Shapes: N images (N, 3, H, W) with x in [0, 1), and their features.
 
 from torch import Tensor
 
-from svhn_vae.representation import Features, Representation
-from svhn_vae.vae import VAE
+from svhn_vae.model.coordinates import Features, Representation
+from svhn_vae.model.vae import VAE
 
 
 def reconstruction_metrics(vae: VAE, x: Tensor, features: Features) -> dict[str, float]:

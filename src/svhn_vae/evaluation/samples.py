@@ -17,11 +17,12 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from svhn_vae.errors import UserError
 from svhn_vae.evaluation.judge import NUM_DIGITS, Judge
 from svhn_vae.evaluation.reconstruction import sharpness
-from svhn_vae.scatter import NUM_LEVELS
+from svhn_vae.model.covariance import NUM_LEVELS
+from svhn_vae.model.vae import VAE
 from svhn_vae.seeds import Stream, derive_seed
-from svhn_vae.vae import VAE
 
 MAX_PAIRS = 20_000_000  # held at a time: 160 MB
 BATCH = 250  # images generated at a time
@@ -149,9 +150,7 @@ def recall(generated: Tensor, real: Tensor) -> float:
 def _share_among(points: Tensor, others: Tensor) -> float:
     """Share of the points that are no farther from one of the others than its k-th neighbour among the others is."""
     if len(others) <= NUM_NEIGHBOURS:
-        raise ValueError(
-            f"precision and recall need more than k = {NUM_NEIGHBOURS} images of a kind, got {len(others)}"
-        )
+        raise UserError(f"precision and recall need more than k = {NUM_NEIGHBOURS} images of a kind, got {len(others)}")
     points, others = points.double(), others.double()
     radii = torch.cat([rows.kthvalue(NUM_NEIGHBOURS + 1).values for rows in _distances(others, others)])  # 1: itself
     return torch.cat([(rows <= radii).any(1) for rows in _distances(points, others)]).double().mean().item()

@@ -15,14 +15,14 @@ from svhn_vae.data.batches import EvaluationBatches, centred
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.moments import spaced
 from svhn_vae.data.represented import Represented
-from svhn_vae.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
-from svhn_vae.evaluation.bounds import Estimate, importance_weighted
+from svhn_vae.evaluation.bound import NUM_DIMS, evaluate, evaluation_pass, summarise
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
+from svhn_vae.evaluation.importance import Estimate, importance_weighted
 from svhn_vae.evaluation.latents import linear_probe, of_the_aggregate
 from svhn_vae.evaluation.reconstruction import reconstruction_metrics, round_trip_metrics
-from svhn_vae.metrics import NUM_DIMS, evaluate, evaluation_pass, summarise
-from svhn_vae.networks.interface import OneLevel
-from svhn_vae.vae import VAE
+from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
+from svhn_vae.model.networks.interface import OneLevel
+from svhn_vae.model.vae import VAE
 
 SPLITS = ("test", "val")
 # Images looked at, evenly spaced: a logarithm more would change the aggregate posterior by less than a nat, and some

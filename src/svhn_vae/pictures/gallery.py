@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from svhn_vae.data.batches import centred, dequantised_chunks
-from svhn_vae.data.dataset import Dataset
-from svhn_vae.elbo import bits_per_dim
-from svhn_vae.networks import Inferred
+from svhn_vae.data.sources import Dataset
+from svhn_vae.model.coordinates import Projection, Representation
+from svhn_vae.model.elbo import bits_per_dim
+from svhn_vae.model.networks import Inferred
+from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.sheet import captioned, grid, labelled, stacked
-from svhn_vae.representation import Projection, Representation
 from svhn_vae.seeds import Stream, derive_seed
-from svhn_vae.vae import VAE
 
 COLUMNS = 10
 BLOCK_GAP = 12  # pixels between blocks of rows that belong together

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from svhn_vae.atomic import replacing
+from svhn_vae.runs.files import replacing
 
 MAGNIFICATION = 3
 GAP = 2  # pixels between images

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from svhn_vae.runs import RunFolder, identity
+from svhn_vae.runs.folder import RunFolder, identity
 
 METRIC, FRECHET = "test/bits_per_dim", "samples/frechet"
 PARTS = {"seed": int, "data": dict, "metrics": dict, "config": dict, "choices": dict, "cost": dict}  # of result.json

@@ -15,7 +15,6 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from svhn_vae.atomic import replacing
 from svhn_vae.report import reproduce
 from svhn_vae.report.collect import Run, Variant, by_test_images, differing, read_runs, shared, text_of, variants
 from svhn_vae.report.effects import Effects, effects_of
@@ -25,15 +24,14 @@ from svhn_vae.report.plots import (
     MAX_SHOWN,
     NUM_OTHERS,
     Drawing,
-    SmallMultiples,
     learning_curves,
-    multiples,
     verdict_drawing,
 )
 from svhn_vae.report.plots import sides as drawings_of_sides
 from svhn_vae.report.ranking import QUESTION, SIDES, Ranking, answer, rank, ranked, state
 from svhn_vae.report.table import RankedTable, interval_text, ranked_table
-from svhn_vae.runs import read_json
+from svhn_vae.runs.files import replacing
+from svhn_vae.runs.folder import read_json
 
 BREAKS = re.compile(r"(?<=[=_])|(?<=\.)(?=[a-z])")  # where a long word may be broken
 PREFIXES = {"metrics": "", "parts": "part/", "baselines": "baseline/"}  # of the columns of results.csv
@@ -41,6 +39,8 @@ PICTURES = {
     "samples": "Samples of the prior: the same latents in each, where their number is the same",
     "reconstructions": "Validation images, below each row its reconstructions",
     "analogies": "Analogies: a validation image of each digit, and nine of its 1,000 noisy passes that differ much",
+    "calibration": "Calibration: the actual error against sigma, and sigma² against the variance of each component",
+    "order_of_learning": "Order of learning: how much of each group of components is reconstructed, over epochs",
 }
 # As pictures/sheet.py makes them; it needs torch, and the sheets of older runs have it, too.
 CELL, IMAGE, MAGNIFICATION = 98, 96, 3
@@ -69,12 +69,6 @@ class Section(NamedTuple):
     shared: list[tuple[str, str]]
     effects: Effects
     curves: list[Drawing]
-    multiples: list[SmallMultiples]
-    costs: list[reproduce.Cost]
-
-    @property
-    def drawings(self) -> list[Drawing]:
-        return [*self.sides, *self.curves, *(one for several in self.multiples for one in several.drawings)]
 
 
 class Tested(NamedTuple):
@@ -98,7 +92,6 @@ def write_report(study: Path) -> Path:
     ]
     label_of = {run.name: variant.label for one in sections for variant in one.variants
                 for run in (*variant.runs, *variant.unfinished)}  # fmt: skip
-    starts, ends = ([run.facts[name] for run in runs if name in run.facts] for name in ("started", "ended"))
     context = {
         "study": study.resolve().name,
         "folder": str(study),
@@ -110,8 +103,7 @@ def write_report(study: Path) -> Path:
         "written": time.time(),
         "state": state(runs),
         "warnings": reproduce.warnings(runs),
-        "cost": reproduce.cost_of("all", runs),
-        "span": (min(starts), max(ends)) if starts and ends else (),
+        "cost": reproduce.cost_of(runs),
         "devices": "; ".join(reproduce.devices_of(runs)),
         "recipes": reproduce.recipes(runs),
         "colours": COLOURS,
@@ -119,8 +111,8 @@ def write_report(study: Path) -> Path:
         "num_grey": NUM_OTHERS,
     }
     report, environment = study / "report", templates()
-    drawings = [*(one for part in sections for one in part.drawings), *(one.drawing for one in tested if one.drawing)]
-    write_figures(report / "figures", drawings)
+    drawings = [one for part in sections for one in (*part.sides, *part.curves)]
+    write_figures(report / "figures", [*drawings, *(one.drawing for one in tested if one.drawing)])
     write_text(report / "results.csv", results(runs, label_of))
     for template, name in (("report.md.j2", "report.md"), ("page.html.j2", "index.html")):
         write_text(report / name, environment.get_template(template).render(context))
@@ -151,8 +143,6 @@ def section(study: Path, title: str, runs: Sequence[Run], name: str) -> Section:
         shared=[(key, text_of(value)) for key, value in shared(known).items()],
         effects=effects_of(found),
         curves=learning_curves(study, found, name),
-        multiples=multiples(study, found, name),
-        costs=reproduce.costs(found),
     )
 
 

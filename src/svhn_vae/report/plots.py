@@ -1,6 +1,6 @@
 """What the page draws from numbers: by matplotlib without pyplot, as SVG files that the page holds as pictures.
 
-Shapes: n points of a curve, E components, Q bins, T times, G groups of components.
+Shapes: n points of a curve.
 """
 
 import base64
@@ -17,9 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from matplotlib.ticker import MaxNLocator
 
 from svhn_vae.report.collect import FRECHET, METRIC, Variant
 from svhn_vae.report.hypotheses import Verdict
@@ -46,9 +44,8 @@ STYLE = {
     "grid.linewidth": 0.5,
     "savefig.transparent": True,
 }
-LARGE, SMALL = (4.7, 3.1), (2.6, 2.2)  # inches
+SIZE = (4.7, 3.1)  # inches
 MAX_POINTS = 200  # of a curve
-NUM_BINS = 60  # of components, in the figure of sigma
 MOST = 0.75  # of the values of curves that an axis shows in full
 AXIS = {"epochs": "epoch", "seconds": "seconds of training"}
 METRICS = {
@@ -74,7 +71,7 @@ class Drawing(NamedTuple):
 
 
 def drawing(
-    draw: Callable[[Figure], object], name: str, caption: str, alt: str, size: tuple[float, float] = SMALL
+    draw: Callable[[Figure], object], name: str, caption: str, alt: str, size: tuple[float, float] = SIZE
 ) -> Drawing:
     """The figure that `draw` fills, coordinates to a hundredth of a point: half the size."""
     file = io.StringIO()
@@ -99,23 +96,20 @@ def sides(found: Sequence[Variant], rankings: Sequence[Ranking], prefix: str) ->
     """Bits/dim against Frechet distance, and reconstruction against KL, where two variants have them."""
     reaches = {one.metric: {label: of.reach for label, of in one.places.items()} for one in rankings}
     judged = {at: one for at, one in enumerate(found) if one.scores(METRIC) and one.scores(FRECHET)}
-    coded = {at: (kl, rest) for at, one in enumerate(found) if math.isfinite(sum((kl, rest) := _code(one)))}
-    drawings = []
-    if len(judged) > 1:
-        caption = (
-            "Density against pictures, lower is better in both, with 95 % intervals over seeds; the line joins the "
-            "variants that no other beats in both; hollow: a seed diverged."
-        )
-        draw = lambda figure: _draw_both(figure.subplots(), judged, reaches)  # noqa: E731
-        drawings.append(drawing(draw, f"{prefix}-both-sides", caption, "Frechet distance against bits/dim", LARGE))
-    if len(coded) > 1:
-        caption = (
-            "Rate against distortion: bits/dim of the latents (KL) and of all else, given the latents. On a grey line "
-            "their sum, the bits/dim, is the same."
-        )
-        draw = lambda figure: _draw_rate(figure.subplots(), coded)  # noqa: E731
-        drawings.append(drawing(draw, f"{prefix}-rate-distortion", caption, "distortion against KL", LARGE))
-    return drawings
+    coded = {at: code for at, one in enumerate(found) if math.isfinite(sum(code := _code(one)))}
+    both = drawing(lambda figure: _draw_both(figure, judged, reaches), f"{prefix}-both-sides", BOTH, BOTH)
+    rate = drawing(lambda figure: _draw_rate(figure, coded), f"{prefix}-rate-distortion", RATE, RATE)
+    return [one for one, of in ((both, judged), (rate, coded)) if len(of) > 1]
+
+
+BOTH = (
+    "Density against pictures, lower is better in both, with 95 % intervals over seeds; the line joins the variants "
+    "that no other beats in both; hollow: a seed diverged."
+)
+RATE = (
+    "Rate against distortion: bits/dim of the latents (KL) and of all else, given the latents. On a grey line their "
+    "sum, the bits/dim, is the same."
+)
 
 
 def _code(variant: Variant) -> tuple[float, float]:
@@ -125,7 +119,8 @@ def _code(variant: Variant) -> tuple[float, float]:
     return (float(np.mean(kl)), float(np.mean(rest))) if kl else (math.nan, math.nan)
 
 
-def _draw_both(axes: Axes, judged: Mapping[int, Variant], reaches: Mapping[str, Mapping[str, float]]) -> None:
+def _draw_both(figure: Figure, judged: Mapping[int, Variant], reaches: Mapping[str, Mapping[str, float]]) -> None:
+    axes = figure.subplots()
     for at, one in judged.items():
         errors = [_finite(reaches.get(metric, {}).get(one.label, math.nan)) for metric in (METRIC, FRECHET)]
         style = {"color": line_of(at)["color"], "alpha": line_of(at).get("alpha"), "capsize": 2, "linewidth": 0.8}
@@ -137,7 +132,8 @@ def _draw_both(axes: Axes, judged: Mapping[int, Variant], reaches: Mapping[str, 
     axes.set(xlabel="test bits/dim", ylabel="Frechet distance of samples")
 
 
-def _draw_rate(axes: Axes, coded: Mapping[int, tuple[float, float]]) -> None:
+def _draw_rate(figure: Figure, coded: Mapping[int, tuple[float, float]]) -> None:
+    axes = figure.subplots()
     for at, (kl, rest) in coded.items():
         axes.plot(kl, rest, _marker(at), color=line_of(at)["color"], alpha=line_of(at).get("alpha"), markersize=5)
     axes.set(xlabel="rate: KL, bits/dim", ylabel="distortion: all else, bits/dim")
@@ -200,7 +196,7 @@ def _curves_of(metric: str, along: str, found: Sequence[Variant], read: Mapping,
         axes.ticklabel_format(axis="y", useOffset=False)
 
     name = f"{prefix}-{metric.replace('/', '_')}-{along}"
-    return drawing(draw, name, caption, f"{METRICS[metric]} over {AXIS[along]}", LARGE)
+    return drawing(draw, name, caption, f"{METRICS[metric]} over {AXIS[along]}")
 
 
 def _learning(metric: str, variant: Variant, read: Mapping[str, Mapping[str, Curve]]) -> Learning:
@@ -273,126 +269,6 @@ def limits(values: Sequence[Sequence[float]], most: float) -> tuple[float, float
     bottom = pooled.min() if pooled.min() > low - 0.5 * reach else low - 0.1 * reach
     top = pooled.max() if pooled.max() < high + 0.5 * reach else high + 0.2 * reach
     return float(bottom - 0.03 * reach), float(top + 0.03 * reach)
-
-
-# --- small multiples ------------------------------------------------------------------------------------------------
-
-Arrays = Mapping[str, np.ndarray]
-
-
-class SmallMultiples(NamedTuple):
-    title: str
-    explanation: str
-    drawings: list[Drawing]
-
-
-def multiples(study: Path, found: Sequence[Variant], prefix: str) -> list[SmallMultiples]:
-    """Of the first finished run of each variant."""
-    shown = {at: one for at, one in enumerate(found[:MAX_SHOWN]) if one.runs}
-    files = {name: {at: _arrays(study / one.runs[0].name / f"{name}.safetensors") for at, one in shown.items()}
-             for name in ("calibration", "order_of_learning")}  # fmt: skip
-    explained = [of["explained"] for of in files["order_of_learning"].values() if of.get("explained", np.empty(0)).size]
-    brightest = max(0.01, min(1.0, max((float(np.nanmax(of)) for of in explained), default=1.0)))
-    kinds = (
-        ("Sigma against eigenvalue", SIGMA, "calibration", "eigenvalue", _draw_sigma),
-        ("Order of learning", ORDER.format(brightest=brightest), "order_of_learning", "explained",
-         lambda axes, at, of: _draw_order(axes, brightest, of)),
-        ("Calibration", CALIBRATION, "calibration", "predicted", _draw_reliability),
-    )  # fmt: skip
-    drawn = []
-    for title, explanation, file, key, draw in kinds:
-        having = {at: of for at, of in files[file].items() if key in of and of[key].size}
-        scale = "linear" if key == "explained" else "log"
-        each = [
-            drawing(lambda figure, at=at, of=of: draw(_log_axes(figure, scale), at, of),
-                    f"{prefix}-{key}-{at + 1:02}", found[at].label, f"{title}: {found[at].label}")
-            for at, of in having.items()
-        ]  # fmt: skip
-        drawn += [SmallMultiples(title, explanation, each)] if each else []
-    return drawn
-
-
-SIGMA = (
-    "Per component of y, in squared units of pixels: the variance of the component over the test images (across), the "
-    "mean sigma² that is predicted (line) and the actual mean squared error (dots). On the grey diagonal the decoder "
-    "knows no more than the component's mean; below it the latents tell something; a line above its dots is timid."
-)
-ORDER = (
-    "How much of each group of components is reconstructed, over epochs: from black (nothing) to the brightest (a "
-    "share of {brightest:.2g} of its variance, the most in any). Groups are equal steps of the logarithm of a "
-    "component's index, the largest variance on top; of pixels and images of frequencies they are rings of "
-    "frequencies, the lowest on top."
-)
-CALIBRATION = "Elements of y in bins by their predicted sigma: above the grey diagonal, sigma is too small."
-
-
-def _arrays(path: Path) -> Arrays:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError):
-        return {}
-
-
-def _draw_sigma(axes: Axes, at: int, found: Arrays) -> None:
-    """eigenvalue, sigma2, error2 (E,): the last two against the first."""
-    eigenvalue, sigma2, error2 = binned(*(found[key].astype(float) for key in ("eigenvalue", "sigma2", "error2")))
-    ends = [eigenvalue.min(), eigenvalue.max()]
-    axes.plot(ends, ends, color=GREY, linewidth=0.7)
-    axes.plot(eigenvalue, error2, "o", markersize=1.8, color=GREY)
-    axes.plot(eigenvalue, sigma2, linewidth=1.3, **line_of(at))
-    _use_plain_numbers(axes)
-    axes.set(xlabel="variance of the component", ylabel="sigma², squared error")
-
-
-def binned(eigenvalue: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """(E,) -> means over at most NUM_BINS groups of components of like eigenvalue; only what a logarithm can show."""
-    positive = np.all([np.isfinite(array) & (array > 0) for array in (eigenvalue, *others)], axis=0)
-    if not positive.any():
-        return [np.ones(1) for _ in range(1 + len(others))]
-    place = np.log(eigenvalue[positive])
-    group = np.minimum((place - place.min()) / (np.ptp(place) or 1) * NUM_BINS, NUM_BINS - 1).astype(int)
-    _, index, sizes = np.unique(group, return_inverse=True, return_counts=True)
-    return [np.bincount(index, array[positive]) / sizes for array in (eigenvalue, *others)]
-
-
-def _draw_reliability(axes: Axes, at: int, found: Arrays) -> None:
-    """predicted, actual (Q,): above the line, sigma is too small."""
-    both = np.concatenate([found["predicted"], found["actual"]])
-    both = both[both > 0]
-    ends = [both.min(), both.max()] if len(both) else [1.0, 1.0]
-    axes.plot(ends, ends, color=GREY, linewidth=0.7)
-    axes.plot(found["predicted"], found["actual"], "o", markersize=2.5, linewidth=1, **line_of(at))
-    _use_plain_numbers(axes)
-    axes.set(xlabel="predicted sigma", ylabel="root mean square error")
-
-
-def _draw_order(axes: Axes, most: float, found: Arrays) -> None:
-    """epochs (T,), explained (T, G): how much of each group of components is reconstructed; the brightest is `most`."""
-    epochs, explained = found["epochs"].astype(float), np.nan_to_num(found["explained"]).clip(0, most)
-    times = [epochs[0] / 2, *epochs]  # a column reaches back to the one before
-    groups = np.arange(explained.shape[1] + 1)
-    axes.pcolormesh(times, groups, explained.T, cmap="magma", vmin=0, vmax=most, rasterized=True)
-    axes.set(xlabel="epoch", ylabel="group of components")
-    _use_plain_numbers(axes)
-    axes.grid(False)
-    axes.invert_yaxis()
-
-
-def _log_axes(figure: Figure, yscale: str) -> Axes:
-    """Without the minor ticks, which take most of the time to draw."""
-    axes = figure.subplots(subplot_kw={"xscale": "log", "yscale": yscale})
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
-    return axes
-
-
-def _use_plain_numbers(axes: Axes) -> None:
-    """On logarithmic axes, and few of them: the figures are small."""
-    for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
-        if scale == "log":
-            few = math.log10(max(axis.get_view_interval()) / min(axis.get_view_interval())) < 1.5
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=5))
-            axis.set_major_formatter("{x:g}")
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------

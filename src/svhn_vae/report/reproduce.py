@@ -7,12 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from svhn_vae.report.collect import Run, Variant, differing, shared
-from svhn_vae.runs import flatten
+from svhn_vae.report.collect import Run, differing, shared
+from svhn_vae.runs.folder import flatten
 
 WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_/.][\w/.+@-]*|\d+-\w+", re.IGNORECASE)  # and 32-true
 PLACES = ("data.root", "data.verify")  # no part of a run's identity, but without them a command would download
-GIB = 2**30
 
 
 class Recipe(NamedTuple):
@@ -108,27 +107,23 @@ def warnings(runs: Sequence[Run]) -> list[str]:
 class Cost(NamedTuple):
     """Of some runs, together; times in seconds."""
 
-    label: str
-    num_runs: int
     training: float  # as noted; of a continued run, its last part
     wall: float  # from start to end, evaluation and pictures included, also of runs that did not finish
     images: float  # seen in training
-    peak_gib: float | None  # the most that a run took of its device
+    peak_gib: float  # the most that a run took of its device; 0 where it was not noted
+    span: tuple[float, float] | None  # when the first run began and the last one ended
 
 
-def cost_of(label: str, runs: Sequence[Run]) -> Cost:
-    noted = [run.cost for run in runs if run.cost]
-    training = sum(one.get("seconds", 0.0) for one in noted)
-    images = sum(one.get("seconds", 0.0) * one.get("images_per_second", 0.0) for one in noted)
-    wall = sum(
-        max(0.0, run.facts["ended"] - run.facts["started"]) for run in runs if {"ended", "started"} <= {*run.facts}
+def cost_of(runs: Sequence[Run]) -> Cost:
+    costs, ended = [run.cost for run in runs], [run.facts for run in runs if {"started", "ended"} <= run.facts.keys()]
+    starts, ends = ([facts[name] for facts in ended] for name in ("started", "ended"))
+    return Cost(
+        sum(one.get("seconds", 0.0) for one in costs),
+        sum(max(0.0, end - start) for start, end in zip(starts, ends, strict=True)),
+        sum(one.get("seconds", 0.0) * one.get("images_per_second", 0.0) for one in costs),
+        max((one.get("peak_device_bytes") or 0 for one in costs), default=0) / 2**30,
+        (min(starts), max(ends)) if ended else None,
     )
-    peaks = [peak for one in noted if (peak := one.get("peak_device_bytes"))]
-    return Cost(label, len(runs), training, wall, images, max(peaks) / GIB if peaks else None)
-
-
-def costs(found: Sequence[Variant]) -> list[Cost]:
-    return [cost_of(variant.label, [*variant.runs, *variant.unfinished]) for variant in found]
 
 
 def devices_of(runs: Sequence[Run]) -> list[str]:

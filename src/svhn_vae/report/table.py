@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from svhn_vae.report.collect import FRECHET, METRIC, Variant, by_test_images, read_runs, variants
+from svhn_vae.report.collect import METRIC, Variant, by_test_images, read_runs, variants
 from svhn_vae.report.ranking import SIDES, Ranking, answer, baselines, is_no_better, rank, ranked
 from svhn_vae.report.statistics import Gap
 
@@ -94,7 +94,7 @@ class Row(NamedTuple):
     label: str
     is_variant: bool
     is_no_better: bool  # than its own baseline
-    values: list[Value]
+    cells: list[Value]
 
 
 class RankedTable(NamedTuple):
@@ -201,7 +201,7 @@ def print_study(study: Path, console: Console) -> None:
 def terminal_table(table: RankedTable, width: int) -> Table:
     """At most `width` characters wide: names are folded, figures whole, and the columns of least weight left out."""
     titles = [column.title for column in table.columns]
-    texts = [[value.text.translate(FOLDED) for value in row.values] for row in table.rows]
+    texts = [[value.text.translate(FOLDED) for value in row.cells] for row in table.rows]
     widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
     names = [f"{'' if row.is_variant else '(-) '}{row.label}{' !' * row.is_no_better}" for row in table.rows]
     room, shown = width - MIN_NAME - 4, []

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from svhn_vae.errors import UserError
 from svhn_vae.report.collect import Run
 from svhn_vae.report.hypotheses.design import (
     DIVERGED,
@@ -84,7 +85,7 @@ def verdicts(study: Path, runs: Sequence[Run], hypotheses: Sequence[Mapping[str,
 def _verdict(study: Path, runs: Sequence[Run], content: Mapping[str, Any]) -> Verdict:
     try:
         hypothesis = parse(content)
-    except ValueError as error:
+    except UserError as error:
         claim = content.get("claim") if isinstance(content, Mapping) else content
         return Verdict(str(claim), "", "undecided", None, "", "", 0.0, 0, 0, "", str(error), "", "", [], [])
     if not runs:
@@ -135,24 +136,24 @@ def effect_text(effect: Estimate) -> str:
 def parse(content: object) -> Hypothesis:
     """From plain mappings, lists and values; ValueError, in a line, for what is no hypothesis."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"a hypothesis must have {', '.join(Hypothesis._fields)}, got {content!r}")
+        raise UserError(f"a hypothesis must have {', '.join(Hypothesis._fields)}, got {content!r}")
     where = f"hypothesis {content.get('claim')!r}"
     unknown = [key for key in content if key not in FORMS]
     missing = [key for key in FORMS if key not in content and key not in Hypothesis._field_defaults]
     for names, what in ((unknown, "unknown"), (missing, "missing")):
         if names:
-            raise ValueError(f"{where}: {', '.join(map(str, names))} {what}: expected {', '.join(FORMS)}")
+            raise UserError(f"{where}: {', '.join(map(str, names))} {what}: expected {', '.join(FORMS)}")
     for key, value in content.items():
         form, has_form = FORMS[key]
         if not has_form(value):
-            raise ValueError(f"{where}: {key} must be {form}, got {value!r}")
+            raise UserError(f"{where}: {key} must be {form}, got {value!r}")
     hypothesis = Hypothesis(**content)
     if hypothesis.over is not None and not (hypothesis.favours and hypothesis.over):
-        raise ValueError(f"{where}: favours and over must each name settings, unless over is null")
+        raise UserError(f"{where}: favours and over must each name settings, unless over is null")
     if hypothesis.favours == hypothesis.over:
-        raise ValueError(f"{where}: favours and over are the same runs")
+        raise UserError(f"{where}: favours and over are the same runs")
     if hypothesis.metric == DIVERGED and hypothesis.minus:
-        raise ValueError(f"{where}: of diverged, nothing can be subtracted, got minus {hypothesis.minus}")
+        raise UserError(f"{where}: of diverged, nothing can be subtracted, got minus {hypothesis.minus}")
     return hypothesis
 
 

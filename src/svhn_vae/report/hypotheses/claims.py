@@ -9,9 +9,10 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
+from svhn_vae.errors import UserError
 from svhn_vae.report.collect import read_runs
 from svhn_vae.report.hypotheses import Verdict, effect_text, parse, verdicts, without_runs
-from svhn_vae.runs import read_json
+from svhn_vae.runs.folder import read_json
 
 HEADER = ("study", "claim", "verdict", "effect", "margin", "seeds", "size")
 NOTE = (
@@ -43,7 +44,7 @@ def gather(outputs: Path, experiments: Path) -> Claims:
     for path in sorted(experiments.glob("*.yaml")):
         try:
             name, waiting = not_run(path)
-        except (ValueError, yaml.YAMLError) as error:
+        except (UserError, yaml.YAMLError) as error:
             damaged.append(f"{path}: {' '.join(str(error).split())}")
         else:
             untried.setdefault(name, []).extend(waiting)
@@ -56,12 +57,12 @@ def not_run(path: Path) -> tuple[str, list[Verdict]]:
     text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     if not isinstance(content, dict):
-        raise ValueError(f"expected keys and values, got {content!r}")
+        raise UserError(f"expected keys and values, got {content!r}")
     commands = re.findall(r"^# (python .*)$", text, re.MULTILINE)
     command = commands[0] if commands else f"python src/train.py -m experiment={path.parent.name}/{path.stem}"
     hypotheses = content.get("hypotheses") or []
     if not isinstance(hypotheses, list):
-        raise ValueError(f"expected hypotheses to be a list, got {hypotheses!r}")
+        raise UserError(f"expected hypotheses to be a list, got {hypotheses!r}")
     waiting = [without_runs(parse(each), "not run", command) for each in hypotheses]
     return str(content.get("study", path.stem)), waiting
 

@@ -1,5 +1,5 @@
-"""Which runs compare with which, how much better the favoured ones do, and how surely: by seed in a score, by run in the
-share that diverged.
+"""Which runs compare with which, how much better the favoured ones do, and how surely: by seed in a score, by run in
+the share that diverged.
 
 The design of a study is found in the settings of its runs. An advantage is positive where the favoured runs are better.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from svhn_vae.report.collect import TRAIN_IMAGES, Run, text_of
 from svhn_vae.report.statistics import Estimate, difference_of_shares, estimate, share
-from svhn_vae.runs import identity
+from svhn_vae.runs.folder import identity
 
 DIVERGED = "diverged"  # as a metric: 1 or 0 of every run that ended diverged or done
 PARTS = {"baseline": "baselines", "cost": "cost", "details": "details"}  # prefix of a metric -> part of result.json

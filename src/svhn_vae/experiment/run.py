@@ -1,0 +1,283 @@
+"""One run from start to end: fit, test the best checkpoint, draw, write the result. Nothing here knows Hydra."""
+
+import contextlib
+import importlib.metadata
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L  # noqa: N812  its usual name
+import torch
+
+from svhn_vae.data.module import DataModule
+from svhn_vae.data.sources import Dataset
+from svhn_vae.errors import Damaged, Diverged, Interrupted
+from svhn_vae.evaluation import calibration
+from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
+from svhn_vae.evaluation.bound import split_metrics
+from svhn_vae.evaluation.judge import Judge
+from svhn_vae.evaluation.judged import judged
+from svhn_vae.evaluation.score import Score, score_run
+from svhn_vae.model.vae import VAE
+from svhn_vae.pictures import gallery
+from svhn_vae.pictures.gallery import Subject
+from svhn_vae.pictures.sheet import write_png
+from svhn_vae.runs.folder import Config, RunFolder, identity, write_json
+from svhn_vae.runs.study import commit
+from svhn_vae.runs.tensors import save_tensors
+from svhn_vae.runs.weights import load_best, save_representation
+from svhn_vae.training.callbacks import OrderOfLearning, Progress
+from svhn_vae.training.checkpoints import Last, continuation, history_of
+from svhn_vae.training.divergence import load_last_finite
+from svhn_vae.training.interruption import INTERRUPTION
+from svhn_vae.training.module import LitVAE
+
+LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
+DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
+
+
+class Job(NamedTuple):
+    """Everything of a run, built."""
+
+    folder: RunFolder
+    config: Config  # resolved, plain
+    choices: dict[str, str]  # group -> file
+    data: DataModule  # set up
+    module: LitVAE
+    trainer: L.Trainer
+    judge: Callable[[Dataset], Judge] | None  # loads it, or trains it
+    typed: list[str]  # the settings that the command or its sweep names
+    fit_on_ranks: Callable[[Path | None], None] | None = None  # `fit` in processes of its own; None: in this one
+
+
+def run(job: Job) -> Config:
+    """Trains (from the last checkpoint if there is one), tests, draws; returns what it wrote to result.json.
+
+    A run that was interrupted after its training is not trained any further.
+
+    Raises lit.Diverged for weights or losses that are not finite, and leaves what the run was before that. Raises
+    Interrupted if the process was asked to leave. The test images are touched here and nowhere else, once.
+    """
+    try:
+        return train_and_score(job)
+    except Diverged:
+        try:
+            leave_partial_result(job)
+        except Exception as error:  # the divergence is the result
+            print(f"  its last finite state could not be scored: {type(error).__name__}: {error}", flush=True)
+        raise
+
+
+def train_and_score(job: Job) -> Config:
+    folder = job.folder
+    if not is_trained(job):
+        train(job)
+    load_best(job.module.vae, folder)
+    save_representation(job.module.vae, folder)
+    val = validate(job)
+    score = score_test(job)
+    if not math.isfinite(score.metrics["test/negative_elbo"]):
+        raise Diverged(folder.facts["cost"]["steps"], "the best checkpoint's test score is not finite")
+    draw_calibration(job, score)
+    draw(job)
+    folder.check_there()
+    others = folder.facts["learnt"] | bound_of(job, "seen")
+    if job.judge is not None:
+        others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
+    result = result_of(job, val | others, score, folder.facts["cost"])
+    folder.check_there()
+    write_json(folder.path / "result.json", result)
+    return result
+
+
+def is_trained(job: Job) -> bool:
+    """Whether an earlier process has trained it, and left the weights whole; else its training is no longer noted."""
+    if not {"cost", "learnt"} <= set(job.folder.facts):
+        return False
+    try:
+        load_best(job.module.vae, job.folder)
+    except (Damaged, FileNotFoundError) as error:
+        print(f"  {error}: trained again", flush=True)
+        job.folder.trains_again()
+        return False
+    return True
+
+
+def train(job: Job) -> None:
+    """From the last checkpoint, or from the beginning."""
+    announce_hyperparameters(job)
+    resume = continuation(job.folder, job.module, job.data.dataset.digest)
+    if resume:
+        print(f"  continues from {resume}", flush=True)
+    if job.fit_on_ranks is None:
+        fit(job, resume)
+    else:
+        job.fit_on_ranks(resume)
+    if INTERRUPTION.is_requested:
+        raise Interrupted(INTERRUPTION.signum, "when its training was over")
+
+
+def fit(job: Job, resume: Path | None) -> None:
+    """Fits the model and notes what it cost and what was learnt: of several processes, the first notes it."""
+    folder, trainer = job.folder, job.trainer
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.monotonic()
+    trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
+    if profile := trainer.profiler.summary():  # Lightning prints it where we keep it quiet
+        print(profile, flush=True)
+    if epochs := callback(trainer, Last).interrupted_after:
+        raise Interrupted(INTERRUPTION.signum, f"after {epochs} epochs")
+    if not trainer.is_global_zero:
+        return
+    order = callback(trainer, OrderOfLearning)
+    if order is not None:
+        order.write(folder.path, job.module.vae)
+    cost = cost_of(job, time.monotonic() - start) | {"continued": resume is not None}
+    folder.trained(cost, learnt(trainer))
+
+
+def callback(trainer: L.Trainer, kind: type) -> Any:
+    """The trainer's callback of this class, or None."""
+    return next((found for found in trainer.callbacks if isinstance(found, kind)), None)
+
+
+def announce_hyperparameters(job: Job) -> None:
+    """To TensorBoard: the choices, and what was typed or swept."""
+    settings = {**identity(job.config), **job.choices}
+    shown = (*job.choices, "seed", *job.typed)
+    values = {key: settings[key] for key in shown if isinstance(settings.get(key), bool | int | float | str)}
+    job.trainer.logger.experiment.announce(values)
+
+
+def validate(job: Job) -> dict[str, float | None]:
+    """The best checkpoint's `val/` metrics, which TensorBoard has as `best/`: they are no part of the curves."""
+    metrics = bound_of(job, "val")
+    best = {f"best/{name.removeprefix('val/')}": value for name, value in metrics.items() if value is not None}
+    job.trainer.logger.log_metrics(best, job.folder.facts["cost"]["steps"])
+    return metrics
+
+
+def score_test(job: Job) -> Score:
+    """Scores the test images, for TensorBoard and image by image for the run folder."""
+    logger = job.trainer.logger
+    with on_device(job) as vae:
+        score = score_run(vae, job.data.represented, split="test", iw_samples=job.config["iw_samples"])
+    logger.log_metrics(score.metrics, job.folder.facts["cost"]["steps"])
+    logger.finalize("success")
+    save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
+    if score.calibration:
+        by_component = calibration.by_component(score.calibration, job.module.vae.representation)
+        save_tensors(by_component, job.folder.path / "calibration.safetensors")
+    return score
+
+
+def bound_of(job: Job, split: str) -> dict[str, float | None]:
+    """The metrics of `val`, or of `seen`, training images scored as test images are: their excess is overfitting."""
+    with on_device(job) as vae:
+        return split_metrics(vae, getattr(job.data.represented, split), split)
+
+
+@contextlib.contextmanager
+def on_device(job: Job) -> Iterator[VAE]:
+    """The model on the run's device; after that it is on the CPU, so that pictures do not depend on the device."""
+    yield job.module.vae.to(job.trainer.strategy.root_device)
+    job.module.vae.cpu()
+
+
+def learnt(trainer: L.Trainer) -> dict[str, float]:
+    """Of the training: the last epoch's `train/` metrics, dropout and batch statistics included, and its order."""
+    rows = [row for row in history_of(trainer).rows if "train/objective" in row]
+    last = max(rows, key=lambda row: row["step"], default={})
+    metrics = {name: value for name, value in last.items() if name.startswith("train/")}
+    order = callback(trainer, OrderOfLearning)
+    return metrics | (order.rank_correlation() if order is not None else {})
+
+
+def draw_calibration(job: Job, score: Score) -> None:
+    """The plot of sigma's calibration on the test images."""
+    if score.calibration:
+        picture = calibration.draw(score.calibration, f"test images, {job.folder.path.name}")
+        write_png(picture, job.folder.figures / "calibration.png")
+
+
+def draw(job: Job) -> None:
+    """The cheaper pictures of training and validation images; src/generate.py draws them all."""
+    name = job.folder.path.name
+    subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0)
+    for drawn in DRAWN:
+        write_png(gallery.draw(subject, drawn), job.folder.figures / f"{drawn}.png")
+
+
+def leave_partial_result(job: Job) -> None:
+    """partial_result.json and pictures of the last finite checkpoint, if there is one. The test images stay unseen."""
+    path = load_last_finite(job.module.vae, job.folder)
+    if path is None:
+        return
+    save_representation(job.module.vae, job.folder)
+    content = {"checkpoint": path.name, "metrics": bound_of(job, "val"), **described(job)}
+    write_json(job.folder.path / "partial_result.json", content)
+    draw(job)
+
+
+def result_of(job: Job, metrics: dict[str, float], score: Score, cost: Config) -> Config:
+    """`metrics`: all but the test's."""
+    dataset, representation = job.data.dataset, job.module.vae.representation
+    num_components = representation.event_shape.numel() if representation.is_projection else None
+    return {
+        **described(job),
+        "metrics": metrics | score.metrics,
+        "parts": score.parts,
+        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, job.data.represented)},
+        "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
+        "cost": cost,
+    }
+
+
+def described(job: Job) -> Config:
+    """What a result is of."""
+    return {
+        "name": job.folder.path.name,
+        "seed": job.config["seed"],
+        "choices": job.choices,
+        "data": data_facts(job.data.dataset),
+        "commit": job.folder.facts.get("commit", commit()),
+        "versions": versions(),
+        "config": job.config,
+    }
+
+
+def data_facts(dataset: Dataset) -> Config:
+    return {
+        "name": dataset.name,
+        "synthetic": dataset.is_synthetic,
+        "digest": dataset.digest,
+        "num_train": len(dataset.train.labels),
+        "num_val": len(dataset.val.labels),
+        "num_test": len(dataset.test.labels),
+    }
+
+
+def cost_of(job: Job, seconds: float) -> Config:
+    """What `fit` took, validation and checkpoints included; of a continued run, its last part."""
+    trainer = job.trainer
+    device = trainer.strategy.root_device
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} CPU threads"
+    return {
+        "seconds": seconds,
+        "images_per_second": callback(trainer, Progress).num_images / seconds,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "num_parameters": sum(p.numel() for p in job.module.parameters() if p.requires_grad),
+        "device": name if trainer.world_size == 1 else f"{trainer.world_size} x {name}",
+        "peak_device_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}

@@ -1,0 +1,199 @@
+"""A job's turn: whether it is to be run, and in a line what became of it. Nothing that happens in it ends a sweep, but
+being asked to leave."""
+
+import contextlib
+import functools
+import logging
+import math
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from svhn_vae.errors import (
+    MEANT_FOR_A_PERSON,
+    Busy,
+    Diverged,
+    Interrupted,
+    UserError,
+    one_line,
+    root_of,
+)
+from svhn_vae.experiment import run as job
+from svhn_vae.experiment.build import build_job, load_data, plain, register_resolvers
+from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
+from svhn_vae.runs.files import replacing
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.lock import locked
+from svhn_vae.runs.study import commit
+
+commit_now = functools.cache(commit)  # what this process has read
+
+
+class Outcome(NamedTuple):
+    """What became of a job: done, diverged, failed, or elsewhere, where another process is at it."""
+
+    name: str
+    status: str
+    reason: str = ""
+    value: float = math.nan  # val/negative_elbo, for Hydra's sweepers
+
+
+def take_turn(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_study: Callable[[], None]) -> Outcome:
+    """Runs the job unless it is done, or at work in another process. Raises Interrupted."""
+    try:
+        digest = load_data(cfg).digest
+        note_command(folder, note_study)
+        return known(cfg, folder, digest) or run_alone(cfg, chosen, folder, digest)
+    except Busy as busy:
+        print(f"  left alone: {busy}", flush=True)
+        return Outcome(folder.path.name, "elsewhere")
+    except Exception as error:  # before it has begun: what is in the folder is not this job's
+        return failed(cfg, folder, error, has_begun=False)
+
+
+def note_command(folder: RunFolder, note_study: Callable[[], None]) -> None:
+    """Says so where that cannot be: a finished run is told all the same, another says itself what it cannot write."""
+    try:
+        note_study()
+    except (OSError, Busy) as error:
+        print(f"  the command cannot be noted in {folder.path.parent}: {one_line(error)}", flush=True)
+
+
+def known(cfg: DictConfig, folder: RunFolder, digest: str) -> Outcome | None:
+    """What a finished run has come to; None if it is to be run. Raises UserError if it is of other images."""
+    facts, status = folder.facts, folder.facts.get("status", "")
+    if cfg.rerun or not facts:
+        return None
+    if facts.get("data") not in (None, digest):
+        raise UserError(
+            f"this configuration has run already on other images (data {facts['data']}, now {digest}): "
+            "use another study=NAME, or rerun=true"
+        )
+    if not folder.is_finished:
+        return None
+    said = f", made at commit {facts['commit']}, now {commit_now()}" if is_of_other_code(folder) else ""
+    damage = f" ({folder.damage})" if folder.damage else ""
+    print(f"  {status} already{said}{damage}; rerun=true makes it anew", flush=True)
+    return Outcome(folder.path.name, status, value=folder.result.get("metrics", {}).get("val/negative_elbo", math.nan))
+
+
+def is_of_other_code(folder: RunFolder) -> bool:
+    """Whether the commit is known, and another one now."""
+    return folder.facts.get("commit") not in (None, commit_now()) and commit_now() is not None
+
+
+def run_alone(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str) -> Outcome:
+    """Under the run's lock. Raises Busy if another process has it."""
+    with locked(folder.path):
+        return known(cfg, folder, digest) or run(cfg, chosen, folder, digest)  # it may have been done in between
+
+
+def run(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str) -> Outcome:
+    if cfg.rerun and folder.facts:
+        print(f"  the earlier run is now {folder.set_aside()}", flush=True)
+    if folder.damage:
+        print(f"  {folder.damage}", flush=True)
+    if is_of_other_code(folder):
+        print(f"  begun at commit {folder.facts['commit']}, now {commit_now()}; rerun=true starts over", flush=True)
+    try:
+        note_configuration(folder, cfg)
+        folder.begin(digest, plain(cfg), chosen, commit_now())
+        result = job.run(divided(build_job(cfg, chosen, folder), cfg))
+        folder.end("done")
+    except Diverged as error:
+        print(f"  diverged: {error}", flush=True)
+        note_end(folder, "diverged", str(error), error.step, state=error.state)
+        return Outcome(folder.path.name, "diverged", str(error))
+    except (Interrupted, KeyboardInterrupt) as error:
+        how = f"the same command{' without rerun=true' if cfg.rerun else ''} continues it"
+        print(f"  interrupted{f' {error}' if str(error) else ''}: {how}", flush=True)
+        note_end(folder, "interrupted", how)
+        raise
+    except Exception as error:
+        return failed(cfg, folder, error, has_begun=True)
+    print(f"  {in_words(result)}", flush=True)
+    return Outcome(folder.path.name, "done", value=result["metrics"]["val/negative_elbo"])
+
+
+def divided(built: job.Job, cfg: DictConfig) -> job.Job:
+    """The job as it is, or one that is fitted in several processes."""
+    num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
+    if num == 1:
+        return built
+    described = (cfg, HydraConfig.instance().cfg, built.choices, built.folder)
+    return built._replace(
+        fit_on_ranks=lambda resume: run_on_ranks(functools.partial(fit_rank, *described, resume), num)
+    )
+
+
+def fit_rank(
+    cfg: DictConfig, hydra_cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, resume: Path | None, place: Place
+) -> None:
+    """What each of these processes does: builds the run anew, and fits it."""
+    quiet()
+    register_resolvers()
+    HydraConfig.instance().set_config(hydra_cfg)
+    job.fit(build_job(cfg, chosen, folder, place), resume)
+
+
+def in_words(result: dict) -> str:
+    bits = result["metrics"].get("test/bits_per_dim")
+    score = "no density of pixels, so no bits/dim," if bits is None else f"test {bits:.3f} bits/dim"
+    return f"{score} on {result['data']['name']} data, trained in {result['cost']['seconds']:.0f} s"
+
+
+def failed(cfg: DictConfig, folder: RunFolder, error: Exception, *, has_begun: bool) -> Outcome:
+    """Says it in a line, and leaves the traceback in the folder where a person may need it. In an except block."""
+    cause = root_of(error)
+    is_expected, reason = isinstance(cause, MEANT_FOR_A_PERSON), one_line(cause)
+    if is_out_of_memory(cause):
+        is_expected = True
+        reason = f"out of memory with batch_size={cfg.batch_size}: lower batch_size, network_scale or data.limit"
+    if (has_begun or not is_expected) and folder.path.is_dir():
+        with contextlib.suppress(OSError):
+            folder.error_log.write_text(traceback.format_exc())
+    where = f" (traceback: {folder.error_log})" if not is_expected and folder.error_log.is_file() else ""
+    print(f"  failed: {reason}{where}", flush=True)
+    if has_begun:
+        note_end(folder, "failed", reason)
+    return Outcome(folder.path.name, "failed", reason)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the device or of the machine, where torch has no class of its own for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def note_end(folder: RunFolder, status: str, reason: str, step: int | None = None, **facts: object) -> None:
+    """Says so where it cannot be written: what happened has been said. A folder that was removed stays so."""
+    if not folder.path.is_dir():
+        return
+    try:
+        folder.end(status, reason, step, **facts)
+    except OSError as error:
+        print(f"  this cannot be noted in its folder: {one_line(error)}", flush=True)
+
+
+def note_configuration(folder: RunFolder, cfg: DictConfig) -> None:
+    """What Hydra itself writes into .hydra/, but only once the run begins."""
+    hydra_cfg = HydraConfig.instance().cfg
+    contents = {"config": cfg, "hydra": hydra_cfg, "overrides": hydra_cfg.hydra.overrides.task}
+    for name, content in contents.items():
+        with replacing(folder.path / ".hydra" / f"{name}.yaml") as beside:
+            beside.write_text(OmegaConf.to_yaml(content))
+
+
+def quiet() -> None:
+    """Leaves out what libraries say about choices that are made here on purpose."""
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")  # joblib's has grown
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -1,0 +1,250 @@
+"""Representations: an invertible map x -> (y, r). The VAE models y; r, what is cut off, has a law in residual.py.
+
+    log p(x) = log p(y) + log |dy/dx| + log p(r)
+
+so every representation yields a density of the same pixels, and one number can compare them all.
+
+Shapes: B images, N training images, D pixels of an image, K components kept.
+Units: x in [0, 1); y has unit average variance unless `scale` is off; log-densities in nats per image.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from svhn_vae.errors import UserError
+from svhn_vae.model.cosine import cosines
+from svhn_vae.model.covariance import FITS, NUM_LEVELS, Moments, floored
+from svhn_vae.model.residual import RESIDUALS, Residual, Spectrum
+
+
+class Features(NamedTuple):
+    """What a representation makes of B images."""
+
+    y: Tensor  # (B, *event_shape): what the VAE models
+    residual: Tensor  # (B, N): energy of what was cut off, in N bands, sums of r_i^2 / variance_i over i > K
+    log_det: Tensor  # (B,): log |dy/dx|, in nats
+
+
+class Representation(nn.Module, ABC):
+    """An invertible map of images (C, H, W), fitted once.
+
+    Its state is kept out of the checkpoints (it never changes): `named_buffers` is what a run folder saves.
+    """
+
+    event_shape: torch.Size  # the shape of y for one image
+    residual: Residual  # the law of what is cut off
+    scatter: str  # of which moments it is fitted on: one of FITS
+    has_fitted_axes = False  # its first components are directions of the training images: it needs as many of these
+    is_projection: bool  # dear to compute and smaller than the image: worth keeping for a whole data set
+
+    @abstractmethod
+    def fit(self, moments: Moments) -> Self:
+        """Takes the map's state from the training images' moments; returns self."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Features:
+        """Images x (B, C, H, W) -> Features."""
+
+    @abstractmethod
+    def inverse(self, y: Tensor) -> Tensor:
+        """Features y (B, *event_shape) -> images (B, C, H, W), with the residual at its mean, 0."""
+
+    def _state(self, name: str, *shape: int) -> None:
+        """A buffer that is NaN until fitted or loaded, so that use before `fit` cannot go unseen."""
+        self.register_buffer(name, torch.full(shape, torch.nan), persistent=False)
+
+
+class Pixels(Representation):
+    """y = (x - mean) / scale, with one mean and one scale for all pixels; without `scale`, y = x."""
+
+    is_projection = False
+    scatter = "sample"
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        *,
+        scale: bool,
+        n_components: None,
+        whiten: bool,
+        residual: None,
+        num_bands: None,
+        pixel_levels: None,
+        scatter: None,
+    ) -> None:
+        super().__init__()
+        given = {
+            "n_components": n_components,
+            "whiten": whiten or None,
+            "residual": residual,
+            "num_bands": num_bands,
+            "pixel_levels": pixel_levels,
+            "scatter": scatter,
+        }
+        for name, value in given.items():
+            if value is not None:
+                raise UserError(
+                    f"pca.{name}={str(value).lower()} needs a PCA, and this run models the pixels themselves "
+                    f"(pca=none, which convolutions imply): drop pca.{name}, or use model=dense"
+                )
+        self.event_shape = torch.Size(image_shape)
+        self.residual = Spectrum(0, 1)  # nothing is cut off
+        self.use_scale = scale
+        self._state("mean")
+        self._state("scale")
+
+    def fit(self, moments: Moments) -> Self:
+        # Law of total variance: of all pixels of all images, without another pass over them.
+        variance = moments.variances.mean() + moments.mean.var(correction=0)
+        self.mean.copy_(moments.mean.mean() if self.use_scale else torch.tensor(0.0))
+        self.scale.copy_(variance.sqrt() if self.use_scale else torch.tensor(1.0))
+        self.residual.fit(moments.eigenvalues[:0])
+        return self
+
+    def forward(self, x: Tensor) -> Features:
+        log_det = -x[0].numel() * self.scale.log()
+        return Features((x - self.mean) / self.scale, x.new_zeros(len(x), 1), log_det.expand(len(x)))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y * self.scale + self.mean
+
+
+class Projection(Representation):
+    """y = the first K coordinates in an orthonormal basis, each divided by its own spread (`whiten`), by their common
+    one (`scale`), or as they are (neither); the other D - K go to the residual.
+
+    Variances are floored at the dequantisation variance: a smaller one is estimation noise.
+    pixel_levels: what a pixel's level is divided by in coordinates as they are: 256, or the post's 255.
+    """
+
+    is_projection = True
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        *,
+        n_components: int,
+        whiten: bool,
+        scale: bool,
+        pixel_levels: int,
+        scatter: str,
+        residual: str,
+        num_bands: int,
+    ) -> None:
+        super().__init__()
+        num_pixels = math.prod(image_shape)
+        if not 1 <= n_components <= num_pixels:
+            raise UserError(f"pca.n_components must be in 1..{num_pixels}, the pixels of an image, got {n_components}")
+        one_of("pca.residual", residual, RESIDUALS)
+        one_of("pca.scatter", scatter, FITS)
+        one_of("pca.pixel_levels", pixel_levels, (NUM_LEVELS - 1, NUM_LEVELS))
+        if num_bands < 1:
+            raise UserError(f"pca.num_bands must be at least 1, got {num_bands}")
+        self.image_shape = torch.Size(image_shape)
+        self.event_shape = torch.Size([n_components])
+        self.whiten, self.use_scale, self.unit = whiten, scale, NUM_LEVELS / pixel_levels
+        self.scatter = scatter
+        self.residual = RESIDUALS[residual](num_pixels - n_components, num_bands)
+        self._state("mean", num_pixels)
+        self._state("components", num_pixels, num_pixels)
+        self._state("scale", num_pixels)  # y_i and r_i are the projections divided by these
+        self._state("log_det")
+
+    @property
+    def num_components(self) -> int:
+        return self.event_shape.numel()
+
+    @abstractmethod
+    def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """The orthonormal rows (D, D), those to keep first, and the variances (D,) along them."""
+
+    def fit(self, moments: Moments) -> Self:
+        components, variances = self.basis(moments)
+        kept, dropped = floored(variances).split([self.num_components, self.residual.num_dims])
+        y_variance, r_variance = self._divisor(kept), self.residual.fit(dropped)
+        self.mean.copy_(moments.mean)
+        self.components.copy_(components)
+        self.scale.copy_(torch.cat([y_variance, r_variance]).sqrt())
+        self.log_det.copy_(-0.5 * y_variance.log().sum())
+        return self
+
+    def _divisor(self, kept: Tensor) -> Tensor:
+        if self.whiten:
+            return kept
+        return (kept.mean() if self.use_scale else torch.full_like(kept[0], self.unit**-2)).expand_as(kept)
+
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
+    def forward(self, x: Tensor) -> Features:
+        scores = (x.flatten(1) - self.mean) @ self.components.T / self.scale  # (B, D)
+        y, r = scores.split([self.num_components, self.residual.num_dims], dim=1)
+        return Features(y.reshape(-1, *self.event_shape), self.residual.energy(r), self.log_det.expand(len(x)))
+
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
+    def inverse(self, y: Tensor) -> Tensor:
+        scores = y.float().flatten(1) * self.scale[: self.num_components]
+        return (scores @ self.components[: self.num_components] + self.mean).view(-1, *self.image_shape)
+
+
+class PCA(Projection):
+    """The principal components of the training images, the largest variance first."""
+
+    has_fitted_axes = True
+
+    def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        return moments.components, moments.variances
+
+
+class DCT(Projection):
+    """The two-dimensional cosine transform of three decorrelated colours, the largest variance first.
+
+    What the principal components of natural images come close to (Ahmed, Natarajan and Rao 1974), with 3,072 variances
+    and a 3 x 3 matrix to estimate instead of 4.7 million numbers: it cannot overfit a small data set.
+    """
+
+    def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        components, variances = cosine_basis(moments, self.image_shape)
+        order = variances.argsort(descending=True)
+        return components[order], variances[order]
+
+
+class Frequencies(Projection):
+    """All coefficients of DCT's transform, each divided by its own spread, as an image (C, H, W): by colour, frequency
+    down and frequency across."""
+
+    def __init__(self, image_shape: Sequence[int], **settings: Any) -> None:
+        super().__init__(image_shape, **settings)
+        if not (settings["whiten"] and self.num_components == math.prod(image_shape)):
+            raise UserError(
+                f"pca=frequencies keeps all {math.prod(image_shape)} coefficients, whitened, got n_components="
+                f"{self.num_components} and whiten={str(settings['whiten']).lower()}: use pca=dct for others"
+            )
+        self.event_shape = torch.Size(image_shape)
+
+    def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        return cosine_basis(moments, self.image_shape)
+
+
+def cosine_basis(moments: Moments, image_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Moments of images (C, H, W) -> the orthonormal rows (D, D), by colour and frequency, and the variances (D,)."""
+    channels, height, width = image_shape
+    waves = torch.kron(cosines(height), cosines(width))  # (H W, H W): rows are frequencies
+    by_colour = moments.components.double().view(-1, channels, height * width) @ waves.T  # (D, C, H W)
+    spread = moments.variances.clamp(min=0).sqrt()[:, None, None]
+    covariance = torch.einsum("dcf,dkf->fck", by_colour * spread, by_colour * spread)  # of colours, per frequency
+    relative = covariance / covariance.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-12)[:, None, None]
+    colours = torch.linalg.eigh(relative.mean(0)).eigenvectors.T.flip(0)  # (C, C), brightness first
+    variances = torch.einsum("ac,fck,ak->af", colours, covariance, colours).flatten()
+    return torch.kron(colours, waves), variances
+
+
+def one_of(name: str, value: object, choices: Collection[object]) -> None:
+    """Raises UserError if a setting is none of its choices."""
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value}")

@@ -1,0 +1,149 @@
+"""The fully connected network. Shapes: as in interface.py."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from svhn_vae.model.networks.checks import at_least, fraction, one_of, positive
+from svhn_vae.model.networks.interface import OneLevel
+from svhn_vae.model.networks.layers import ACTIVATIONS, INITIALISATIONS, Dropout, NoOutput, zero_linear
+
+
+class Dense(OneLevel):
+    """Blocks of (Linear, normalisation, activation, Dropout) of one width; with the defaults, the post's network.
+
+    encoder    y -> encoder_depth blocks -> the mean, and apart the log-variance: posterior_depth blocks, and linear
+    decoder    z -> decoder_depth blocks -> the mean: linear
+    variance   the parameters other than the mean: variance_depth blocks as wide as y, and linear; from the decoder's
+               last block, or from z through blocks of their own (separate_trunks). A head without them (P = 1) has the
+               same network but for this branch.
+
+    At the post's sizes: 47,213,020 trainable numbers, and 1,276,000 in the variance branch.
+
+    normalise_input: batch normalisation of y, whatever normalises the blocks.
+    batch_norm_momentum: the newest batch's weight in the running statistics, 1 - momentum in Keras's words.
+    initialisation: torch's own; Keras's: Glorot-uniform weights, biases 0; or Kingma's: weights N(0, 1 / inputs),
+    biases 0, and the posterior's log-variance 0 for every image.
+    frozen_variance: the post's fault. Its variance branch was not in the model that was trained: it keeps its initial
+    weights, and in evaluation its batch normalisation takes mean 0 and variance 1, those of no data. Gradients still
+    pass through it to the decoder, which learns to steer a random network.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        params_per_element: int,
+        params_per_image: int,
+        *,
+        latent_dim: int,
+        width: int,
+        encoder_depth: int,
+        posterior_depth: int,
+        decoder_depth: int,
+        variance_depth: int,
+        separate_trunks: bool,
+        activation: str,
+        normalisation: str,
+        normalise_input: bool,
+        dropout: float,
+        batch_norm_momentum: float,
+        batch_norm_eps: float,
+        initialisation: str,
+        sampling_bug: bool,
+        frozen_variance: bool,
+    ) -> None:
+        super().__init__()
+        at_least(1, latent_dim=latent_dim, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth)
+        at_least(0, posterior_depth=posterior_depth, variance_depth=variance_depth)
+        self.latent_dim, self.event_shape = latent_dim, torch.Size(event_shape)
+        self.sampling_bug, self.separate_trunks = sampling_bug, separate_trunks
+        size, posterior = math.prod(event_shape), [width] * (posterior_depth + 1)
+        block = Block(activation, normalisation, dropout, batch_norm_momentum, batch_norm_eps, initialisation)
+        first = block.batch_norm(size) if normalise_input else nn.Identity()
+        self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
+        self.posterior_mean = block.branch(posterior, latent_dim)
+        self.posterior_log_variance = log_variance_branch(block, posterior, latent_dim)
+        trunk = [latent_dim, *[width] * decoder_depth]
+        self.decoder = nn.Sequential(*block.chain(trunk))
+        self.mean = block.linear(width, size)
+        widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
+        self.raw = variance_branch(block, widths, (params_per_element - 1) * size, frozen=frozen_variance)
+        self.image_params = zero_linear(width, params_per_image)
+
+    def shrink(self, factor: float) -> None:
+        with torch.no_grad():
+            self.raw[-1].weight.mul_(factor)
+
+    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.encoder(y.flatten(1))
+        return self.posterior_mean(h), self.posterior_log_variance(h)
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.decoder(z)
+        raw = self.raw(z if self.separate_trunks else h)
+        return torch.cat([self.mean(h), raw], dim=1).view(len(z), -1, *self.event_shape), self.image_params(h)
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the network is built of: (Linear, normalisation, activation, Dropout), and linear outputs."""
+
+    activation: str
+    normalisation: str
+    dropout: float
+    batch_norm_momentum: float
+    batch_norm_eps: float
+    initialisation: str
+
+    def __post_init__(self) -> None:
+        one_of(ACTIVATIONS, activation=self.activation)
+        one_of(("batch", "layer", "none"), normalisation=self.normalisation)
+        one_of(INITIALISATIONS, initialisation=self.initialisation)
+        fraction(dropout=self.dropout, batch_norm_momentum=self.batch_norm_momentum)
+        positive(batch_norm_eps=self.batch_norm_eps)
+
+    def chain(self, widths: Sequence[int]) -> list[nn.Module]:
+        """A block from each width to the next."""
+        activation = ACTIVATIONS[self.activation]
+        return [
+            layer
+            for before, after in itertools.pairwise(widths)
+            for layer in (self.linear(before, after), self.normalise(after), activation(), Dropout(self.dropout))
+        ]
+
+    def branch(self, widths: Sequence[int], num_outputs: int) -> nn.Sequential:
+        """Blocks, and a linear output."""
+        return nn.Sequential(*self.chain(widths), self.linear(widths[-1], num_outputs))
+
+    def linear(self, before: int, after: int) -> nn.Linear:
+        layer = nn.Linear(before, after)
+        INITIALISATIONS[self.initialisation](layer)
+        return layer
+
+    def normalise(self, width: int) -> nn.Module:
+        choices = {"batch": self.batch_norm, "layer": nn.LayerNorm, "none": nn.Identity}
+        return choices[self.normalisation](width)
+
+    def batch_norm(self, width: int) -> nn.BatchNorm1d:
+        return nn.BatchNorm1d(width, momentum=self.batch_norm_momentum, eps=self.batch_norm_eps)
+
+
+def log_variance_branch(block: Block, widths: Sequence[int], latent_dim: int) -> nn.Module:
+    """What emits the posterior's log-variance."""
+    branch = block.branch(widths, latent_dim)
+    if block.initialisation == "kingma":
+        nn.init.zeros_(branch[-1].weight)
+    return branch
+
+
+def variance_branch(block: Block, widths: Sequence[int], num_outputs: int, *, frozen: bool) -> nn.Module:
+    """What emits the parameters other than the mean; frozen, its weights and running statistics stay as they begin."""
+    if not num_outputs:
+        return NoOutput()
+    if frozen:
+        block = replace(block, batch_norm_momentum=0.0)
+    return block.branch(widths, num_outputs).requires_grad_(not frozen)

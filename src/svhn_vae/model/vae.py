@@ -1,0 +1,78 @@
+"""The VAE: a representation, two networks and a variance head, put together.
+
+Shapes: B images, Z latent dimensions, E = event_shape of y. Units: nats per image.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from svhn_vae.model.coordinates import Features, Representation
+from svhn_vae.model.elbo import ElboTerms, kl_to_standard_normal
+from svhn_vae.model.networks import Inferred, Networks
+from svhn_vae.model.variance import VarianceHead
+from svhn_vae.model.whole_batch import num_parts, own_rows
+
+
+class Pass(NamedTuple):
+    """One pass of B images through the model."""
+
+    inferred: Inferred  # q(z | y), its sample z, and the decoder's output
+    likelihood: Distribution  # p(y | z)
+    terms: ElboTerms
+    latents_kl: Tensor  # (B, Z): the KL of each latent as the loss takes it
+    kl_in_loss: Tensor  # (B,): their sum; terms.kl but for `sampling_bug`
+
+
+class VAE(nn.Module):
+    """z ~ N(0, I), y ~ head(decode(z)), r ~ representation.residual; x = representation.inverse(y, r)."""
+
+    def __init__(self, representation: Representation, networks: Networks, variance: VarianceHead) -> None:
+        super().__init__()
+        self.representation = representation
+        self.networks = networks
+        self.variance = variance
+        if variance.initial_factor != 1:
+            networks.shrink(variance.initial_factor)
+
+    def forward(self, features: Features) -> Pass:
+        """Features of B images -> the terms of the bound on log p(x), with one sample of z, and what led there."""
+        inferred = self.networks(features.y, self._noise(len(features.y)))
+        if self.training:
+            self.variance.observe(inferred.params, features.y)
+        likelihood = self.variance(inferred.params)
+        kl = kl_to_standard_normal(inferred.mean, inferred.log_variance)
+        terms = ElboTerms(
+            log_likelihood=likelihood.log_prob(features.y),
+            residual=self.representation.residual.log_prob(features.residual, inferred.image_params),
+            log_det=features.log_det,
+            kl=kl.sum(1),
+        )
+        if inferred.claimed_log_variance is inferred.log_variance:
+            return Pass(inferred, likelihood, terms, kl, terms.kl)
+        claimed = kl_to_standard_normal(inferred.mean, inferred.claimed_log_variance)
+        return Pass(inferred, likelihood, terms, claimed, claimed.sum(1))
+
+    @torch.no_grad()
+    def reconstruct(self, features: Features) -> Tensor:
+        """Features of B images -> their images (B, C, H, W) through the posterior's mean."""
+        noise = torch.zeros(len(features.y), self.networks.latent_dim, device=self.device)
+        return self.representation.inverse(self.variance(self.networks(features.y, noise).params).mean)
+
+    @torch.no_grad()
+    def decode_mean(self, z: Tensor) -> Tensor:
+        """z (B, Z) -> the mean image (B, C, H, W); may leave [0, 1)."""
+        params, _ = self.networks.decode(z)
+        return self.representation.inverse(self.variance(params).mean)
+
+    def _noise(self, num: int) -> Tensor:
+        """(B, Z), in training that of the images' places in the whole batch."""
+        parts = num_parts() if self.training else 1
+        noise = torch.randn(parts * num, self.networks.latent_dim, device=self.device)
+        return own_rows(noise) if self.training else noise
+
+    @property
+    def device(self) -> torch.device:
+        return self.representation.mean.device

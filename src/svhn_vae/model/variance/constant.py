@@ -1,0 +1,117 @@
+"""Gaussians whose sigma is the same for every image: fixed, learned or tracked.
+
+Shapes: B images, E = event_shape of one image's features, P = params_per_element.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from svhn_vae.errors import UserError
+from svhn_vae.model.variance.gaussian import BoundedGaussianHead, GaussianHead
+from svhn_vae.model.variance.head import above_zero
+from svhn_vae.model.whole_batch import mean_over_parts
+
+
+class Fixed(GaussianHead):
+    """One constant sigma for every element of every image (Doersch 2016); sigma^2 = beta / 2 is a beta-VAE."""
+
+    params_per_element = 1
+
+    def __init__(self, event_shape: Sequence[int], *, sigma: float) -> None:
+        super().__init__(event_shape)
+        self.register_buffer("constant", torch.tensor(2 * math.log(above_zero("sigma", sigma))))
+
+    def log_variance(self, raw: Tensor) -> Tensor:
+        return self.constant
+
+
+class Optimal(GaussianHead):
+    """One sigma^2 = the mean squared residual, which maximises the likelihood (Rybkin et al. 2021).
+
+    It is tracked on training batches and frozen for evaluation: taken from the evaluated batch it is no likelihood.
+    momentum: the weight in the running average of what was before; floor: the smallest sigma^2.
+    """
+
+    params_per_element = 1
+
+    def __init__(self, event_shape: Sequence[int], *, momentum: float, floor: float) -> None:
+        super().__init__(event_shape)
+        if not 0 <= momentum < 1:
+            raise UserError(f"variance.momentum must be in [0, 1), got {momentum}")
+        self.momentum = momentum
+        self.log_variance_range = (math.log(above_zero("floor", floor)), math.inf)
+        self.register_buffer("mean_square", torch.tensor(1.0))  # that of y itself, until something is observed
+        self.register_buffer("has_observed", torch.tensor(False))
+
+    @torch.no_grad()
+    def observe(self, params: Tensor, y: Tensor) -> None:
+        now = mean_over_parts((y - params[:, 0].float()).square().mean())
+        self.mean_square.copy_(torch.where(self.has_observed, now.lerp(self.mean_square, self.momentum), now))
+        self.has_observed.fill_(True)
+
+    def log_variance(self, raw: Tensor) -> Tensor:
+        return self.mean_square.log().clamp(min=self.log_variance_range[0])
+
+
+class Learned(nn.Module):
+    """A learned log sigma^2, 0 at the start.
+
+    gain: log sigma^2 per unit of the parameter. Adam moves a parameter by about the learning rate a step, however far
+    it is from its best; with a gain of 1 a learning rate of 1e-4 would need 50,000 steps for what the networks learn
+    in hundreds.
+    """
+
+    def __init__(self, shape: Sequence[int], gain: float) -> None:
+        super().__init__()
+        self.gain = above_zero("gain", gain)
+        self.value = nn.Parameter(torch.zeros(shape))
+
+    def forward(self) -> Tensor:
+        return self.gain * self.value
+
+
+class Shared(BoundedGaussianHead):
+    """One learned sigma for every element of every image (the sigma-VAE of Rybkin et al. 2021); gain as in Learned."""
+
+    params_per_element = 1
+
+    def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], gain: float) -> None:
+        super().__init__(event_shape, log_variance_range=log_variance_range)
+        self.learned = Learned((), gain)
+
+    def unbounded_log_variance(self, raw: Tensor) -> Tensor:
+        return self.learned()
+
+
+class PerDimension(BoundedGaussianHead):
+    """One learned sigma for each element of y, the same for every image; gain as in Learned."""
+
+    params_per_element = 1
+
+    def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], gain: float) -> None:
+        super().__init__(event_shape, log_variance_range=log_variance_range)
+        self.learned = Learned(self.event_shape, gain)
+
+    def unbounded_log_variance(self, raw: Tensor) -> Tensor:
+        return self.learned()
+
+
+class PerChannel(BoundedGaussianHead):
+    """One learned sigma for each channel of y (C, H, W), the same for every image and place; gain as in Learned."""
+
+    params_per_element = 1
+
+    def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], gain: float) -> None:
+        super().__init__(event_shape, log_variance_range=log_variance_range)
+        if len(event_shape) != 3:
+            raise UserError(
+                f"variance=per_channel needs image-shaped features (C, H, W), got {tuple(event_shape)}: "
+                "use model=conv, or variance=per_dimension"
+            )
+        self.learned = Learned((event_shape[0], 1, 1), gain)
+
+    def unbounded_log_variance(self, raw: Tensor) -> Tensor:
+        return self.learned()

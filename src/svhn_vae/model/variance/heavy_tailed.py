@@ -1,0 +1,134 @@
+"""Laws with heavier tails than a Gaussian: its variance is uncertain and integrated out.
+
+Shapes: B images, E = event_shape of one image's features, M scales of a mixture.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Gamma
+
+from svhn_vae.errors import UserError
+from svhn_vae.model.variance.gaussian import at_bounds, normal_deviance, soft_clip
+from svhn_vae.model.variance.head import VarianceHead, low_high
+
+
+class StudentT(VarianceHead):
+    """Location, scale and degrees of freedom per element from the decoder (Takahashi et al. 2018).
+
+    A Gaussian whose precision is Gamma(dof / 2, rate dof / 2) / scale^2, integrated out. log_variance_range bounds
+    log scale^2; dof_range is that of the degrees of freedom, above 2 so that there is a variance.
+    """
+
+    params_per_element = 3
+
+    def __init__(
+        self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], dof_range: Sequence[float]
+    ) -> None:
+        super().__init__(event_shape)
+        self.log_variance_range = low_high("log_variance_range", log_variance_range)
+        self.dof_range = low_high("dof_range", dof_range)
+        if not self.dof_range[0] > 2:
+            raise UserError(f"variance.dof_range must begin above 2, or there is no variance, got {dof_range[0]}")
+
+    def forward(self, params: Tensor) -> Distribution:
+        mean, raw_scale, raw_dof = params.float().unbind(1)
+        low, high = self.dof_range
+        dof = low + (high - low) * torch.sigmoid(raw_dof)
+        return DiagonalStudentT(mean, soft_clip(raw_scale, *self.log_variance_range), dof)
+
+    @torch.no_grad()
+    def standing(self, params: Tensor) -> dict[str, Tensor]:
+        return at_bounds(soft_clip(params[:, 1].float(), *self.log_variance_range), self.log_variance_range)
+
+
+class DiagonalStudentT(Distribution):
+    """Independent Student-t laws over the event's elements, by location, log scale^2 and degrees of freedom, (B, *E).
+
+    torch's StudentT checks its Chi2's arguments at every construction, which synchronises the device.
+    """
+
+    arg_constraints = {}  # noqa: RUF012  torch's own convention
+
+    def __init__(self, location: Tensor, log_square_scale: Tensor, dof: Tensor) -> None:
+        self.loc, self.log_square_scale, self.dof = location, log_square_scale, dof
+        super().__init__(location.shape[:1], location.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self.log_square_scale.exp() * self.dof / (self.dof - 2)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
+        precision = Gamma(self.dof / 2, self.dof / 2, validate_args=False).rsample(sample_shape)
+        return self.loc + (0.5 * self.log_square_scale).exp() * torch.randn_like(precision) * precision.rsqrt()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """value (B, *E) -> (B,), summed over the event, in nats."""
+        square = (value - self.loc).square() * torch.exp(-self.log_square_scale)
+        half = 0.5 * (self.dof + 1)
+        log_norm = torch.lgamma(half) - torch.lgamma(0.5 * self.dof) - 0.5 * (math.pi * self.dof).log()
+        density = log_norm - 0.5 * self.log_square_scale - half * torch.log1p(square / self.dof)
+        return density.flatten(1).sum(1)
+
+
+class ScaleMixture(VarianceHead):
+    """p(y) = sum over m of w_m N(y; mean, sigma^2 factors_m^2), with mean, sigma and w per element from the decoder.
+
+    A Gaussian scale mixture (Andrews and Mallows 1974) on a fixed ladder of scales.
+    """
+
+    def __init__(
+        self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], factors: Sequence[float]
+    ) -> None:
+        super().__init__(event_shape)
+        if len(factors) < 2 or min(factors) <= 0:
+            raise UserError(f"variance.factors must be two or more numbers above 0, got {list(factors)}")
+        self.params_per_element = 2 + len(factors)
+        self.log_variance_range = low_high("log_variance_range", log_variance_range)
+        self.register_buffer("log_square_factors", 2 * torch.tensor(factors).log(), persistent=False)
+
+    def forward(self, params: Tensor) -> Distribution:
+        params = params.float()
+        log_variance = soft_clip(params[:, 1], *self.log_variance_range).unsqueeze(1)
+        ladder = log_variance + self.log_square_factors.view(-1, *[1] * len(self.event_shape))
+        return DiagonalScaleMixture(params[:, 0], ladder, params[:, 2:].log_softmax(1))
+
+    @torch.no_grad()
+    def standing(self, params: Tensor) -> dict[str, Tensor]:
+        return at_bounds(soft_clip(params[:, 1].float(), *self.log_variance_range), self.log_variance_range)
+
+
+class DiagonalScaleMixture(Distribution):
+    """Independent mixtures of Gaussians around one mean (B, *E), by log-variances and log-weights (B, M, *E)."""
+
+    arg_constraints = {}  # noqa: RUF012  torch's own convention
+
+    def __init__(self, mean: Tensor, log_variances: Tensor, log_weights: Tensor) -> None:
+        self.loc, self.log_variances, self.log_weights = mean, log_variances, log_weights
+        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return (self.log_weights + self.log_variances).exp().sum(1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
+        chosen = Categorical(logits=self.log_weights.movedim(1, -1), validate_args=False).sample(sample_shape)
+        ladder = self.log_variances.movedim(1, -1).expand(*chosen.shape, -1)
+        sigma = (0.5 * ladder.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)).exp()
+        return self.loc + sigma * torch.randn_like(sigma)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """value (B, *E) -> (B,), summed over the event, in nats."""
+        densities = -0.5 * normal_deviance((value - self.loc).unsqueeze(1), self.log_variances)
+        return (self.log_weights + densities).logsumexp(1).flatten(1).sum(1)

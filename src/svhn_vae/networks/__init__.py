@@ -1,8 +1,0 @@
-"""Encoder and decoder networks. What the VAE asks of them is in interface.py; each class has its file in conf/model/.
-
-To add one: subclass OneLevel (or Networks), then write conf/model/<name>.yaml. Nothing else changes.
-"""
-
-from svhn_vae.networks.interface import Inferred, Networks, OneLevel
-
-__all__ = ["Inferred", "Networks", "OneLevel"]

@@ -1,0 +1,177 @@
+"""A run is its configuration: its identity, its folder, its status. Knows neither torch nor Hydra.
+
+outputs/<study>/<readable name>-<hash>/ holds status.json, result.json, checkpoints, TensorBoard events and figures/.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from svhn_vae.runs.files import remove_partials, replacing
+
+Config = dict[str, Any]
+
+# What does not change a result: where things lie, who watches, on what it runs.
+NOT_IDENTITY = (
+    "study", "question", "hypotheses", "rerun", "impossible", "on_error", "judge", "cache", "memory_map", "logger",
+    "callbacks.progress", "callbacks.pictures", "callbacks.order_of_learning", "data.root", "data.verify", "data.url",
+    "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.profiler", "trainer.detect_anomaly",
+    "compile", "compile_mode", "updates_per_step", "checkpoint_every_n_epochs", "iw_samples",
+)  # fmt: skip
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
+    """Nested mappings -> one level with dotted keys, in order."""
+    flat: Config = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def identity(config: Mapping[str, Any]) -> Config:
+    """The part of a resolved configuration that decides its result, flat."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+    }
+
+
+def run_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
+    """A readable name and the hash of the identity, for instance dense-logvar-pca500-white-spectrum-seed0-1a2b3c4d."""
+    pca = config["pca"]
+    words = [choices["model"], choices["variance"]]
+    words += ["synthetic"] if choices["data"] == "synthetic" else []
+    if pca.get("n_components") is None:
+        words += ["pixels"]
+    else:
+        basis = "pca" if choices["pca"] == "default" else choices["pca"]
+        words += [f"{basis}{pca['n_components']}", "white" if pca["whiten"] else "raw", str(pca["residual"])]
+    text = json.dumps(identity(config), sort_keys=True, default=str)
+    return "-".join([*words, f"seed{config['seed']}", hashlib.sha256(text.encode()).hexdigest()[:8]])
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with replacing(path) as beside, beside.open("w") as file:
+        json.dump(content, file, indent=2)
+
+
+def read_json(path: Path) -> Config:
+    """The file's object, or {} where there is none or a damaged one."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+# Facts that outlast a change of status.
+KEPT = ("started", "data", "config", "choices", "commit", "cost", "learnt")
+
+
+class RunFolder:
+    """One run's folder: its status and its files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.status = path / "status.json"
+        self.checkpoints = path / "checkpoints"
+        self.figures = path / "figures"
+        self.representation = path / "representation.safetensors"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.best_checkpoint = self.checkpoints / "best.ckpt"
+        self.error_log = path / "error.log"
+
+    @property
+    def facts(self) -> Config:
+        """status (running, interrupted, done, diverged, failed), reason, step, started, ended, the data's digest,
+        configuration, choices and commit; the cost and what was learnt once training has ended; of a diverged run, its
+        state. {} before it begins. Where status.json is damaged, what result.json tells."""
+        facts = read_json(self.status)
+        return facts if isinstance(facts.get("status"), str) else self._facts_of_result()
+
+    @property
+    def is_finished(self) -> bool:
+        """It has its result, and nothing that happens later may take it away."""
+        status = self.facts.get("status")
+        return status == "diverged" or (status == "done" and bool(self.result))
+
+    @property
+    def damage(self) -> str:
+        """The file that says nothing where it should, and what that means; "" if there is none."""
+        if self.status.is_file() and not isinstance(read_json(self.status).get("status"), str):
+            return "status.json is damaged" + (": result.json says that it is done" if self.facts else "")
+        if self.facts.get("status") == "done" and not self.result:
+            return "result.json is missing or damaged: it is scored again"
+        return ""
+
+    @property
+    def result(self) -> Config:
+        return read_json(self.path / "result.json")
+
+    def begin(
+        self, data: str, config: Mapping[str, Any], choices: Mapping[str, str], commit: str | None = None
+    ) -> None:
+        """`data` is the digest of the images, `choices` the file chosen in each group. Under the run's lock."""
+        remove_partials(self.path)
+        self._write_status("running", started=time.time(), data=data, config=config, choices=choices, commit=commit)
+
+    def trained(self, cost: Config, learnt: Mapping[str, float]) -> None:
+        """Training has ended: what is left is to evaluate."""
+        self._write_status("running", cost=cost, learnt=learnt)
+
+    def trains_again(self) -> None:
+        """What training left is of no use."""
+        self._write_status("running", cost=None, learnt=None)
+
+    def end(self, status: str, reason: str = "", step: int | None = None, **facts: Any) -> None:
+        """The run is over for now; `reason` in a line, `step` where it happened."""
+        self._write_status(status, reason=reason, step=step, ended=time.time(), **facts)
+
+    def check_there(self) -> None:
+        """Raises FileNotFoundError if somebody removed the folder while its run goes on: what follows would be half."""
+        if not self.status.is_file():
+            raise FileNotFoundError(f"{self.path} vanished while its run was written: the same command makes it anew")
+
+    def set_aside(self) -> Path:
+        """Renames the folder, so that a run can start over without deleting the old one; returns its new path."""
+        aside = unused(self.path.with_name(f"{self.path.name}.previous"))
+        self.path.rename(aside)
+        return aside
+
+    def remove_if_empty(self) -> None:
+        """A run that never began leaves nothing; nor does its study, if it is the first."""
+        for folder in (self.path, *self.path.parents):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            if folder.name == "outputs":
+                return
+
+    def _facts_of_result(self) -> Config:
+        result = self.result
+        if not isinstance(result.get("data"), dict):
+            return {}
+        known = {name: result[name] for name in ("config", "choices", "commit", "cost") if name in result}
+        return {"status": "done", **known, "data": result["data"].get("digest")}
+
+    def _write_status(self, status: str, **facts: Any) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        kept = {name: value for name, value in self.facts.items() if name in KEPT}
+        named = {"step": facts.pop("step")} if "step" in facts else {}  # noted even where there is none
+        content = {**kept, "status": status, **facts}
+        write_json(self.status, {**{key: value for key, value in content.items() if value is not None}, **named})
+
+
+def unused(path: Path) -> Path:
+    """The path with the first number at its end that makes a new one."""
+    number = 1
+    while (numbered := path.with_name(f"{path.name}{number}")).exists():
+        number += 1
+    return numbered

@@ -1,0 +1,183 @@
+"""Lightning callbacks: what a person sees of a run while it trains."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812  its usual name
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from svhn_vae.evaluation import order_of_learning
+from svhn_vae.model.vae import VAE
+from svhn_vae.pictures.gallery import Subject, draw
+from svhn_vae.pictures.sheet import write_png
+from svhn_vae.runs.tensors import save_tensors
+from svhn_vae.training.module import LitVAE
+
+HOUR = 3600.0
+
+
+class Progress(ProgressBar):
+    """One bar for the whole run: epochs, validation bits per dimension, images/s, time left.
+
+    After a few steps it also says whether the run would take more than an hour, and what would shorten it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console(stderr=True)
+        self._bar: RichProgress | None = None
+        self._warned = False
+        self.num_images = 0  # trained on
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start, self._first_step, self._score = None, trainer.global_step, ""
+        self._bar = RichProgress(
+            TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"),
+            TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(),
+            console=self.console, disable=not self.console.is_terminal, transient=True, refresh_per_second=4,
+        )  # fmt: skip
+        self._total = trainer.max_epochs * updates_per_epoch(trainer)
+        self._task = self._bar.add_task("", total=self._total, epoch="0", speed="")
+        self._bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        batch_size = trainer.world_size * len(batch[0].y)
+        self.num_images += batch_size * len(batch)
+        if self._start is None:  # the first step pays for lazy initialisation and compilation
+            self._start, self._first_step = time.monotonic(), trainer.global_step
+            return
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        per_step = self._seconds / (trainer.global_step - self._first_step)
+        speed = f"{batch_size / per_step:,.0f} images/s"
+        self._bar.update(self._task, completed=trainer.global_step, epoch=epoch, speed=speed, description=self._score)
+        if not self._warned and self._seconds > 5 and trainer.global_step - self._first_step >= 3:
+            self._warned = True
+            self._warn_if_long(trainer, batch_size)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        bits = trainer.callback_metrics.get("val/bits_per_dim")
+        self._score = "" if bits is None else f"val {bits:.3f} bits/dim"
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    @property
+    def _seconds(self) -> float:
+        """Since the first step ended, validation included."""
+        return time.monotonic() - self._start
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _warn_if_long(self, trainer: L.Trainer, batch_size: int) -> None:
+        per_step = self._seconds / (trainer.global_step - self._first_step)
+        left = per_step * (self._total - trainer.global_step)
+        if left > HOUR:
+            self.console.print(
+                f"  This run may take {duration(left)} on this {trainer.strategy.root_device.type}, unless early "
+                f"stopping ends it: {trainer.max_epochs} epochs at {batch_size / per_step:,.0f} images/s.\n"
+                "  Shorter: a GPU, trainer=demo, network_scale=0.25, data.limit=0.1 or trainer.max_epochs=50.",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+
+def updates_per_epoch(trainer: L.Trainer) -> int:
+    batches = trainer.train_dataloader
+    return min(batches.num_batches, batches.per_step * trainer.num_training_batches)
+
+
+class Pictures(Callback):
+    """Samples, reconstructions and histograms of sigma in TensorBoard, at every n-th validation of the training."""
+
+    def __init__(self, *, every_n_validations: int) -> None:
+        self.every_n_validations = every_n_validations
+        self._num_validations = 0
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        self._num_validations += 1
+        if self._num_validations % self.every_n_validations != 1 % self.every_n_validations:
+            return
+        vae, board, step = pl_module.vae, trainer.logger.experiment, trainer.global_step
+        subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", seed=0)
+        for name in ("samples", "reconstructions"):
+            board.add_image(name, draw(subject, name), step, dataformats="HWC")
+        with torch.random.fork_rng():
+            likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood
+        log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()[:100_000]
+        finite = log_sigma[log_sigma.isfinite()]
+        if len(finite):  # else the next updates will be left out, and the run ends as diverged
+            board.add_histogram("sigma/log10", finite, step)
+
+
+class OrderOfLearning(Callback):
+    """Which components are learnt first: order_of_learning.safetensors in the run folder, and a picture of it.
+
+    Explained variance on the first batch of validation images, at validations whose number grows by equal factors:
+    what matters happens early, and a long training leaves a small file all the same.
+    """
+
+    def __init__(self, *, times_per_doubling: int) -> None:
+        self.times_per_doubling = times_per_doubling
+        self._num_validations = 0
+        self._epochs: list[int] = []
+        self._explained: list[torch.Tensor] = []  # (G,) each
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._num_validations += 1
+        now, before = (self._time(number) for number in (self._num_validations, self._num_validations - 1))
+        if now > before:
+            self._epochs.append(trainer.current_epoch + 1)
+            batch = next(iter(trainer.datamodule.val_dataloader()))
+            self._explained.append(order_of_learning.explained_variance(pl_module.vae, batch))
+
+    def rank_correlation(self) -> dict[str, float]:
+        """Of the order of learning with that of the components, as a metric; {} where there is none to be had."""
+        if not self._epochs:
+            return {}
+        found = order_of_learning.rank_correlation(torch.tensor(self._epochs), torch.stack(self._explained))
+        return {} if found is None else {"order/rank_correlation": found}
+
+    def write(self, folder: Path, vae: VAE) -> None:
+        """When training has ended, in this process or in an earlier one: then Lightning calls no hook of it."""
+        if not self._epochs:
+            return
+        epochs, explained = torch.tensor(self._epochs), torch.stack(self._explained)
+        save_tensors({"epochs": epochs, "explained": explained}, folder / "order_of_learning.safetensors")
+        event_shape = vae.representation.event_shape
+        picture = order_of_learning.draw(self._epochs, explained, event_shape, folder.name)
+        write_png(picture, folder / "figures" / "order_of_learning.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_validations": self._num_validations, "epochs": self._epochs, "explained": self._explained}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._num_validations = state_dict["num_validations"]
+        self._epochs, self._explained = list(state_dict["epochs"]), list(state_dict["explained"])
+
+    def _time(self, number: int) -> int:
+        return math.floor(self.times_per_doubling * math.log2(number)) if number else -1
+
+
+def duration(seconds: float) -> str:
+    """For instance 41 s, 12 min, 3.2 h, 5.1 days."""
+    for limit, unit, name in ((120, 1, "s"), (2 * HOUR, 60, "min"), (48 * HOUR, HOUR, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}" if name == "h" else f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.1f} days"
