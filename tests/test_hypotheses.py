@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from scipy import stats
 
 from conftest import CONF
 from svhn_vae.report.collect import read_runs
 from svhn_vae.report.hypotheses import Verdict, parse, verdicts
-from svhn_vae.report.svg import drawn, styled
-from svhn_vae.report.verdict_plot import draw
+from svhn_vae.report.plots import draw_verdict, verdict_drawing
 
 BITS = "test/bits_per_dim"
 CONFIG = {
@@ -650,10 +650,8 @@ def test_size_of_runs_that_diverged(study):
 
 def test_the_picture_holds_runs_effect_and_margin(study):
     crossed(study)
-    verdict = study.verdict(margin=0.02)
-    with styled():
-        figure = draw(verdict)
-        svg = drawn(figure, "verdict", "", "").svg
+    verdict, figure = study.verdict(margin=0.02), Figure()
+    draw_verdict(figure, verdict, {f"optimizer.lr={lr}": row for row, lr in enumerate(("0.0001", "0.001", "0.005"))})
     runs, effect = figure.axes
     dots = sorted(value for line in runs.lines if line.get_marker() == "o" for value in line.get_xdata())
     assert dots == pytest.approx(sorted(value for *_, value in [*verdict.favoured, *verdict.other]))
@@ -663,15 +661,14 @@ def test_the_picture_holds_runs_effect_and_margin(study):
     assert bar.lines[0].get_xdata() == pytest.approx([verdict.effect.mean])
     [[left, right]] = [segment[:, 0] for segment in bar.lines[2][0].get_segments()]
     assert (left, right) == pytest.approx((verdict.effect.low, verdict.effect.high))
-    assert all(text in svg for text in ("variance=per_dimension", "variance=fixed", "optimizer.lr=0.005", "supported"))
 
 
-@pytest.mark.parametrize("num", [0, 1, 13])
+@pytest.mark.parametrize("num", [1, 13])
 def test_there_is_a_picture_of_every_verdict(study, num):
-    """Of none, of one seed, of more settings than fit beside each other."""
+    """Of one seed, of more settings than fit beside each other."""
+    assert verdict_drawing(study.verdict(), "verdict") is None
     for lr in range(num):
         study.add(3.0, variance="per_dimension", optimizer__lr=1.0 + lr)
         study.add(3.1, optimizer__lr=1.0 + lr)
-    with styled():
-        assert "<svg" in drawn(draw(study.verdict()), "verdict", "", "").svg
-        assert "<svg" in drawn(draw(study.verdict(over=None)), "verdict", "", "").svg
+    for asked in ({}, {"over": None}):
+        assert "variance=per_dimension" in verdict_drawing(study.verdict(**asked), "verdict").svg

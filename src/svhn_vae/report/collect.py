@@ -148,17 +148,15 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
 
     A run whose configuration is not known stands alone, under its name.
     """
+    images: dict[str, list[str]] = {}  # settings -> the digests of training images
+    for run in runs:
+        images.setdefault(_exact(run.settings), []).extend([run.train_images] if run.train_images else [])
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_key(run), []).append(run)
-    settings = [group[0].settings for group in groups.values()]
-    images = [next((run.train_images for run in group if run.train_images), None) for group in groups.values()]
-    alike: dict[str, set[str | None]] = {}
-    for one, digest in zip(settings, images, strict=True):
-        alike.setdefault(_exact(one), set()).add(digest)
-    for one, digest in zip(settings, images, strict=True):
-        if one and digest and len(alike[_exact(one)]) > 1:
-            one[TRAIN_IMAGES] = digest[:8]
+        seen = images[_exact(run.settings)]
+        key = (_exact(run.settings), run.train_images or next(iter(seen), None)) if run.config else (run.name,)
+        groups.setdefault(key, []).append(run)
+    settings = [_settings(run, images) for run, *_ in groups.values()]
     known = [(group[0], one) for group, one in zip(groups.values(), settings, strict=True) if one]
     named = dict(zip((run.name for run, _ in known), labels(known), strict=True))
     return [
@@ -172,8 +170,10 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
     ]
 
 
-def _key(run: Run) -> tuple:
-    return (_exact(run.settings), run.train_images) if run.config else (run.name,)
+def _settings(run: Run, images: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """With the training images where no setting tells them apart."""
+    several = len(set(images[_exact(run.settings)])) > 1 and run.train_images
+    return run.settings | ({TRAIN_IMAGES: run.train_images[:8]} if several else {})
 
 
 def labels(known: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[str]:

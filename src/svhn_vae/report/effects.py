@@ -8,7 +8,7 @@ Shapes: S seeds, C contexts, I levels of a factor.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,10 +35,6 @@ class Part(NamedTuple):
     seeds: list[int]
     other_seeds: list[int]  # that not all of its cells have
     left_out: int  # contexts with several levels that are not complete
-
-    @property
-    def num_runs(self) -> int:
-        return len(self.levels) * len(self.contexts) * len(self.seeds)
 
 
 class Level(NamedTuple):
@@ -128,41 +124,19 @@ def _mean_over_contexts(scores: Scores, axis: int, level: str, part: Part) -> di
 
 def balanced(scores: Scores, axis: int) -> Part | None:
     """The part of the design with the most runs in which each level of the factor `axis` has a score in every context
-    with every seed; or one with more levels, if it has half as many runs. None where there are not two levels."""
-    parts = list(_parts(scores, axis))
-    most = max((part.num_runs for part in parts), default=0)
-    large = [part for part in parts if 2 * part.num_runs >= most > 0]
-    return max(large, key=lambda part: (len(part.levels), part.num_runs), default=None)
-
-
-def _parts(scores: Scores, axis: int) -> Iterator[Part]:
-    """Those of all seeds, then without the seed that the fewest cells have, and so on."""
-    times = Counter(seed for given in scores.values() for seed in given)
-    seeds = sorted(times, key=lambda seed: (-times[seed], seed))
-    for num_seeds in range(len(seeds), 0, -1):
-        kept = sorted(seeds[:num_seeds])
-        having = [cell for cell, given in scores.items() if set(kept) <= given.keys()]
-        for levels, contexts, left_out in _grids(having, axis):
-            yield Part(levels, contexts, kept, sorted(seeds[num_seeds:]), left_out)
-
-
-def _grids(having: Collection[Cell], axis: int) -> Iterator[tuple[list[str], list[Cell], int]]:
-    """Levels, the contexts that have all of them, and the number of those that do not: first of all levels, then
-    without the one that is met in the fewest contexts, and so on."""
+    with every seed that all cells have. None where there are not two levels."""
+    given = {cell: seeds for cell, seeds in scores.items() if seeds}
+    seeds = set.intersection(*(set(one) for one in given.values())) if given else set()
+    others = {seed for one in given.values() for seed in one} - seeds
     met: dict[Cell, set[str]] = {}  # context -> the levels that it has
-    for cell in having:
+    for cell in given if seeds else ():
         met.setdefault((*cell[:axis], *cell[axis + 1 :]), set()).add(cell[axis])
+    parts = []
     while met := {context: levels for context, levels in met.items() if len(levels) > 1}:
         times = Counter(level for levels in met.values() for level in levels)
         complete = [context for context, levels in met.items() if levels == times.keys()]
-        yield _in_order(times), complete, len(met) - len(complete)
+        parts.append(Part(sorted(times), complete, sorted(seeds), sorted(others), len(met) - len(complete)))
         rarest = min(times, key=lambda level: (times[level], level))
         met = {context: levels - {rarest} for context, levels in met.items()}
-
-
-def _in_order(names: Collection[str]) -> list[str]:
-    """Numbers by their size, words by the alphabet."""
-    try:
-        return sorted(names, key=float)
-    except ValueError:
-        return sorted(names)
+    best = max(parts, key=lambda part: (len(part.levels) * len(part.contexts), len(part.levels)), default=None)
+    return best if best and best.contexts else None

@@ -34,7 +34,12 @@ from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import read_json
 
 BREAKS = re.compile(r"(?<=[=_])|(?<=\.)(?=[a-z])")  # where a long word may be broken
-PREFIXES = {"metrics": "", "parts": "part/", "baselines": "baseline/"}  # of the columns of results.csv
+PREFIXES = {
+    "metrics": "",
+    "parts": "part/",
+    "baselines": "baseline/",
+    "versions": "version/",
+}  # of the columns of results.csv
 PICTURES = {
     "samples": "Samples of the prior: the same latents in each, where their number is the same",
     "reconstructions": "Validation images, below each row its reconstructions",
@@ -105,6 +110,7 @@ def write_report(study: Path) -> Path:
         "warnings": reproduce.warnings(runs),
         "cost": reproduce.cost_of(runs),
         "devices": "; ".join(reproduce.devices_of(runs)),
+        "runs": runs,
         "recipes": reproduce.recipes(runs),
         "colours": COLOURS,
         "max_shown": MAX_SHOWN,
@@ -165,7 +171,8 @@ def _sheet(study: Path, variant: Variant, kind: str) -> Path:
 
 
 def webp(path: Path, num_rows: int) -> str:
-    """The first rows of a sheet without magnification and caption; empty where there is no picture or a damaged one."""
+    """The first rows of a sheet without magnification and caption, or a whole plot; empty where there is no picture or
+    a damaged one."""
     try:
         with Image.open(path) as image:
             small = _pixels(np.asarray(image.convert("RGB")), num_rows)
@@ -179,8 +186,8 @@ def webp(path: Path, num_rows: int) -> str:
 def _pixels(sheet: np.ndarray, num_rows: int) -> np.ndarray:
     """(height, width, 3): of a grid of magnified images, one pixel of each that there was, and one of each gap."""
     height, width = sheet.shape[:2]
-    if width % CELL or height < CELL:
-        return sheet[::MAGNIFICATION, ::MAGNIFICATION]
+    if width % CELL or height < CELL:  # no grid
+        return sheet
     kept = [*range(MAGNIFICATION // 2, IMAGE, MAGNIFICATION), IMAGE]
     rows, columns = (
         [CELL * cell + at for cell in range(num) for at in kept]
@@ -193,8 +200,9 @@ def _pixels(sheet: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def write_text(path: Path, text: str) -> None:
+    """In UTF-8, and names of files that a locale cannot read as they are."""
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -104,7 +103,7 @@ def sides(found: Sequence[Variant], rankings: Sequence[Ranking], prefix: str) ->
 
 BOTH = (
     "Density against pictures, lower is better in both, with 95 % intervals over seeds; the line joins the variants "
-    "that no other beats in both; hollow: a seed diverged."
+    "that no other beats in both. Squares: dashed in the legend; hollow: a seed diverged."
 )
 RATE = (
     "Rate against distortion: bits/dim of the latents (KL) and of all else, given the latents. On a grey line their "
@@ -137,8 +136,8 @@ def _draw_rate(figure: Figure, coded: Mapping[int, tuple[float, float]]) -> None
     for at, (kl, rest) in coded.items():
         axes.plot(kl, rest, _marker(at), color=line_of(at)["color"], alpha=line_of(at).get("alpha"), markersize=5)
     axes.set(xlabel="rate: KL, bits/dim", ylabel="distortion: all else, bits/dim")
+    x = np.array(axes.get_xlim())  # which the lines below would widen
     axes.autoscale(False)
-    x = np.array(axes.get_xlim())
     for total in MaxNLocator(7).tick_values(sum(axes.get_ylim()) / 2 + x[0], sum(axes.get_ylim()) / 2 + x[1]):
         axes.plot(x, total - x, color=GREY, linewidth=0.5, alpha=0.5, zorder=0)
 
@@ -160,66 +159,43 @@ class Curve(NamedTuple):
     values: np.ndarray  # (n,)
 
 
-class Learning(NamedTuple):
-    """One metric of one variant."""
-
-    mean: Curve  # over seeds, as far as all of them go
-    seeds: list[Curve]  # of each run, if there are several
-    ended: list[Curve]  # of the runs that diverged, which are in no mean
-
-
 def learning_curves(study: Path, found: Sequence[Variant], prefix: str) -> list[Drawing]:
     """By metric, in epochs, and the first also in seconds; variants in the colour of their place, the best first."""
-    read = {run.name: read_curves(study / run.name / "history.csv") for one in found[: MAX_SHOWN + NUM_OTHERS]
-            for run in (*one.runs, *one.unfinished)}  # fmt: skip
-    shown = [metric for metric in METRICS if any(metric in curves for curves in read.values())]
+    runs = [(at, run) for at, one in enumerate(found[: MAX_SHOWN + NUM_OTHERS]) for run in (*one.runs, *one.unfinished)]
+    read = [(at, run.status, read_curves(study / run.name / "history.csv")) for at, run in runs]
+    shown = [metric for metric in METRICS if any(metric in curves for *_, curves in read)]
     if "val/bits_per_dim" in shown:
         shown = [metric for metric in shown if metric != "val/negative_elbo"]
     asked = [(metric, "epochs") for metric in shown]
     asked[1:1] = [(metric, "seconds") for metric in shown[:1]]
-    return [_curves_of(metric, along, found, read, prefix) for metric, along in asked]
+    having = {
+        metric: [(at, status, curves[metric]) for at, status, curves in read if metric in curves] for metric in shown
+    }
+    return [_curves_of(metric, along, found, having[metric], prefix) for metric, along in asked]
 
 
-def _curves_of(metric: str, along: str, found: Sequence[Variant], read: Mapping, prefix: str) -> Drawing:
-    learnt = {at: _learning(metric, one, read) for at, one in enumerate(found[: MAX_SHOWN + NUM_OTHERS])}
-    ends = limits([of.values for one in learnt.values() for of in (one.mean, *one.seeds, *one.ended)], MOST) or (0, 1)
-    last = {found[at].label: np.median(one.mean.values[-5:]) for at, one in learnt.items() if len(one.mean.values)}
-    beyond = [label for label, value in last.items() if not ends[0] <= value <= ends[1]]
+def _curves_of(
+    metric: str, along: str, found: Sequence[Variant], curves: Sequence[tuple[int, str, Curve]], prefix: str
+) -> Drawing:
+    ends = limits([curve.values for *_, curve in curves], MOST) or (0.0, 1.0)
+    last = {at: np.median(curve.values[-5:]) for at, status, curve in curves if status != "diverged"}
+    beyond = [found[at].label for at, value in last.items() if not ends[0] <= value <= ends[1]]
     caption = METRICS[metric] + (f"; ends beyond the axis: {'; '.join(beyond)}" if beyond else "")
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for at, one in learnt.items():
-            _draw_learning(axes, along, one, at, ends)
+        for at, status, curve in curves:
+            values = np.where((curve.values >= ends[0]) & (curve.values <= ends[1]), curve.values, np.nan)
+            last = np.flatnonzero(~np.isnan(values))[-1:].tolist() if status == "diverged" else []
+            axes.plot(
+                getattr(curve, along), values, marker="x", markersize=5, markevery=last, linewidth=0.9, **line_of(at)
+            )
         axes.set(xlabel=AXIS[along], ylabel=METRICS[metric], ylim=ends)
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=along == "epochs"))
         axes.ticklabel_format(axis="y", useOffset=False)
 
     name = f"{prefix}-{metric.replace('/', '_')}-{along}"
     return drawing(draw, name, caption, f"{METRICS[metric]} over {AXIS[along]}")
-
-
-def _learning(metric: str, variant: Variant, read: Mapping[str, Mapping[str, Curve]]) -> Learning:
-    finished = [read[run.name][metric] for run in variant.runs if metric in read[run.name]]
-    diverged = [run.name for run in variant.unfinished if run.status == "diverged" and metric in read[run.name]]
-    seeds = [thinned(curve) for curve in finished] if len(finished) > 1 else []
-    return Learning(thinned(mean(finished)), seeds, [thinned(read[name][metric]) for name in diverged])
-
-
-def _draw_learning(axes: Axes, along: str, one: Learning, at: int, ends: tuple[float, float]) -> None:
-    line, is_told_apart = line_of(at), at < MAX_SHOWN
-    thick = [(one.mean, 1.5 if is_told_apart else 0.5)]
-    for curve, width in [*((seed, 0.5) for seed in one.seeds if is_told_apart), *thick]:
-        axes.plot(getattr(curve, along), _within(curve.values, ends), linewidth=width, **{"alpha": width / 1.5} | line)
-    for curve in one.ended:
-        values = _within(curve.values, ends)
-        last = np.flatnonzero(~np.isnan(values))[-1:].tolist()
-        axes.plot(getattr(curve, along), values, linewidth=0.7, marker="x", markersize=5, markevery=last, **line)
-
-
-def _within(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
-    """With gaps where they leave the axis: spikes would cross the figure as bars."""
-    return np.where((values >= ends[0]) & (values <= ends[1]), values, np.nan)
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
@@ -236,25 +212,13 @@ def read_curves(path: Path) -> dict[str, Curve]:
     if not len(table):
         return {}
     logged = {name: values for name, values in zip(metrics, table.T[2:], strict=True) if not np.isnan(values).all()}
-    return {name: Curve(*table.T[:2, ~np.isnan(of)], of[~np.isnan(of)]) for name, of in logged.items()}
+    return {name: _thinned(np.stack([*table.T[:2], of])[:, ~np.isnan(of)]) for name, of in logged.items()}
 
 
-def mean(curves: Sequence[Curve]) -> Curve:
-    """At the epochs that all have; seconds are averaged, too."""
-    if not curves:
-        return Curve(*np.empty((3, 0)))
-    common = curves[0].epochs
-    for curve in curves[1:]:
-        common = np.intersect1d(common, curve.epochs)
-    kept = [[column[np.isin(curve.epochs, common)] for column in curve] for curve in curves]
-    return Curve(*(np.mean(columns, axis=0) for columns in zip(*kept, strict=True)))
-
-
-def thinned(curve: Curve) -> Curve:
-    """At most MAX_POINTS of it, the first and the last among them."""
-    num = len(curve.epochs)
-    kept = np.unique(np.linspace(0, num - 1, min(num, MAX_POINTS)).round().astype(int))
-    return Curve(*(column[kept] for column in curve))
+def _thinned(points: np.ndarray) -> Curve:
+    """(3, n) -> at most MAX_POINTS of them, the first and the last among them."""
+    num = points.shape[1]
+    return Curve(*points[:, np.unique(np.linspace(0, num - 1, min(num, MAX_POINTS)).round().astype(int))])
 
 
 def limits(values: Sequence[Sequence[float]], most: float) -> tuple[float, float] | None:

@@ -10,30 +10,17 @@ from typing import Any, NamedTuple
 from svhn_vae.report.collect import Run, differing, shared
 from svhn_vae.runs.folder import flatten
 
-WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_/.][\w/.+@-]*|\d+-\w+", re.IGNORECASE)  # and 32-true
+WORD = re.compile(
+    r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_/.][\w/.+@-]*|\d+-\w+", re.IGNORECASE | re.ASCII
+)  # and 32-true
 PLACES = ("data.root", "data.verify")  # no part of a run's identity, but without them a command would download
 
 
-class Recipe(NamedTuple):
-    """How to make one run again."""
-
-    run: Run
-    command: str  # after the settings that all runs share; empty where its configuration is not known
-    environment: int  # its place among the environments
-
-
-class Environment(NamedTuple):
-    """Versions and device of some runs."""
-
-    versions: Mapping[str, str]
-    device: str
-    num_runs: int
-
-
 class Recipes(NamedTuple):
-    shared: str  # a shell's line: the overrides of every run
-    rows: list[Recipe]
-    environments: list[Environment]
+    """How to make each run again, in a shell; empty where its configuration is not known."""
+
+    shared: str  # a line that comes first: the overrides of every run
+    commands: list[str]  # of each run
 
 
 def recipes(runs: Sequence[Run]) -> Recipes:
@@ -41,14 +28,8 @@ def recipes(runs: Sequence[Run]) -> Recipes:
     settings = [_written_out(run) for run in runs]
     known = [one for one in settings if one]
     apart = set(differing(known))
-    environments = [(json.dumps(run.result.get("versions", {})), run.cost.get("device") or "") for run in runs]
-    different = list(dict.fromkeys(environments))
-    rows = [
-        Recipe(run, _command(run, one, apart), different.index(environment))
-        for run, one, environment in zip(runs, settings, environments, strict=True)
-    ]
-    numbered = [Environment(json.loads(one[0]), one[1], environments.count(one)) for one in different]
-    return Recipes(f"shared=({overrides(shared(known))})" if known else "", rows, numbered)
+    commands = [_command(run, one, apart) for run, one in zip(runs, settings, strict=True)]
+    return Recipes(f"shared=({overrides(shared(known))})" if known else "", commands)
 
 
 def _written_out(run: Run) -> dict[str, Any]:

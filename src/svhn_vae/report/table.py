@@ -19,7 +19,6 @@ from svhn_vae.report.statistics import Gap
 
 MAX_WIDTH = 100  # of the terminal's table
 MIN_NAME = 16  # characters of the variants' names, which are folded
-FOLDED = str.maketrans({"±": "+-", "≈": "~"})  # a terminal may have no other characters
 LEGEND = """\
 bits/dim of the test images and Frechet distance of samples: lower is better; +-: 95 % over seeds, pooled
 to best, with other seeds: ~ cannot be told apart; (bits): of seeds that survived where others diverged, without a rank
@@ -170,6 +169,11 @@ def by_seed(values: Mapping[int, float], form: str) -> str:
 # --- in a terminal --------------------------------------------------------------------------------------------------
 
 
+def plain(text: str) -> str:
+    """In characters that every terminal has, and few of them."""
+    return text.replace(" ± ", "+-").replace(" ≈", "~")
+
+
 def wide_console() -> Console:
     """As wide as the terminal, and wide enough for a table where there is none (a file, CI)."""
     console = Console()
@@ -181,7 +185,7 @@ def print_study(study: Path, console: Console) -> None:
     runs = read_runs(study)
 
     def say(text: str) -> None:
-        console.print(text.translate(FOLDED), markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
     for title, group in by_test_images(runs).items():
         found = variants(group)
@@ -201,17 +205,18 @@ def print_study(study: Path, console: Console) -> None:
 def terminal_table(table: RankedTable, width: int) -> Table:
     """At most `width` characters wide: names are folded, figures whole, and the columns of least weight left out."""
     titles = [column.title for column in table.columns]
-    texts = [[value.text.translate(FOLDED) for value in row.cells] for row in table.rows]
+    texts = [[plain(value.text) for value in row.cells] for row in table.rows]
     widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
     names = [f"{'' if row.is_variant else '(-) '}{row.label}{' !' * row.is_no_better}" for row in table.rows]
-    room, shown = width - MIN_NAME - 4, []
+    longest = max(map(len, [*names, "model"]))
+    room, shown = width - min(longest, MIN_NAME) - 4, []
     for place in (titles.index(title) for title in IN_TERMINAL if title in titles):
         room -= widths[place] + 3
         if room < 0 and shown:
             break
         shown.append(place)
     found, used = Table(), sum(widths[place] + 3 for place in shown) + 4
-    found.add_column("model", width=max(5, min(max(map(len, names)), width - used)), overflow="fold")
+    found.add_column("model", width=min(longest, width - used), overflow="fold")
     for place in sorted(shown):
         found.add_column(titles[place], justify="right", no_wrap=True, min_width=widths[place])
     for name, of in zip(names, texts, strict=True):

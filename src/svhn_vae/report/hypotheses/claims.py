@@ -91,16 +91,9 @@ def reasons(claims: Claims) -> list[str]:
 
 def markdown(claims: Claims) -> str:
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]
-    rows = [row(name, verdict) for name, verdict in claims.found]
-    lines += [_line(_without_repetition(*pair)) for pair in zip([("",) * len(HEADER), *rows], rows, strict=False)]
+    lines += [_line(row(name, verdict)) for name, verdict in claims.found]
     parts = [lines, *([note] for note in NOTE), [f"- {_escaped(each)}" for each in [*reasons(claims), *claims.damaged]]]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
-
-
-def _without_repetition(before: Sequence[str], cells: Sequence[str]) -> list[str]:
-    """A row without its study and size where the row before has them."""
-    study, *rest, size = cells
-    return ["" if study == before[0] else study, *rest, "" if (study, size) == (before[0], before[-1]) else size]
 
 
 def _line(cells: Sequence[str]) -> str:
