@@ -375,7 +375,7 @@ def test_runs_on_other_images_are_not_compared(study):
         study.add(1.0, seed=seed, digest="fedcba9876543210")
     found = study.verdict()
     assert found.num_runs == 6
-    assert "left out of variance=fixed: 3 without a counterpart (data.digest=fedcba9876543210: 3)" in found.reason
+    assert "left out of variance=fixed: 3 without a counterpart (data.test_digest=fedcba9876543210: 3)" in found.reason
 
 
 def test_a_claim_about_the_data_compares_runs_on_other_images(study):
