@@ -233,6 +233,7 @@ def test_labels_tell_every_variant_from_every_other(settings):
 
 def test_how_a_value_is_written_makes_no_variant():
     assert len(labels(setting("variance", epsilon=1), setting("variance", epsilon=1.0))) == 1
+    assert len(labels(setting("trainer", limit_train_batches=1), setting("trainer", limit_train_batches=1.0))) == 2
 
 
 def test_unfinished_runs_are_with_the_others_of_their_configuration(study):

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from svhn_vae.runs.folder import RunFolder, identity
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.identity import COUNT_OR_FRACTION, identity
 
 METRIC, FRECHET = "test/bits_per_dim", "samples/frechet"
 PARTS = {"seed": int, "data": dict, "metrics": dict, "config": dict, "choices": dict, "cost": dict}  # of result.json
@@ -64,8 +65,7 @@ class Run(NamedTuple):
     @property
     def settings(self) -> dict[str, Any]:
         """Choices, and by dotted key every value that decides the result, but for the seed."""
-        values = identity(self.config).items()
-        return {**self.choices, **{key: value for key, value in values if "_target_" not in key and key != "seed"}}
+        return {**self.choices, **{key: value for key, value in identity(self.config).items() if key != "seed"}}
 
     def number(self, part: str, name: str) -> float:
         """Of a part of result.json; NaN where there is none."""
@@ -182,24 +182,24 @@ def labels(known: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[str]:
         return [run.name.rpartition("-seed")[0] or run.name for run, _ in known]
     groups = list(dict.fromkeys(group for run, _ in known for group in run.choices))
     told = telling([settings for _, settings in known], groups)
-    return [" ".join(f"{key}={text_of(value)}" for key, value in shown.items()) for shown in told]
+    return [" ".join(f"{key}={text_of(key, value)}" for key, value in shown.items()) for shown in told]
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-def text_of(value: object) -> str:
-    """As in YAML; 1.0 is 1, because a setting may be written both ways."""
+def text_of(key: str, value: object) -> str:
+    """As in YAML; 1.0 is 1, because a setting may be written both ways, unless they are one image and all of them."""
     if isinstance(value, str):
         return value
-    whole = isinstance(value, float) and value.is_integer()
+    whole = isinstance(value, float) and value.is_integer() and key not in COUNT_OR_FRACTION
     return json.dumps(int(value) if whole else value, default=str)
 
 
 def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys in which the runs are not all alike, lacking a key being a difference, too."""
     keys = dict.fromkeys(key for run in runs for key in run)
-    return [key for key in keys if len({text_of(run.get(key, ABSENT)) for run in runs}) > 1]
+    return [key for key in keys if len({text_of(key, run.get(key, ABSENT)) for run in runs}) > 1]
 
 
 def shared(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def telling(runs: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> list[di
     for key in dict.fromkeys(key for run in values for key in run):
         alike: dict[tuple[str, ...], set[str]] = {}
         for run in values:
-            alike.setdefault(_governing(key, run), set()).add(text_of(run.get(key)))
+            alike.setdefault(_governing(key, run), set()).add(text_of(key, run.get(key)))
         for run, told in zip(values, found, strict=True):
             if key in run and len(alike[_governing(key, run)]) > 1:
                 told[key] = run[key]
@@ -230,8 +230,8 @@ def _governing(key: str, run: Mapping[str, Any]) -> tuple[str, ...]:
     """The run's choices that the value of `key` may follow from."""
     group, _, setting = key.partition(".")
     names = () if key in PRESETS else [name for name in (group if setting else key, *PRESETS) if name != key]
-    return tuple(text_of(run.get(name)) for name in names)
+    return tuple(text_of(name, run.get(name)) for name in names)
 
 
 def _exact(settings: Mapping[str, Any]) -> str:
-    return json.dumps({key: text_of(value) for key, value in settings.items()}, sort_keys=True)
+    return json.dumps({key: text_of(key, value) for key, value in settings.items()}, sort_keys=True)

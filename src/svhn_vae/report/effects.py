@@ -80,10 +80,10 @@ def factors(variants: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> lis
     values = [{**dict.fromkeys(groups, "none"), **settings} for settings in variants]
     together: dict[tuple[int, ...], list[str]] = {}
     for key in keys:
-        levels = [text_of(settings.get(key, ABSENT)) for settings in values]
+        levels = [text_of(key, settings.get(key, ABSENT)) for settings in values]
         together.setdefault(tuple(map(levels.index, levels)), []).append(key)
     return [
-        Factor(", ".join(names), [", ".join(text_of(of.get(key, ABSENT)) for key in names) for of in values])
+        Factor(", ".join(names), [", ".join(text_of(key, of.get(key, ABSENT)) for key in names) for of in values])
         for names in together.values()
     ]
 

@@ -142,14 +142,17 @@ def section(study: Path, title: str, runs: Sequence[Run], name: str) -> Section:
         training_images=next((uri for one in finished if (uri := webp(_sheet(study, one, "data"), ROWS_OF_MANY))), ""),
         sheets=sheets(study, finished),
         keys=keys,
-        settings=[
-            (one.label, [text_of(one.settings[key]) if key in one.settings else "" for key in keys if one.settings])
-            for one in found
-        ],
-        shared=[(key, text_of(value)) for key, value in shared(known).items()],
+        settings=[(one.label, _texts(one, keys)) for one in found],
+        shared=[(key, text_of(key, value)) for key, value in shared(known).items()],
         effects=effects_of(found),
         curves=learning_curves(study, found, name),
     )
+
+
+def _texts(variant: Variant, keys: Sequence[str]) -> list[str]:
+    """None where the settings were not noted."""
+    known = variant.settings
+    return [text_of(key, known[key]) if key in known else "" for key in keys if known]
 
 
 # --- the runs' pictures ---------------------------------------------------------------------------------------------

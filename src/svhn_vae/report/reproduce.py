@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svhn_vae.report.collect import Run, differing, shared
-from svhn_vae.runs.folder import flatten
+from svhn_vae.runs.identity import flatten
 
 WORD = re.compile(
     r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_/.][\w/.+@-]*|\d+-\w+", re.IGNORECASE | re.ASCII
@@ -43,9 +43,8 @@ def _command(run: Run, settings: Mapping[str, Any], apart: set[str]) -> str:
 
 
 def overrides(settings: Mapping[str, Any]) -> str:
-    """As train.py takes them, quoted for a shell; what begins with an underscore is Hydra's own."""
-    typed = {key: value for key, value in settings.items() if not key.rpartition(".")[2].startswith("_")}
-    return " ".join(shlex.quote(f"{key}={_typed(value)}") for key, value in typed.items())
+    """As train.py takes them, quoted for a shell."""
+    return " ".join(shlex.quote(f"{key}={_typed(value)}") for key, value in settings.items())
 
 
 def _typed(value: Any) -> str:

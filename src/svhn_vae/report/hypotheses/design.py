@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from svhn_vae.report.collect import TRAIN_IMAGES, Run, text_of
 from svhn_vae.report.statistics import Estimate, difference_of_shares, estimate, share
-from svhn_vae.runs.folder import identity
+from svhn_vae.runs.identity import identity
 
 DIVERGED = "diverged"  # as a metric: 1 or 0 of every run that ended diverged or done
 PARTS = {"baseline": "baselines", "cost": "cost", "details": "details"}  # prefix of a metric -> part of result.json
@@ -65,20 +65,21 @@ def settings(run: Run) -> dict[str, str]:
     """What decides a run's result but its seed, by dotted name or group, as texts that are equal where values are."""
     images = {TEST_IMAGES: run.test_images, TRAIN_IMAGES: run.train_images}
     decisive = identity(run.settings) | {name: digest for name, digest in images.items() if digest}
-    return {name: text_of(value) for name, value in decisive.items()}
+    return {name: text_of(name, value) for name, value in decisive.items()}
 
 
 def fits(point: Point, conditions: Mapping[str, Any]) -> bool:
     """Whether a run has the settings, of which each is a value or a list of values."""
-    return all(point.settings.get(name) in _texts(wanted) for name, wanted in conditions.items())
+    return all(point.settings.get(name) in _texts(name, wanted) for name, wanted in conditions.items())
 
 
-def _texts(wanted: Any) -> list[str]:
-    return [text_of(wanted), *map(text_of, wanted)] if isinstance(wanted, list) else [text_of(wanted)]
+def _texts(name: str, wanted: Any) -> list[str]:
+    several = wanted if isinstance(wanted, list) else []
+    return [text_of(name, wanted), *(text_of(name, value) for value in several)]
 
 
 def side_name(conditions: Mapping[str, Any]) -> str:
-    texts = {name: _texts(wanted)[1:] or _texts(wanted) for name, wanted in conditions.items()}
+    texts = {name: _texts(name, wanted)[1:] or _texts(name, wanted) for name, wanted in conditions.items()}
     return " ".join(f"{name}={'|'.join(values)}" for name, values in texts.items()) or "all runs"
 
 
