@@ -29,6 +29,7 @@ DASHES = ("-", (0, (4, 1.5)))
 MAX_SHOWN = len(COLOURS) * len(DASHES)  # variants that a figure can tell apart
 NUM_OTHERS = 40  # in grey
 GREY = "#808080"
+LONG = re.compile(r"\d+\.\d{3,}")  # a number
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "svhn_vae",  # the same figure gives the same file
@@ -41,7 +42,8 @@ STYLE = {
     "grid.color": GREY,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.5,
-    "savefig.transparent": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
 }
 SIZE = (4.7, 3.1)  # inches
 MAX_POINTS = 200  # of a curve
@@ -72,13 +74,14 @@ class Drawing(NamedTuple):
 def drawing(
     draw: Callable[[Figure], object], name: str, caption: str, alt: str, size: tuple[float, float] = SIZE
 ) -> Drawing:
-    """The figure that `draw` fills, coordinates to a hundredth of a point: half the size."""
+    """The figure that `draw` fills, its lines to a hundredth of a point: half the size."""
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return Drawing(name, caption, alt, re.sub(r"\d+\.\d{3,}", lambda of: f"{float(of[0]):.2f}", file.getvalue()))
+    svg = re.sub(r'(?<= d=")[^"]+', lambda path: LONG.sub(lambda of: f"{float(of[0]):.2f}", path[0]), file.getvalue())
+    return Drawing(name, caption, alt, svg)
 
 
 def line_of(place: int) -> dict:
