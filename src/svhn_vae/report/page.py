@@ -17,19 +17,19 @@ from PIL import Image
 
 from svhn_vae.report import reproduce
 from svhn_vae.report.collect import Run, Variant, by_test_images, differing, read_runs, shared, text_of, variants
-from svhn_vae.report.effects import Effects, effects_of
-from svhn_vae.report.hypotheses import Verdict, effect_text, verdicts
+from svhn_vae.report.effects import effects_of
+from svhn_vae.report.hypotheses import effect_text, verdicts
 from svhn_vae.report.plots import (
     COLOURS,
     MAX_SHOWN,
     NUM_OTHERS,
     Drawing,
     learning_curves,
+    sides,
     verdict_drawing,
 )
-from svhn_vae.report.plots import sides as drawings_of_sides
-from svhn_vae.report.ranking import QUESTION, SIDES, Ranking, answer, rank, ranked, state
-from svhn_vae.report.table import RankedTable, interval_text, ranked_table
+from svhn_vae.report.ranking import QUESTION, SIDES, answer, rank, ranked, state
+from svhn_vae.report.table import interval_text, ranked_table
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import read_json
 
@@ -58,50 +58,24 @@ class Sheet(NamedTuple):
     uri: str  # data:, empty where the run has no such picture
 
 
-class Section(NamedTuple):
-    """What the page says of runs with the same test images."""
-
-    title: str
-    variants: list[Variant]  # the best first
-    rankings: list[Ranking]
-    answer: list[str]
-    table: RankedTable
-    sides: list[Drawing]
-    training_images: str
-    sheets: list[tuple[str, list[Sheet]]]
-    keys: list[str]  # settings in which the variants differ
-    settings: list[tuple[str, list[str]]]  # label, and a text per key; none where the settings were not noted
-    shared: list[tuple[str, str]]
-    effects: Effects
-    curves: list[Drawing]
-
-
-class Tested(NamedTuple):
-    """A hypothesis and its runs."""
-
-    verdict: Verdict
-    effect: str
-    drawing: Drawing | None  # where there are runs to be drawn
-
-
 def write_report(study: Path) -> Path:
     """Writes the report of all that the study's folder holds so far, and returns the page; a report that was there is
     replaced file by file."""
     runs, asked = read_runs(study), read_json(study / "study.json")
     groups = by_test_images(runs).items()
     sections = [section(study, title, group, f"data{place}") for place, (title, group) in enumerate(groups, 1)]
-    commands, found = asked.get("commands"), verdicts(study, runs, asked.get("hypotheses") or [])
+    asked |= {name: asked[name] if isinstance(asked.get(name), list) else [] for name in ("commands", "hypotheses")}
     tested = [
-        Tested(one, effect_text(one.effect) if one.effect else "", verdict_drawing(one, f"verdict-{place:02}"))
-        for place, one in enumerate(found, 1)
+        (one, effect_text(one.effect) if one.effect else "", verdict_drawing(one, f"verdict-{place:02}"))
+        for place, one in enumerate(verdicts(study, runs, asked["hypotheses"]), 1)
     ]
-    label_of = {run.name: variant.label for one in sections for variant in one.variants
+    label_of = {run.name: variant.label for one in sections for variant in one["variants"]
                 for run in (*variant.runs, *variant.unfinished)}  # fmt: skip
     context = {
         "study": study.resolve().name,
         "folder": str(study),
         "question": asked.get("question") or QUESTION,
-        "commands": [one for one in commands if isinstance(one, dict) and "command" in one] if commands else [],
+        "commands": [one for one in asked["commands"] if isinstance(one, dict) and "command" in one],
         "sections": sections,
         "verdicts": tested,
         "unfinished": [(run, label_of[run.name]) for run in runs if not run.result],
@@ -117,36 +91,38 @@ def write_report(study: Path) -> Path:
         "num_grey": NUM_OTHERS,
     }
     report, environment = study / "report", templates()
-    drawings = [one for part in sections for one in (*part.sides, *part.curves)]
-    write_figures(report / "figures", [*drawings, *(one.drawing for one in tested if one.drawing)])
+    drawings = [one for part in sections for one in (*part["sides"], *part["curves"])]
+    write_figures(report / "figures", [*drawings, *(drawn for *_, drawn in tested if drawn)])
     write_text(report / "results.csv", results(runs, label_of))
     for template, name in (("report.md.j2", "report.md"), ("page.html.j2", "index.html")):
         write_text(report / name, environment.get_template(template).render(context))
     return report / "index.html"
 
 
-def section(study: Path, title: str, runs: Sequence[Run], name: str) -> Section:
-    """`name` begins those of its figures."""
-    found = ranked(variants(runs))
+def section(study: Path, title: str, runs: Sequence[Run], name: str) -> dict[str, Any]:
+    """What the page says of runs with the same test images; `name` begins those of its figures."""
+    found = ranked(variants(runs))  # the best first
     rankings = [ranking for metric in SIDES if (ranking := rank(study, found, metric))]
     finished = [variant for variant in found if variant.runs]
     known = [variant.settings for variant in found if variant.settings]
-    keys = differing(known)
-    return Section(
-        title=title,
-        variants=found,
-        rankings=rankings,
-        answer=answer(found, rankings),
-        table=ranked_table(found, rankings),
-        sides=drawings_of_sides(found, rankings, name),
-        training_images=next((uri for one in finished if (uri := webp(_sheet(study, one, "data"), ROWS_OF_MANY))), ""),
-        sheets=sheets(study, finished),
-        keys=keys,
-        settings=[(one.label, _texts(one, keys)) for one in found],
-        shared=[(key, text_of(key, value)) for key, value in shared(known).items()],
-        effects=effects_of(found),
-        curves=learning_curves(study, found, name),
-    )
+    differing_keys = differing(known)
+    return {
+        "title": title,
+        "variants": found,
+        "rankings": rankings,
+        "answer": answer(found, rankings),
+        "table": ranked_table(found, rankings),
+        "sides": sides(found, rankings, name),
+        "training_images": next(
+            (uri for one in finished if (uri := webp(_sheet(study, one, "data"), ROWS_OF_MANY))), ""
+        ),
+        "sheets": sheets(study, finished),
+        "differing": differing_keys,
+        "settings": [(one.label, _texts(one, differing_keys)) for one in found],
+        "shared": [(key, text_of(key, value)) for key, value in shared(known).items()],
+        "effects": effects_of(found),
+        "curves": learning_curves(study, found, name),
+    }
 
 
 def _texts(variant: Variant, keys: Sequence[str]) -> list[str]:

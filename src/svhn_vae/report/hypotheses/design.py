@@ -268,7 +268,7 @@ def method(trial: Trial, found: Advantage) -> list[str]:
         how.append(f"alike with all {found.num_seeds} seeds, which leaves no spread to test: the value alone decides")
     elif found.num_seeds > 1:
         how.append(f"t over {found.num_seeds} seeds")
-    return [*([", ".join(how)] if how else []), *_uneven(found), *confounded]
+    return [", ".join(how), *confounded] if how else []
 
 
 def _uneven_shares(found: Advantage) -> list[str]:
@@ -276,12 +276,6 @@ def _uneven_shares(found: Advantage) -> list[str]:
     times = [Counter(cell(point, found.keys) for point in side) for side in found.sides]
     ratios = {Fraction(times[0][place], times[-1][place]) for place in times[0]}
     return ["not as many runs of both sides at every setting"] if len(ratios) > 1 else []
-
-
-def _uneven(found: Advantage) -> list[str]:
-    cells = by_place(found.sides[0], lambda point: point.run.seed).values()
-    different = {frozenset(cell(point, found.keys) for point in of_seed) for of_seed in cells}
-    return ["not every seed has every setting"] if len(different) > 1 else []
 
 
 def left_out(trial: Trial, found: Advantage, num_unknown: int) -> list[str]:
