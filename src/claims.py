@@ -32,7 +32,7 @@ def main() -> None:
         print(text, end="")
         return
     console = wide_console()
-    console.print(table(claims))
+    console.print(table(claims, console.width))
     for line in [*NOTE, *reasons(claims), *claims.damaged]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -1,15 +1,17 @@
 """The table of claims, by the command itself: every study's verdicts, what has no runs, what is damaged."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from conftest import REPO
 from svhn_vae.report.hypotheses import effect_text
-from svhn_vae.report.hypotheses.claims import HEADER, NOTE, gather
+from svhn_vae.report.hypotheses.claims import HEADER, NOTE, gather, table
 from svhn_vae.report.statistics import Estimate
 from test_hypotheses import NOISE, Study, hypothesis
 
@@ -173,6 +175,19 @@ def test_the_command_prints_a_table_and_writes_it(outputs, experiments):
     assert any(line.endswith("python src/train.py -m experiment=claims/09_whitening trainer=demo") for line in lines)
     assert "nothing is corrected for their number" in done.stdout
     assert [path.name for path in outputs.glob("*claims.md*")] == ["claims.md"]
+
+
+@pytest.mark.parametrize("width", range(40, 121, 5))
+def test_claims_and_verdicts_can_be_read_at_every_width(outputs, experiments, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(gather(outputs, experiments), width))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    titles = [title.strip() for title in lines[1].strip("┃").split("┃")]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    for name in ("claim", "verdict"):
+        folded = "".join(row[titles.index(name)] for row in cells).replace(" ", "")
+        assert all(row[HEADER.index(name)].replace(" ", "") in folded for row in DUE)
 
 
 def test_markdown_is_what_is_written(outputs, experiments):

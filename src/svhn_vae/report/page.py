@@ -44,7 +44,9 @@ PICTURES = {
     "samples": "Samples of the prior: the same latents in each, where their number is the same",
     "reconstructions": "Validation images, below each row its reconstructions",
     "analogies": "Analogies: a validation image of each digit, and nine of its 1,000 noisy passes that differ much",
-    "calibration": "Calibration: the actual error against sigma, and sigma² against the variance of each component",
+}
+PLOTS = {
+    "calibration": "Calibration: the actual error against sigma, coverage, and the variance of standardised residuals",
     "order_of_learning": "Order of learning: how much of each group of components is reconstructed, over epochs",
 }
 # As pictures/sheet.py makes them; it needs torch, and the sheets of older runs have it, too.
@@ -116,7 +118,8 @@ def section(study: Path, title: str, runs: Sequence[Run], name: str) -> dict[str
         "training_images": next(
             (uri for one in finished if (uri := webp(_sheet(study, one, "data"), ROWS_OF_MANY))), ""
         ),
-        "sheets": sheets(study, finished),
+        "sheets": sheets(study, finished, PICTURES),
+        "plots": sheets(study, finished, PLOTS),
         "differing": differing_keys,
         "settings": [(one.label, _texts(one, differing_keys)) for one in found],
         "shared": [(key, text_of(key, value)) for key, value in shared(known).items()],
@@ -134,12 +137,12 @@ def _texts(variant: Variant, keys: Sequence[str]) -> list[str]:
 # --- the runs' pictures ---------------------------------------------------------------------------------------------
 
 
-def sheets(study: Path, found: Sequence[Variant]) -> list[tuple[str, list[Sheet]]]:
+def sheets(study: Path, found: Sequence[Variant], kinds: Mapping[str, str]) -> list[tuple[str, list[Sheet]]]:
     """What is shown, and a picture of the first finished run of each variant; what no run has is left out."""
     num_rows = ROWS if len(found) <= MANY else ROWS_OF_MANY
     shown = []
     with ThreadPoolExecutor() as pool:  # Pillow reads and writes outside Python's lock
-        for kind, what in PICTURES.items():
+        for kind, what in kinds.items():
             uris = pool.map(lambda one, kind=kind: webp(_sheet(study, one, kind), num_rows), found)
             shown.append((what, [Sheet(one.label, uri) for one, uri in zip(found, uris, strict=True)]))
     return [(what, pictures) for what, pictures in shown if any(sheet.uri for sheet in pictures)]

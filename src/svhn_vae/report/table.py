@@ -195,6 +195,7 @@ def print_study(study: Path, console: Console) -> None:
             finished = [variant for variant in found if variant.runs]
             console.print(terminal_table(ranked_table(finished, rankings), min(console.width, MAX_WIDTH)))
             say(" ".join(answer(found, rankings)))
+            say("\n".join(f"{ranking.metric} over seeds: {ranking.how}" for ranking in rankings))
     for run in runs:
         if not run.result or run.reason:
             say(f"{run.status}: {run.name}: {run.reason}")

@@ -15,6 +15,7 @@ from svhn_vae.report.hypotheses import Verdict, effect_text, parse, verdicts, wi
 from svhn_vae.runs.folder import read_json
 
 HEADER = ("study", "claim", "verdict", "effect", "margin", "seeds", "size")
+LEAST_WIDTH = {"size": 100, "margin": 85, "seeds": 85, "study": 70, "effect": 55}
 NOTE = (
     "effect: how much better the runs do that the claim favours, + as claimed, with its 95 % interval; supported: all "
     "of this is above the margin; refuted: all is below; a negative margin allows them to be worse by as much.",
@@ -78,10 +79,13 @@ def row(study: str, verdict: Verdict) -> tuple[str, ...]:
     return study, verdict.claim, verdict.verdict, effect, margin, seeds, verdict.size
 
 
-def table(claims: Claims) -> Table:
-    found = Table(*HEADER, show_lines=True)
+def table(claims: Claims, width: int) -> Table:
+    """Of a terminal's width: columns of least weight are left out where it is narrow."""
+    shown = [place for place, title in enumerate(HEADER) if width >= LEAST_WIDTH.get(title, 0)]
+    found = Table(*(HEADER[place] for place in shown), show_lines=True)
     for name, verdict in claims.found:
-        found.add_row(*(Text(cell, overflow="fold") for cell in row(name, verdict)))
+        cells = row(name, verdict)
+        found.add_row(*(Text(cells[place], overflow="fold") for place in shown))
     return found
 
 
