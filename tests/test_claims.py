@@ -102,11 +102,6 @@ def test_an_experiment_that_has_only_been_asked_is_not_run(outputs, experiments)
     assert found(outputs, experiments) == DUE
 
 
-def test_a_study_that_has_only_been_asked_and_is_no_experiment_is_undecided(outputs, experiments):
-    write_study(outputs / "b", hypothesis(), num_seeds=0)
-    assert found(outputs, experiments) == [*DUE[:2], ("b", "A claim.", "undecided"), *DUE[2:]]
-
-
 def test_what_states_no_hypothesis_is_no_claim(outputs, experiments):
     write_study(outputs / "quiet")
     (outputs / "older" / "run").mkdir(parents=True)

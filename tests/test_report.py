@@ -12,7 +12,7 @@ from rich.console import Console
 from scipy import stats
 
 from svhn_vae.report.collect import Run, by_test_images, read_runs, variants
-from svhn_vae.report.table import MIN_NAME, print_study, wide_console
+from svhn_vae.report.table import MIN_NAME, print_study
 
 SVHN = {"name": "svhn train", "synthetic": False, "digest": "0123456789abcdef"}
 SVHN |= {"num_train": 6749, "num_val": 750, "num_test": 1499}
@@ -125,14 +125,6 @@ def test_every_status_is_read(study):
     assert [run.reason for run in runs[1:]] == [f"because {run.status}" for run in runs[1:]]
     assert runs[0].result["metrics"]["test/bits_per_dim"] == 2.5
     assert all(run.result == {} for run in runs[1:])
-
-
-def test_a_run_that_has_just_begun(study):
-    folder = study / "new"
-    folder.mkdir()
-    (folder / "status.json").write_text('{"status": "running", "started": 1.0, "data": "d"}')
-    facts = {"status": "running", "started": 1.0, "data": "d"}
-    assert read_runs(study) == [Run("new", "running", "", {}, facts)]
 
 
 def test_an_old_result_of_a_run_that_runs_again_is_not_its_result(study):
@@ -270,16 +262,6 @@ def test_a_study_of_the_number_of_training_images_is_one_table(study):
     ]  # fmt: skip
 
 
-def test_each_set_of_test_images_has_its_table(study):
-    write_done(study, "a", data=SVHN, bits=3.1)
-    write_done(study, "b", data=SYNTHETIC, bits=2.1, baselines={"uniform": 8.0, "independent Gaussian": 7.5})
-    found = [[row[0], row[2]] for row in rows(printed(study))]
-    assert found == [
-        ["a", "3.100"], ["(-)PPCA,K=500", "3.567"], ["(-)uniform", "8.000"],
-        ["b", "2.100"], ["(-)independentGaussian", "7.500"], ["(-)uniform", "8.000"],
-    ]  # fmt: skip
-
-
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -353,13 +335,6 @@ def test_a_variant_that_does_not_beat_its_own_baseline_is_marked(study):
     assert marked == {"pca.n_components=500!"}
 
 
-def test_every_baseline_has_one_row(study):
-    write_done(study, "a", baselines={"uniform": 8.0, "PPCA, K = 500": 3.567})
-    write_done(study, "b", **setting("pca", n_components=100), baselines={"uniform": 8.0, "PPCA, K = 100": 4.5})
-    names = [row[0] for row in rows(printed(study)) if row[0].startswith("(-)")]
-    assert names == ["(-)PPCA,K=500", "(-)PPCA,K=100", "(-)uniform"]
-
-
 @pytest.mark.parametrize("place", range(4))
 def test_a_run_without_a_number_stands_last(study, place):
     """Nothing is less than NaN: where it stood, the rows around it would be in no order."""
@@ -404,10 +379,6 @@ def test_a_terminal_that_knows_ascii_alone(study, monkeypatch):
     by_k(study, {1: [3.0, 3.01, 2.99], 2: [3.003, 2.993, 3.01]})
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     print_study(study, Console(file=file, width=80))
-
-
-def test_where_there_is_no_terminal_the_table_is_whole():
-    assert wide_console().width >= 100
 
 
 def test_what_did_not_finish_is_listed_with_its_reason(study):

@@ -266,11 +266,6 @@ def test_question_and_answer(swept):
     assert (swept.study / "report" / "figures" / "verdict-01.svg").is_file()
 
 
-def test_the_question_is_the_usual_one_where_none_was_asked(study):
-    write_run(study, "a")
-    assert "Which variant has the best density, and which the best pictures?" in "".join(page_of(study).text)
-
-
 def test_rows_are_ranked_and_runs_counted(swept):
     page = swept.page
     names = [name.removesuffix(" !") for name in page.column("model", "model")]
@@ -365,6 +360,8 @@ def write_odd_runs(study: Path) -> None:
     write_run(study, "diverged", status="diverged", reason="nan", seed=2)
     write_run(study, "running", status="running", **setting("pca", whiten=True))
     write_run(study, "other", data=SYNTHETIC, digest=SYNTHETIC["digest"], **setting("pca", whiten=True))
+    path = write_run(study, "nulls", **setting("pca", n_components=9)) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"baselines": {"uniform": None}, "parts": None}))
     path = write_run(study, "hurt") / "result.json"
     path.write_text('{"name": "hurt", "metrics": {}}')
     old = write_run(study, "old-seed0", status="failed", reason="because") / "status.json"

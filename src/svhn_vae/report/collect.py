@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
     def number(self, part: str, name: str) -> float:
         """Of a part of result.json; NaN where there is none."""
-        value = self.result.get(part, {}).get(name)
+        value = (self.result.get(part) or {}).get(name)
         return float(value) if isinstance(value, int | float) else math.nan
 
     def _digest(self, name: str) -> str | None:

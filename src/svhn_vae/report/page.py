@@ -210,7 +210,7 @@ def _flat(run: Run, label: str) -> dict[str, Any]:
     row |= {"step": run.facts.get("step"), "seed": run.seed, "commit": run.commit}
     row |= {"test images": run.test_images, "training images": run.train_images}
     for part, prefix in PREFIXES.items():
-        row |= {f"{prefix}{key}": value for key, value in run.result.get(part, {}).items()}
+        row |= {f"{prefix}{key}": value for key, value in (run.result.get(part) or {}).items()}
     return row | {f"cost/{key}": value for key, value in run.cost.items()} | run.settings
 
 

@@ -106,14 +106,14 @@ def front(found: Sequence[Variant]) -> list[str]:
 
 def baselines(runs: Sequence[Run]) -> list[tuple[str, float]]:
     """Name and bits/dim of every model without a network, the best first."""
-    found = {(name, bits) for run in runs for name, bits in run.result.get("baselines", {}).items()}
-    return sorted(found, key=lambda named: named[1])
+    found = {(name, run.number("baselines", name)) for run in runs for name in run.result.get("baselines") or ()}
+    return sorted((one for one in found if math.isfinite(one[1])), key=lambda named: named[1])
 
 
 def own_baseline(variant: Variant) -> tuple[str, float] | None:
     """The model without a network that has the variant's coordinates."""
-    known = variant.runs[0].result.get("baselines", {}) if variant.runs else {}
-    return next(((name, known[name]) for start in OWN_BASELINE for name in known if name.startswith(start)), None)
+    known = baselines(variant.runs[:1])
+    return next((one for start in OWN_BASELINE for one in known if one[0].startswith(start)), None)
 
 
 def is_no_better(variant: Variant) -> bool:

@@ -132,8 +132,7 @@ def _of_side(variant: Variant, metric: str, ranking: Ranking | None) -> list[Val
     if ranking is None or variant.label not in ranking.places:
         return [Value(), Value(f"({mean:{form}})", mean, "seeds that survived: no rank"), Value(), Value()]
     at = ranking.places[variant.label]
-    reach = f" ± {at.reach:{form}}" if math.isfinite(at.reach) else ""
-    mean_value = Value(f"{mean:{form}}{reach}", mean, by_seed(scores, ".4f"))
+    mean_value = Value(interval_text(mean, at.reach, form), mean, by_seed(scores, ".4f"))
     gaps = [Value(), Value()] if at.rank == 1 else [_gap(at.seeds, form), _gap(at.images, form)]
     return [Value(str(at.rank), at.rank), mean_value, *gaps]
 
@@ -142,7 +141,7 @@ def _gap(gap: Gap, form: str) -> Value:
     if math.isnan(gap.p_value):
         return Value()
     hint = f"p = {gap.p_value:.2g}, corrected for all variants"
-    return Value(f"{gap.mean:+{form}} ± {gap.reach:{form}}{'' if gap.is_worse else ' ≈'}", gap.mean, hint)
+    return Value(interval_text(gap.mean, gap.reach, form, "+") + ("" if gap.is_worse else " ≈"), gap.mean, hint)
 
 
 def _figure(variant: Variant, column: Column) -> Value:
@@ -225,5 +224,5 @@ def terminal_table(table: RankedTable, width: int) -> Table:
     return found
 
 
-def interval_text(mean: float, reach: float, form: str = ".3f") -> str:
-    return f"{mean:{form}}" + (f" ± {reach:{form}}" if math.isfinite(reach) else "")
+def interval_text(mean: float, reach: float, form: str = ".3f", sign: str = "") -> str:
+    return f"{mean:{sign}{form}}" + (f" ± {reach:{form}}" if math.isfinite(reach) else "")

@@ -57,7 +57,7 @@ def measured(run: Run, metric: str) -> float | None:
     """A number of a finished run by the metric's name; None where it has none."""
     prefix, _, name = metric.partition("/")
     part, name = (PARTS[prefix], name) if prefix in PARTS else ("metrics", metric)
-    value = run.result.get(part, {}).get(name)
+    value = (run.result.get(part) or {}).get(name)
     return float(value) if isinstance(value, int | float) else None
 
 
