@@ -319,7 +319,7 @@ def _number(count: int, of: str) -> str:
 def size(runs: Sequence[Run]) -> str:
     """The data of runs, and from the least to the most images, epochs, images in a batch and weights."""
     names = {run.train_images: run.choices.get("data", "") for run in runs}
-    names |= {run.train_images: run.result["data"]["name"] for run in runs if run.result}
+    names |= {run.train_images: run.result["data"].get("name", "") for run in runs if run.result}
     data = [f"{name} ({digest[:8]})" if digest else name for digest, name in names.items()]
     images = [run.result["data"].get("num_train") for run in runs if run.result]
     epochs = [run.cost.get("epochs", run.config.get("trainer", {}).get("max_epochs")) for run in runs]
