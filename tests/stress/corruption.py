@@ -35,7 +35,7 @@ from svhn_vae.evaluation.densities import Uniform
 from svhn_vae.evaluation.judge import Judge, Settings, _path, _write, kept_judge
 from svhn_vae.experiment.build import build_module
 from svhn_vae.experiment.loading import load_dataset, load_run
-from svhn_vae.report import svg
+from svhn_vae.report import plots
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import read_json
@@ -293,7 +293,7 @@ def reported(folder: Path, name: str, damage: Damage) -> None:
     whole = kind.path.read_bytes()
     kind.path.write_bytes(damage.content)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(svg, "FigureCanvasSVG", Blank):
+        with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(plots, "FigureCanvasSVG", Blank):
             print_study(folder / STUDY, wide_console())
             write_report(folder / STUDY)
     finally:
