@@ -4,38 +4,32 @@ Fitted on the training images, as every run's table has them, and on training an
 a baseline has nothing to select, and figures elsewhere are often for whole files.
 """
 
-import argparse
+# ruff: noqa: E402
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
+
 import functools
 import sys
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
 from svhn_vae.data.moments import moments_once
-from svhn_vae.data.sources import Dataset, concatenate, digest, load_once
-from svhn_vae.errors import DataError
+from svhn_vae.data.sources import Dataset, concatenate, digest
 from svhn_vae.evaluation.baselines import diagonal_post_loss, fitted, score
-from svhn_vae.experiment.build import CONF, cache_folder, fit_device, register_resolvers
+from svhn_vae.experiment.build import cache_folder, fit_device, load_data
+from svhn_vae.experiment.script import check_as_a_run, run_script
 from svhn_vae.report.table import wide_console
 
 POST_COMPONENTS, POST_EPSILON = 500, 0.010  # of the 2017 post, whose network reached -266.1 in training
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="as for train.py: data=synthetic, pca.n_components=1000, ...")
-    register_resolvers()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            cfg = compose("train", parser.parse_args().overrides)
-        dataset = load_once(instantiate(cfg.data, _convert_="all"))
-        wide_console().print(baseline_table(cfg, dataset))
-        print(post_loss_line(cfg, dataset))
-    except (HydraException, DataError) as error:
-        sys.exit(f"failed: {' '.join(str(error).split())}")
+def main(cfg: DictConfig) -> None:
+    check_as_a_run("train", sys.argv[1:])
+    dataset = load_data(cfg)
+    wide_console().print(baseline_table(cfg, dataset))
+    print(post_loss_line(cfg, dataset))
 
 
 def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
@@ -70,4 +64,4 @@ def post_loss_line(cfg: DictConfig, dataset: Dataset) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script("train", __doc__, main)

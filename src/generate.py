@@ -3,26 +3,22 @@
 They lie in its figures/ folder and in its TensorBoard, under generated/.
 """
 
-import sys
+# ruff: noqa: E402
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
+
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
-from svhn_vae.errors import DataError, UserError
+from svhn_vae.errors import UserError
 from svhn_vae.experiment.loading import load_dataset, load_run
+from svhn_vae.experiment.script import run_script
 from svhn_vae.pictures.gallery import Subject, draw, possible
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.folder import RunFolder
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
-def main(cfg: DictConfig) -> None:
-    try:
-        generate(cfg)
-    except (ValueError, OSError, DataError) as error:
-        sys.exit(f"failed: {' '.join(str(error).split())}")
 
 
 def generate(cfg: DictConfig) -> None:
@@ -33,9 +29,8 @@ def generate(cfg: DictConfig) -> None:
     folder = RunFolder(Path(cfg.run))
     vae = load_run(folder.path)
     names = chosen(cfg.pictures, possible(vae))
-    subject = Subject(
-        vae, load_dataset(folder.path, cfg.data_root, other_images=False), folder.path.resolve().name, cfg.seed
-    )
+    dataset = load_dataset(folder.path, cfg.data_root, other_images=False)
+    subject = Subject(vae, dataset, folder.path.resolve().name, cfg.seed)
     with SummaryWriter(folder.path / "tensorboard") as board:
         for name in names:
             picture, path = draw(subject, name), folder.figures / f"{name}.png"
@@ -54,4 +49,4 @@ def chosen(wanted: str | list[str] | None, there_are: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script("generate", __doc__, generate)

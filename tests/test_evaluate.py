@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from svhn_vae.evaluation.judged import judged
 
 from conftest import REPO, options
 from svhn_vae.data.digits import draw_digits
@@ -19,7 +20,6 @@ from svhn_vae.data.sources import Dataset
 from svhn_vae.evaluation.baselines import gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.samples import generated, judge_scores, references
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.experiment.loading import load_dataset, load_run

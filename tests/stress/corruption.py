@@ -31,8 +31,8 @@ from svhn_vae.data.mat import LabelledImages, read_mat
 from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import DataError
 from svhn_vae.evaluation import baselines
-from svhn_vae.evaluation.densities import Uniform
-from svhn_vae.evaluation.judge import Judge, Settings, _path, _write, kept_judge
+from svhn_vae.evaluation.baselines import Uniform
+from svhn_vae.evaluation.judge import Judge, JudgeSettings, judge_path, read_judge, write_judge
 from svhn_vae.experiment.build import build_module
 from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.report import svg
@@ -44,9 +44,9 @@ from svhn_vae.training.checkpoints import continuation
 from svhn_vae.training.history import read_history
 
 RUN = ("model=conv", "variance=relu_eps", *(word for word in TINY if "pca" not in word), "trainer.max_epochs=2")
-JUDGE = Settings(
-    width=2, dropout=0.0, epochs=1, batch_size=10, learning_rate=0.1, weight_decay=0.0, label_smoothing=0.0,
-    max_shift=1, contrast=0.0, seed=0,
+JUDGE = JudgeSettings(
+    width=2, dropout=0.0, epochs=1, images=100, enough=1.0, batch_size=10, learning_rate=0.1, weight_decay=0.0,
+    label_smoothing=0.0, max_shift=1, contrast=0.0, seed=0,
 )  # fmt: skip
 SAME, REFUSED, NOTHING, REBUILT = "as written", "one line", "nothing, as if there were none", "a notice, made anew"
 PART, OTHER = "part of it, and it is said", "other images, of another digest"
@@ -106,7 +106,7 @@ def make_files(folder: Path) -> None:
     moments_of(folder)
     baselines_of(folder)
     torch.manual_seed(0)
-    _write(Judge(JUDGE.width, JUDGE.dropout), JUDGE, _path(dataset(), JUDGE, folder / "small-cache"))
+    write_judge(Judge(JUDGE.width, JUDGE.dropout), JUDGE, judge_path(dataset(), JUDGE, folder / "small-cache"))
 
 
 def dataset() -> Dataset:
@@ -173,7 +173,7 @@ def baselines_of(folder: Path) -> object:
 
 
 def judge_of(folder: Path) -> object:
-    judge = kept_judge(dataset(), JUDGE, folder / "small-cache", "cpu")
+    judge = read_judge(judge_path(dataset(), JUDGE, folder / "small-cache"), JUDGE)
     return None if judge is None else of_tensors(judge.state_dict())
 
 

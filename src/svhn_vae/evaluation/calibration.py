@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from svhn_vae.model.coordinates import Representation
-from svhn_vae.pictures.plot import rendered, use_log_scales
+from svhn_vae.pictures.sheet import rendered, use_log_scales
 
 COVERAGES = (50, 90, 99)  # percent
 NUM_BINS = 15

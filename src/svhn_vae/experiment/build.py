@@ -1,5 +1,6 @@
 """From a configuration to objects. Hydra makes the leaves, the wiring is Python; no DictConfig leaves this file."""
 
+import functools
 import inspect
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
 from svhn_vae.evaluation.bound import NUM_DIMS
-from svhn_vae.evaluation.judge import Judge, judge_once
+from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
 from svhn_vae.experiment.commandline import help_text
 from svhn_vae.experiment.ranks import Place, num_ranks
 from svhn_vae.experiment.run import Job
@@ -107,25 +108,26 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place:
     trainer = build_trainer(cfg, folder, place)
     data = build_data(cfg, module.vae)
     data.setup()
-    judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
+    judge = functools.partial(load_judge, cfg) if cfg.judge else None
     typed = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
 
 
 def build_vae(cfg: DictConfig) -> VAE:
     """An untrained VAE, its representation not yet fitted; the same weights for the same seed."""
-    torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
     for group in ("pca", "variance", "model"):
         check_settings(group, cfg[group])
-    representation = instantiate(cfg.pca, image_shape=IMAGE_SHAPE)
-    variance = instantiate(cfg.variance, event_shape=representation.event_shape, _convert_="all")
-    networks = instantiate(
-        cfg.model,
-        event_shape=representation.event_shape,
-        params_per_element=variance.params_per_element,
-        params_per_image=representation.residual.params_per_image,
-    )
-    return VAE(representation, networks, variance)
+    with torch.random.fork_rng():  # load_run calls this in a user's program
+        torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
+        representation = instantiate(cfg.pca, image_shape=IMAGE_SHAPE)
+        variance = instantiate(cfg.variance, event_shape=representation.event_shape, _convert_="all")
+        networks = instantiate(
+            cfg.model,
+            event_shape=representation.event_shape,
+            params_per_element=variance.params_per_element,
+            params_per_image=representation.residual.params_per_image,
+        )
+        return VAE(representation, networks, variance)
 
 
 def check_settings(group: str, node: DictConfig) -> None:
@@ -221,7 +223,11 @@ def cache_folder(cfg: DictConfig) -> Path:
     return Path(cfg.cache).expanduser() if cfg.cache else Path(pooch.os_cache("svhn-vae"))
 
 
-def load_judge(dataset: Dataset, cache: Path) -> Judge:
-    """The data set's judge with the settings of conf/judge.yaml: the one kept in the cache folder, or trained now."""
+def load_judge(cfg: DictConfig, dataset: Dataset) -> Judge | None:
+    """The data set's judge with the settings of conf/judge.yaml: kept in the cache folder, or trained now. None, and a
+    line that says why, where its labels make none."""
+    if reason := why_no_judge(dataset):
+        print(f"  samples are not judged: {reason}", flush=True)
+        return None
     settings = instantiate(OmegaConf.load(CONF / "judge.yaml").judge)
-    return judge_once(dataset, settings, cache, "cuda" if torch.cuda.is_available() else "cpu")
+    return judge_once(dataset, settings, cache_folder(cfg), fit_device(cfg))

@@ -5,15 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from svhn_vae.data.represented import Represented
 from svhn_vae.data.sources import Dataset, load_once
 from svhn_vae.errors import UserError, one_line
+from svhn_vae.evaluation.judge import Judge
+from svhn_vae.evaluation.score import completed
 from svhn_vae.experiment.build import build_vae, register_resolvers
 from svhn_vae.model.vae import VAE
-from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.folder import RunFolder, write_json
+from svhn_vae.runs.tensors import load_tensors, save_tensors
 from svhn_vae.runs.weights import load_best, load_representation
 
 
@@ -100,3 +105,16 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
     if dataset.digest != expected and not other_images:
         raise UserError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
     return dataset
+
+
+def complete_scores(
+    folder: RunFolder, dataset: Dataset, judge: Judge | None, *, iw_samples: int, device: torch.device
+) -> None:
+    """Merges into a finished run's result what `score.completed` finds that it lacks. Under the run's lock."""
+    vae = load_run(folder.path).to(device)
+    represented = Represented(dataset, vae.representation)
+    result, columns = completed(folder.result, vae, represented, judge, iw_samples=iw_samples)
+    path = folder.path / "per_image.safetensors"
+    if columns and path.is_file():
+        save_tensors(load_tensors(path) | columns, path)
+    write_json(folder.path / "result.json", result)

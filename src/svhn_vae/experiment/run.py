@@ -19,7 +19,7 @@ from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.judged import judged
+from svhn_vae.evaluation.samples import sample_metrics
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
@@ -48,7 +48,7 @@ class Job(NamedTuple):
     data: DataModule  # set up
     module: LitVAE
     trainer: L.Trainer
-    judge: Callable[[Dataset], Judge] | None  # loads it, or trains it
+    judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
     typed: list[str]  # the settings that the command or its sweep names
     fit_on_ranks: Callable[[Path | None], None] | None = None  # `fit` in processes of its own; None: in this one
 
@@ -85,8 +85,8 @@ def train_and_score(job: Job) -> Config:
     draw(job)
     folder.check_there()
     others = folder.facts["learnt"] | bound_of(job, "seen")
-    if job.judge is not None:
-        others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
+    if job.judge is not None and (judge := job.judge(job.data.dataset)) is not None:
+        others |= sample_metrics(job.module.vae, job.data.dataset, judge)
     result = result_of(job, val | others, score, folder.facts["cost"])
     folder.check_there()
     write_json(folder.path / "result.json", result)
