@@ -10,18 +10,17 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are
 
 import sys
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from svhn_vae.errors import UserError
 from svhn_vae.evaluation.judge import judge_once, why_no_judge
-from svhn_vae.experiment.build import cache_folder, fit_device, load_data
+from svhn_vae.experiment.build import cache_folder, fit_device, load_data, make
 from svhn_vae.experiment.script import check_as_a_run, run_script
 
 
 def main(cfg: DictConfig) -> None:
     check_as_a_run("judge", sys.argv[1:])
-    settings, dataset = instantiate(cfg.judge), load_data(cfg)
+    settings, dataset = make("judge", cfg.judge), load_data(cfg)
     if reason := why_no_judge(dataset):
         raise UserError(f"{dataset.name} data can have no judge: {reason}")
     judge = judge_once(dataset, settings, cache_folder(cfg), fit_device(cfg))

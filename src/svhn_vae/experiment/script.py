@@ -7,12 +7,12 @@ import signal
 import sys
 from collections.abc import Callable
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from svhn_vae.errors import MEANT_FOR_A_PERSON, UserError, one_line, printable, root_of
-from svhn_vae.experiment.build import CONF, register_resolvers
+from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.preflight import Refused, plan
 from svhn_vae.experiment.turn import quiet
 
@@ -25,9 +25,8 @@ def run_script(config_name: str, description: str, work: Callable[[DictConfig], 
     overrides = parser.parse_args().overrides
     signal.signal(signal.SIGINT, signal.default_int_handler)
     quiet()
-    register_resolvers()
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        with composing():
             work(compose(config_name, overrides))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -26,7 +26,8 @@ from svhn_vae.errors import (
 )
 from svhn_vae.evaluation.score import lacks
 from svhn_vae.experiment import run as job
-from svhn_vae.experiment.build import build_job, fit_device, load_data, load_judge, plain, register_resolvers
+from svhn_vae.experiment.build import build_job, fit_device, load_data, load_judge
+from svhn_vae.experiment.configuration import plain, register_resolvers
 from svhn_vae.experiment.loading import complete_scores
 from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
 from svhn_vae.runs.files import replacing
