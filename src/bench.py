@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks import commands, updates
 from svhn_vae.errors import UserError
+from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.script import run_script
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.folder import write_json
@@ -72,11 +73,9 @@ def of_updates(settings: Config, device: torch.device, folder: Path) -> Rows:
     for name, how in settings["sizes"].items():
         for variant, extra in settings["variants"].items():
             own = ("data=synthetic", accelerator, f"cache={folder}", *how["overrides"], *extra)
-            fit = updates.fit_of(
-                compose("train", list(own), return_hydra_config=True),
-                folder / "run",
-                how["images_on_gpu" if on_gpu else "images"],
-            )
+            with composing():
+                train = compose("train", list(own), return_hydra_config=True)
+            fit = updates.fit_of(train, folder / "run", how["images_on_gpu" if on_gpu else "images"])
             ours, bare = updates.timed(
                 fit, updates.bare_loop_of(fit), num_epochs=how["epochs"], num_rounds=settings["repeats"]
             )

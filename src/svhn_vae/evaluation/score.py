@@ -182,7 +182,7 @@ def codes(vae: VAE, batches: EvaluationBatches) -> Iterator[np.ndarray]:
 def lacks(result: dict[str, Any], *, judge: bool, iw_samples: int) -> bool:
     """Whether a finished run's result has no scores of samples, or a bound from fewer samples, than is asked for."""
     metrics = result["metrics"]
-    return (judge and "samples/legibility" not in metrics) or iw_samples > metrics.get("test/iw_k", 0)
+    return (judge and "judge/legible" not in metrics) or iw_samples > metrics.get("test/iw_k", 0)
 
 
 def completed(

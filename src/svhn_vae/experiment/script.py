@@ -27,7 +27,8 @@ def run_script(config_name: str, description: str, work: Callable[[DictConfig], 
     quiet()
     try:
         with composing():
-            work(compose(config_name, overrides))
+            cfg = compose(config_name, overrides)
+        work(cfg)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
