@@ -16,10 +16,9 @@ from sklearn.decomposition import PCA
 
 from benchmarks.bare import Size, bare_loop, seconds_of, synchronise
 from svhn_vae.data.batches import EvaluationBatches
-from svhn_vae.data.mat import LabelledImages
+from svhn_vae.data.cache import fitted_moments
 from svhn_vae.data.module import DataModule
-from svhn_vae.data.moments import fitted
-from svhn_vae.data.sources import Source
+from svhn_vae.data.sources import LabelledImages, Source
 from svhn_vae.experiment.build import build_data, build_module, build_trainer
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.training.module import LitVAE
@@ -115,7 +114,7 @@ def spectrum_times(num: int, device: torch.device) -> dict[str, float]:
     """Seconds for the mean and whole spectrum of uint8 images, dequantised on the way, and for some components by
     scikit-learn's automatic choice of what it is given in float64."""
     images = torch.randint(256, (num, 3, 32, 32), dtype=torch.uint8)
-    found = {"whole spectrum": seconds_of(lambda: fitted(images, "sample", device))}
+    found = {"whole spectrum": seconds_of(lambda: fitted_moments(images, "sample", device))}
     if num <= MAX_HELD:
         x, automatic = images.flatten(1).double().numpy(), PCA(NUM_COMPONENTS, random_state=0)
         found[f"scikit-learn, automatic, {NUM_COMPONENTS} components"] = seconds_of(lambda: automatic.fit(x))

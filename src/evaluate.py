@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.table import Table
 
-from svhn_vae.data.represented import Represented
+from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.errors import UserError
 from svhn_vae.evaluation.samples import sample_metrics
 from svhn_vae.evaluation.score import SPLITS, Score, lacks, score_run
@@ -22,8 +22,8 @@ from svhn_vae.experiment.build import fit_device, load_judge
 from svhn_vae.experiment.loading import complete_scores, load_dataset, load_run
 from svhn_vae.experiment.script import run_script
 from svhn_vae.report.table import wide_console
+from svhn_vae.runs.files import locked
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.lock import locked
 
 MEANING = {
     "elbo": "nats per image, as the terms below",
@@ -46,7 +46,7 @@ def evaluate(cfg: DictConfig) -> None:
     dataset = load_dataset(folder.path, cfg.data_root, other_images=cfg.other_images)
     is_its_own, result = dataset.digest == folder.result["data"]["digest"], folder.result
     iw_samples = result["config"]["iw_samples"] if cfg.iw_samples is None else cfg.iw_samples
-    score = score_run(vae, Represented(dataset, vae.representation), split=cfg.split, iw_samples=iw_samples)
+    score = score_run(vae, EvaluationSplits(dataset, vae.representation), split=cfg.split, iw_samples=iw_samples)
     console = wide_console()
     others = "" if is_its_own else f" that are not the run's: {dataset.name} data {dataset.digest}"
     name = f"{folder.path.resolve().name}, {len(score.per_image['elbo']):,} {cfg.split} images{others}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svhn_vae.data.mat import read_mat
+from svhn_vae.data.svhn import read_mat
 from svhn_vae.evaluation import causal as module
 from svhn_vae.evaluation.causal import NEIGHBOURS, CausalCode, CausalRegression, bits_of_code, coloured
 from svhn_vae.model.variance.logistic import log_mass_of_level

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from conftest import REPO
-from svhn_vae.data.mat import LabelledImages
-from svhn_vae.data.sources import Dataset, Synthetic
+from svhn_vae.data.digits import Synthetic
+from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.errors import UserError
 from svhn_vae.evaluation import judge as module
 from svhn_vae.evaluation.judge import (

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
-from svhn_vae.data.moments import spaced
+from svhn_vae.data.batches import every_nth
 from svhn_vae.model.covariance import NUM_LEVELS
 from svhn_vae.model.variance.logistic import log_mass_of_level
 
@@ -86,7 +86,7 @@ class CausalCode:
 
     def fit(self, images: Tensor) -> None:
         """Images (N, 3, H, W) uint8."""
-        parts = [coloured(part) for part in spaced(images, MAX_IMAGES).split(CHUNK)]
+        parts = [coloured(part) for part in every_nth(images, MAX_IMAGES).split(CHUNK)]
         self.values.fit((u, torch.ones_like(u)) for u in parts)
         self.sizes.fit((log_size(u - self.values.predict(u)), torch.ones_like(u)) for u in parts)
         # Again, an error counting in units of its size: else the few rough images decide.

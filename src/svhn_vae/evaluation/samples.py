@@ -16,7 +16,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from svhn_vae.data.moments import spaced
+from svhn_vae.data.batches import every_nth
 from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import UserError
 from svhn_vae.evaluation.judge import CONFIDENT, NUM_DIGITS, Judge, Opinion
@@ -79,7 +79,7 @@ _references: WeakKeyDictionary[Judge, tuple[str, References, dict[str, float]]] 
 def references(judge: Judge, dataset: Dataset) -> tuple[References, dict[str, float]]:
     """What samples are compared with, and the scores of validation images; made once for all runs of a process."""
     if judge not in _references or _references[judge][0] != dataset.digest:
-        known = judge.opinion(spaced(dataset.train.images, MAX_KNOWN)).features
+        known = judge.opinion(every_nth(dataset.train.images, MAX_KNOWN)).features
         against = References(dataset.test.images, judge.opinion(dataset.test.images), known)
         _references[judge] = dataset.digest, against, judge_scores(judge, dataset.val.images, against)
     return _references[judge][1:]

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svhn_vae.data.batches import EvaluationBatches, centred
-from svhn_vae.data.mat import LabelledImages
-from svhn_vae.data.moments import spaced
-from svhn_vae.data.represented import Represented
+from svhn_vae.data.batches import EvaluationBatches, centred, every_nth
+from svhn_vae.data.module import EvaluationSplits
+from svhn_vae.data.sources import LabelledImages
 from svhn_vae.evaluation.bound import (
     NUM_DIMS,
     Estimate,
@@ -56,7 +55,7 @@ class Passes(NamedTuple):
 
 
 @torch.no_grad()
-def score_run(vae: VAE, represented: Represented, *, split: str, iw_samples: int) -> Score:
+def score_run(vae: VAE, represented: EvaluationSplits, *, split: str, iw_samples: int) -> Score:
     """The scores of one of SPLITS, importance-weighted with so many samples per image; 0 leaves that out.
 
     The same figures at every call. Where the bound is not finite there is nothing but it.
@@ -156,7 +155,7 @@ def curve_point(k: int, estimate: Estimate, *, is_density: bool) -> dict[str, fl
 
 def picture_metrics(vae: VAE, images: Tensor) -> dict[str, float]:
     """Of reconstructions and, where the representation cuts something off, of what it leaves."""
-    x = centred(spaced(images, MAX_RECONSTRUCTED), 0).to(vae.device)
+    x = centred(every_nth(images, MAX_RECONSTRUCTED), 0).to(vae.device)
     features = vae.representation(x)
     found = reconstruction_metrics(vae, x, features)
     return found | (round_trip_metrics(vae.representation, x, features) if vae.representation.is_projection else {})
@@ -164,7 +163,7 @@ def picture_metrics(vae: VAE, images: Tensor) -> dict[str, float]:
 
 def probe_metrics(vae: VAE, train: LabelledImages, batches: EvaluationBatches, labels: Tensor) -> dict[str, float]:
     """The accuracy of a linear probe of the digit, fitted on training images; {} where they show one digit alone."""
-    images, digits = (spaced(array, MAX_PROBED) for array in train)
+    images, digits = (every_nth(array, MAX_PROBED) for array in train)
     if len(digits.unique()) < 2:
         return {}
     probe = linear_probe(np.concatenate(list(codes(vae, EvaluationBatches(images, vae.representation)))), digits)
@@ -186,7 +185,7 @@ def lacks(result: dict[str, Any], *, judge: bool, iw_samples: int) -> bool:
 
 
 def completed(
-    result: dict[str, Any], vae: VAE, represented: Represented, judge: Judge | None, *, iw_samples: int
+    result: dict[str, Any], vae: VAE, represented: EvaluationSplits, judge: Judge | None, *, iw_samples: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A finished run's result with what it lacks, computed from its weights: the scores of samples if there is a judge,
     and the importance-weighted bound if it has fewer samples; and the columns by image that are new.

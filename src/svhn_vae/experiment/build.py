@@ -17,9 +17,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.module import DataModule
-from svhn_vae.data.sources import Dataset, Source, load_once
+from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
 from svhn_vae.evaluation.bound import NUM_DIMS
 from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
@@ -142,7 +141,6 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         seed=cfg.seed,
         cache=cache_folder(cfg),
         fit_device=fit_device(cfg),
-        memory_map=cfg.memory_map,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.data.represented import Represented
+from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, Source, load_once
 from svhn_vae.errors import UserError
 from svhn_vae.evaluation.judge import Judge
@@ -24,9 +24,9 @@ from svhn_vae.model.coordinates import Representation
 from svhn_vae.model.networks.interface import Networks
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
-from svhn_vae.runs.folder import RunFolder, write_json
-from svhn_vae.runs.tensors import load_tensors, save_tensors
-from svhn_vae.runs.weights import load_best, load_representation
+from svhn_vae.runs.files import write_json
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.weights import load_best, load_representation, load_tensors, save_tensors
 
 BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead}
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
@@ -143,7 +143,7 @@ def complete_scores(
 ) -> None:
     """Merges into a finished run's result what `score.completed` finds that it lacks. Under the run's lock."""
     vae = load_run(folder.path).to(device)
-    represented = Represented(dataset, vae.representation)
+    represented = EvaluationSplits(dataset, vae.representation)
     result, columns = completed(folder.result, vae, represented, judge, iw_samples=iw_samples)
     path = folder.path / "per_image.safetensors"
     if columns and path.is_file():

@@ -25,11 +25,10 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.runs.folder import RunFolder, write_json
+from svhn_vae.runs.files import write_json
+from svhn_vae.runs.folder import RunFolder, commit
 from svhn_vae.runs.identity import Config, identity
-from svhn_vae.runs.study import commit
-from svhn_vae.runs.tensors import save_tensors
-from svhn_vae.runs.weights import load_best, save_representation
+from svhn_vae.runs.weights import load_best, save_representation, save_tensors
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
 from svhn_vae.training.checkpoints import Last, continuation, history_of
 from svhn_vae.training.divergence import load_last_finite
@@ -167,7 +166,7 @@ def score_test(job: Job) -> Score:
     """Scores the test images, for TensorBoard and image by image for the run folder."""
     logger = job.trainer.logger
     with on_device(job) as vae:
-        score = score_run(vae, job.data.represented, split="test", iw_samples=job.config["iw_samples"])
+        score = score_run(vae, job.data.evaluation, split="test", iw_samples=job.config["iw_samples"])
     logger.log_metrics(score.metrics, job.folder.facts["cost"]["steps"])
     logger.finalize("success")
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
@@ -180,7 +179,7 @@ def score_test(job: Job) -> Score:
 def bound_of(job: Job, split: str) -> dict[str, float | None]:
     """The metrics of `val`, or of `seen`, training images scored as test images are: their excess is overfitting."""
     with on_device(job) as vae:
-        return split_metrics(vae, getattr(job.data.represented, split), split)
+        return split_metrics(vae, getattr(job.data.evaluation, split), split)
 
 
 @contextlib.contextmanager
@@ -233,7 +232,7 @@ def result_of(job: Job, metrics: dict[str, float], score: Score, cost: Config) -
         **described(job),
         "metrics": metrics | score.metrics,
         "parts": score.parts,
-        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, job.data.represented)},
+        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, job.data.evaluation)},
         "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
         "cost": cost,
     }

@@ -30,10 +30,8 @@ from svhn_vae.experiment.build import build_job, fit_device, load_data, load_jud
 from svhn_vae.experiment.configuration import plain, register_resolvers
 from svhn_vae.experiment.loading import complete_scores
 from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
-from svhn_vae.runs.files import replacing
-from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.lock import locked
-from svhn_vae.runs.study import commit
+from svhn_vae.runs.files import locked, replacing
+from svhn_vae.runs.folder import RunFolder, commit
 
 commit_now = functools.cache(commit)  # what this process has read
 
