@@ -9,11 +9,10 @@ import sys
 import pytest
 import torch
 from omegaconf import OmegaConf
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from conftest import REPO
+from svhn_vae.data import cache as cache_module
 from svhn_vae.data.digits import Synthetic
 from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.errors import UserError
@@ -26,9 +25,7 @@ from svhn_vae.evaluation.judge import (
     best_temperature,
     fit,
     judge_once,
-    judge_path,
     measure,
-    read_judge,
     why_no_judge,
 )
 from svhn_vae.experiment.configuration import CONF
@@ -199,7 +196,9 @@ def fits(monkeypatch):
     def fake_fit(dataset, settings, device):
         calls.append(settings)
         torch.manual_seed(settings.seed)
-        return Judge(settings.width, settings.dropout).eval()
+        judge = Judge(settings.width, settings.dropout).eval()
+        judge.accuracy.fill_(0.7)
+        return judge
 
     monkeypatch.setattr(module, "fit", fake_fit)
     return calls
@@ -208,6 +207,7 @@ def fits(monkeypatch):
 def once(*arguments) -> Judge:
     """As a new process has it."""
     module._loaded.clear()
+    cache_module._in_memory.clear()
     return judge_once(*arguments)
 
 
@@ -219,15 +219,13 @@ def assert_same(found: Judge, due: Judge) -> None:
 
 def test_trained_once_and_read_afterwards(fits, dataset, tmp_path):
     cache = tmp_path / "not" / "there yet"
-    assert read_judge(judge_path(dataset, SETTINGS, cache), SETTINGS) is None
     first = once(dataset, SETTINGS, cache, CPU)
     assert judge_once(dataset, SETTINGS, cache, CPU) is first
     assert_same(once(dataset, SETTINGS, cache, CPU), first)
-    assert len(fits) == 1
+    assert_same(first, module.fit(dataset, SETTINGS, CPU))
+    assert len(fits) == 2  # the second is this test's own
     [path] = cache.iterdir()
     assert dataset.digest in path.name
-    with safe_open(path, "pt") as file:
-        assert '"epochs": 2' in file.metadata()["settings"]
 
 
 def test_every_setting_and_other_images_have_a_file_of_their_own(fits, dataset, tmp_path):
@@ -242,25 +240,11 @@ def test_every_setting_and_other_images_have_a_file_of_their_own(fits, dataset, 
     assert len(list(tmp_path.iterdir())) == len(fits) == len(names) + 2
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-def one_name_missing(path):
-    content = load_file(path)
-    del content["accuracy"]
-    save_file(content, path)
-
-
-def other_shape(path):
-    save_file({**load_file(path), "to_logits.bias": torch.zeros(11)}, path)
-
-
-@pytest.mark.parametrize("damage", [cut, one_name_missing, other_shape])
-def test_damaged_file_is_replaced_with_a_notice(fits, dataset, tmp_path, capsys, damage):
+@pytest.mark.parametrize("content", [b"", b"cut off"])
+def test_a_damaged_file_is_replaced_with_a_notice(fits, dataset, tmp_path, capsys, content):
     first = once(dataset, SETTINGS, tmp_path, CPU)
     [path] = tmp_path.iterdir()
-    damage(path)
+    path.write_bytes(content)
     assert_same(once(dataset, SETTINGS, tmp_path, CPU), first)
     [notice] = capsys.readouterr().out.splitlines()
     assert notice.startswith(f"  {path} is damaged")
@@ -268,17 +252,14 @@ def test_damaged_file_is_replaced_with_a_notice(fits, dataset, tmp_path, capsys,
     assert len(fits) == 2
 
 
-@pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_a_full_disk_costs_the_cache_and_nothing_else(fits, dataset, tmp_path, monkeypatch, capsys, broken):
+def test_a_full_disk_costs_the_cache_and_nothing_else(fits, dataset, tmp_path, monkeypatch, capsys):
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(os, broken, fail)
+    monkeypatch.setattr(os, "replace", fail)
     assert isinstance(once(dataset, SETTINGS, tmp_path, CPU), Judge)
     assert list(tmp_path.iterdir()) == []
-    out = capsys.readouterr().out
-    assert "cannot be written" in out
-    assert "no space left on device" in out
+    assert "cannot be written" in capsys.readouterr().out
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

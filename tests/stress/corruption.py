@@ -30,9 +30,9 @@ from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.data.svhn import read_mat
 from svhn_vae.errors import DataError
-from svhn_vae.evaluation import baselines
+from svhn_vae.evaluation import baselines, judge
 from svhn_vae.evaluation.baselines import Uniform
-from svhn_vae.evaluation.judge import Judge, JudgeSettings, judge_path, read_judge, write_judge
+from svhn_vae.evaluation.judge import JudgeSettings
 from svhn_vae.experiment.build import build_module
 from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.report import svg
@@ -107,8 +107,7 @@ def make_files(folder: Path) -> None:
         scipy.io.savemat(folder / f"{name}.mat", arrays, do_compression=name == "compressed")
     moments_of(folder)
     baselines_of(folder)
-    torch.manual_seed(0)
-    write_judge(Judge(JUDGE.width, JUDGE.dropout), JUDGE, judge_path(dataset(), JUDGE, folder / "small-cache"))
+    judge_of(folder)
 
 
 def dataset() -> Dataset:
@@ -175,8 +174,12 @@ def baselines_of(folder: Path) -> object:
 
 
 def judge_of(folder: Path) -> object:
-    judge = read_judge(judge_path(dataset(), JUDGE, folder / "small-cache"), JUDGE)
-    return None if judge is None else of_tensors(judge.state_dict())
+    """As a new process has it, and untrained."""
+    judge._loaded.clear()
+    cache._in_memory.clear()
+    torch.manual_seed(0)
+    with mock.patch.object(judge, "fit", return_value=judge.Judge(JUDGE.width, JUDGE.dropout)):
+        return of_tensors(judge.judge_once(dataset(), JUDGE, folder / "small-cache", torch.device("cpu")).state_dict())
 
 
 class Damage(NamedTuple):

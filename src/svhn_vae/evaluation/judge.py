@@ -21,11 +21,11 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from svhn_vae.data.batches import centred, every_nth
+from svhn_vae.data.cache import cached
 from svhn_vae.data.sources import Dataset, LabelledImages
-from svhn_vae.errors import Damaged, UserError
-from svhn_vae.runs.weights import load_tensors, save_tensors
+from svhn_vae.errors import UserError
 
-FORMAT = 2  # to be raised with any change of the network or its training, so that older files are not read
+FORMAT = 3  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
 SIDE = 32  # pixels
 MAX_IMAGES = 10_000  # for the scales of channels and features
@@ -152,49 +152,32 @@ def why_no_judge(dataset: Dataset) -> str:
     return ""
 
 
-_loaded: dict[tuple[Path, str], "Judge"] = {}  # the last one, for all runs of a process
+class Learnt(NamedTuple):
+    """All that a judge has learnt."""
+
+    numbers: Tensor  # (P,) float32: its state, one after the other
+
+
+_loaded: dict[tuple[Path, str], Judge] = {}  # the last one, for all runs of a process
 
 
 def judge_once(dataset: Dataset, settings: JudgeSettings, cache: Path, device: torch.device) -> Judge:
     """The judge of these images, in evaluation mode; from `cache`, or trained on `device` and put there."""
-    path = judge_path(dataset, settings, cache)
+    path = cache / f"judge-{FORMAT}-{settings.digest}-{dataset.digest}.safetensors"
     if (path, str(device)) not in _loaded:
-        judge = read_judge(path, settings)
-        if judge is None:
-            judge = fit(dataset, settings, device)
-            write_judge(judge, settings, path)
+        numbers = cached(path, Learnt, lambda: Learnt(numbers_of(fit(dataset, settings, device)))).numbers
+        judge = Judge(settings.width, settings.dropout)
+        state = judge.state_dict()
+        parts = numbers.split([value.numel() for value in state.values()])
+        judge.load_state_dict({n: part.view(v.shape) for (n, v), part in zip(state.items(), parts, strict=True)})
         _loaded.clear()
         _loaded[path, str(device)] = judge.to(device).eval()
     return _loaded[path, str(device)]
 
 
-def judge_path(dataset: Dataset, settings: JudgeSettings, cache: Path) -> Path:
-    return cache / f"judge-{FORMAT}-{settings.digest}-{dataset.digest}.safetensors"
-
-
-def read_judge(path: Path, settings: JudgeSettings) -> Judge | None:
-    """None if there is none, or a damaged one."""
-    judge = Judge(settings.width, settings.dropout)
-    try:
-        judge.load_state_dict(load_tensors(path))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        print(f"  {path} cannot be read ({error}): the judge is trained anew", flush=True)
-        return None
-    except (Damaged, RuntimeError) as error:
-        print(f"  {path} is damaged ({' '.join(str(error).split())}): the judge is trained anew", flush=True)
-        return None
-    return judge
-
-
-def write_judge(judge: Judge, settings: JudgeSettings, path: Path) -> None:
-    """A notice where it cannot be written."""
-    state = {name: value.contiguous() for name, value in judge.state_dict().items()}
-    try:
-        save_tensors(state, path, settings=json.dumps(dataclasses.asdict(settings)))
-    except OSError as error:  # this judge is there all the same
-        print(f"  {path} cannot be written ({error}): the next use trains it anew; cache=FOLDER is another place")
+def numbers_of(judge: Judge) -> Tensor:
+    """(P,) float32, on the CPU."""
+    return torch.cat([value.detach().cpu().flatten().float() for value in judge.state_dict().values()])
 
 
 def fit(dataset: Dataset, settings: JudgeSettings, device: torch.device) -> Judge:
