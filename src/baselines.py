@@ -19,13 +19,11 @@ from rich.table import Table
 from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.sources import Dataset, concatenate, digest
 from svhn_vae.errors import UserError
-from svhn_vae.evaluation.baselines import diagonal_post_loss, fitted, score
+from svhn_vae.evaluation.baselines import fitted, score
 from svhn_vae.evaluation.causal import CausalCode, bits_of_code
 from svhn_vae.experiment.build import cache_folder, fit_device, load_data
 from svhn_vae.experiment.script import check_as_a_run, run_script
 from svhn_vae.report.table import wide_console
-
-POST_COMPONENTS, POST_EPSILON = 500, 0.010  # of the 2017 post, whose network reached -266.1 in training
 
 
 def main(cfg: DictConfig) -> None:
@@ -34,7 +32,6 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"causal must be true or false, got {cfg.causal}")
     dataset = load_data(cfg)
     wide_console().print(baseline_table(cfg, dataset))
-    print(post_loss_line(cfg, dataset))
 
 
 def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
@@ -56,20 +53,6 @@ def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
     for name in dict.fromkeys(name for column in columns for name in column):
         table.add_row(name, *(f"{column[name]:.3f}" if name in column else "-" for column in columns))
     return table
-
-
-def post_loss_line(cfg: DictConfig, dataset: Dataset) -> str:
-    """The post's own loss without a network, fitted on all images that are not for the test."""
-    images = concatenate([dataset.train, dataset.val])
-    moments = cached_moments(images.images, digest(images), "sample", cache_folder(cfg), fit_device(cfg))
-    train, test = (
-        diagonal_post_loss(part, moments, POST_COMPONENTS, POST_EPSILON)
-        for part in (images.images, dataset.test.images)
-    )
-    return (
-        f"post_loss of a diagonal Gaussian, variance at least {POST_EPSILON}, in nats of {POST_COMPONENTS} raw "
-        f"coordinates of pixels / 255: train {train:.1f}, test {test:.1f}"
-    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from svhn_vae.evaluation.baselines import (
     Uniform,
     baselines,
     cosine_student_t,
-    diagonal_post_loss,
     fitted,
     gaussian_post_loss,
     gaussians,
@@ -339,18 +338,6 @@ def real_densities(tmp_path_factory):
 def test_real_images(real_densities, split):
     found = score(read_mat(REAL / f"{split}_32x32.mat").images, real_densities)
     assert found == pytest.approx(REAL_BITS[split], abs=0.02)
-
-
-def test_the_posts_loss_is_that_of_scikit_learns_coordinates_of_pixels_over_255():
-    pca = SklearnPCA(10, svd_solver="covariance_eigh").fit(X_TRAIN)
-    middles = (TEST.flatten(1).double().numpy() + 0.5) / 256
-    y = pca.transform(middles) * 256 / 255
-    variance = pca.explained_variance_ * (256 / 255) ** 2
-    epsilon = np.median(variance)  # the floor decides for half of them
-    spread = np.sqrt(np.maximum(variance, epsilon))
-    expected = -stats.norm.logpdf(y, scale=spread).sum(1).mean()
-    found = diagonal_post_loss(TEST, sample_moments(in_batches(X_TRAIN)), 10, epsilon)
-    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_post_loss_of_a_gaussian_is_scipys_in_the_models_coordinates():

@@ -84,7 +84,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     }
     for name in ("plain.mat", "compressed.mat"):
         files[name] = Kind(folder / name, partial(images_of, folder / name), lambda found, right: OTHER)
-    for name in ("order_of_learning", "calibration", "per_image"):
+    for name in ("order_of_learning", "per_image"):
         path = run.path / f"{name}.safetensors"
         files[path.name] = Kind(path, lambda path=path: of_tensors(load_tensors(path)))
     return files

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from svhn_vae.data.batches import centred, dequantised_chunks, every_nth
+from svhn_vae.data.batches import dequantised_chunks, every_nth
 from svhn_vae.data.cache import MAX_IMAGES
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset
 from svhn_vae.model.coordinates import cosine_basis
-from svhn_vae.model.covariance import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored, student_t_log_prob
+from svhn_vae.model.covariance import Moments, fit_degrees_of_freedom, floored, student_t_log_prob
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.files import read_json, write_json
@@ -160,18 +160,6 @@ def cosine_student_t(robust: Moments, x: Tensor) -> StudentT:
     distances = Gaussian(robust.mean, axes, scatter).distances(x.flatten(1))
     degrees, _ = fit_degrees_of_freedom(distances.numpy(), x[0].numel())
     return StudentT(robust.mean, axes, scatter, degrees)
-
-
-def diagonal_post_loss(images: Tensor, moments: Moments, num_components: int, epsilon: float) -> float:
-    """The post's own loss, in nats of num_components raw coordinates of pixels / 255, without a network.
-
-    A Gaussian with the variance max(eigenvalue, epsilon) in each coordinate, of images (N, C, H, W) uint8 without
-    noise; the post's network has the same floor.
-    """
-    unit = NUM_LEVELS / (NUM_LEVELS - 1)
-    scores = (centred(images, 0).flatten(1) - moments.mean.float()) @ moments.components[:num_components].T * unit
-    variance = (moments.eigenvalues[:num_components] * unit**2).clamp(min=epsilon)
-    return 0.5 * (scores.square().double() / variance + (2 * math.pi * variance).log()).sum(1).mean().item()
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ MAX_RECONSTRUCTED = 1_000
 class Score(NamedTuple):
     metrics: dict[str, float]  # split/quantity
     parts: dict[str, float]  # bits per dimension of each part of the bound; {} where there is no density
-    details: dict[str, Any]  # what is no single number: iw_curve, kl_per_latent, worst_calibrated
+    details: dict[str, Any]  # what is no single number: iw_curve and kl_per_latent
     per_image: dict[str, Tensor]  # (N,) each: the bound, its terms, label and index
     calibration: Calibration | None  # None where there is no density
 
@@ -80,7 +80,6 @@ def score_run(vae: VAE, represented: EvaluationSplits, *, split: str, iw_samples
     details = {
         "iw_curve": weighted.curve,
         "kl_per_latent": passes.kl_per_latent.tolist(),
-        "worst_calibrated": calibrated.worst if calibrated else [],
     }
     return score._replace(
         metrics=bound | {f"{split}/{name}": value for name, value in found.items()},

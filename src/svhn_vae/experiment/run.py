@@ -170,9 +170,6 @@ def score_test(job: Job) -> Score:
     logger.log_metrics(score.metrics, job.folder.facts["cost"]["steps"])
     logger.finalize("success")
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
-    if score.calibration:
-        by_component = calibration.by_component(score.calibration, job.module.vae.representation)
-        save_tensors(by_component, job.folder.path / "calibration.safetensors")
     return score
 
 
