@@ -89,17 +89,17 @@ def test_training_images_are_scored_as_test_images_are(dataset):
 
 def test_what_was_scored_is_not_projected_again(dataset):
     vae = fitted_module().vae
-    represented = EvaluationSplits(dataset, vae.representation)
-    score_run(vae, represented, split="test", iw_samples=2)
-    split_metrics(vae, represented.seen, "seen")
+    splits = EvaluationSplits(dataset, vae.representation)
+    score_run(vae, splits, split="test", iw_samples=2)
+    split_metrics(vae, splits.seen, "seen")
     vae.representation.register_forward_hook(lambda *_: pytest.fail("projected again"))
-    gaussian_post_loss(vae, represented)
+    gaussian_post_loss(vae, splits)
 
 
 def test_a_judge_is_asked_about_samples_and_analogies(dataset):
     vae, judge = fitted("model=conv", SMALL).vae.eval(), Judge(4, 0.0).eval()
     judge.accuracy.fill_(0.75)
-    judge.legible.fill_(1.0)
+    judge.temperature.fill_(1e-3)  # sure of all that it says
     state = torch.get_rng_state()
     found = sample_metrics(vae, dataset, judge)
     assert torch.equal(torch.get_rng_state(), state)

@@ -163,15 +163,14 @@ def cosine_student_t(robust: Moments, x: Tensor) -> StudentT:
 
 
 @torch.no_grad()
-def gaussian_post_loss(vae: VAE, represented: EvaluationSplits) -> float | None:
+def gaussian_post_loss(vae: VAE, splits: EvaluationSplits) -> float | None:
     """The test images' post_loss under independent Gaussians of the coordinates y, with their variances over training
     images and the head's floor: what a network has to beat. None of pixels."""
     if not vae.representation.is_projection:
         return None
     floor = math.exp(vae.variance.log_variance_range[0])
     train, test = (
-        torch.cat([batch.y.flatten(1).cpu() for batch in batches]).double()
-        for batches in (represented.seen, represented.test)
+        torch.cat([batch.y.flatten(1).cpu() for batch in batches]).double() for batches in (splits.seen, splits.test)
     )
     variance = train.var(0).clamp(min=floor)
     return 0.5 * ((test - train.mean(0)).square() / variance + (2 * math.pi * variance).log()).sum(1).mean().item()

@@ -55,13 +55,13 @@ class Passes(NamedTuple):
 
 
 @torch.no_grad()
-def score_run(vae: VAE, represented: EvaluationSplits, *, split: str, iw_samples: int) -> Score:
+def score_run(vae: VAE, splits: EvaluationSplits, *, split: str, iw_samples: int) -> Score:
     """The scores of one of SPLITS, importance-weighted with so many samples per image; 0 leaves that out.
 
     The same figures at every call. Where the bound is not finite there is nothing but it.
     """
     vae.eval()
-    (images, labels), batches = getattr(represented.dataset, split), getattr(represented, split)
+    (images, labels), batches = getattr(splits.dataset, split), getattr(splits, split)
     is_density = vae.variance.is_density
     passes = run_passes(vae, batches)
     bound = {name: value.item() for name, value in summarise(split, passes.evaluated, is_density=is_density).items()}
@@ -73,7 +73,7 @@ def score_run(vae: VAE, represented: EvaluationSplits, *, split: str, iw_samples
     found = {
         **weighted.metrics,
         **(of_the_aggregate(*concatenated(passes.posteriors)) if passes.posteriors else {}),
-        **probe_metrics(vae, represented.dataset.train, batches, labels),
+        **probe_metrics(vae, splits.dataset.train, batches, labels),
         **(calibrated.metrics if calibrated else {}),
         **picture_metrics(vae, images),
     }
@@ -184,7 +184,7 @@ def lacks(result: dict[str, Any], *, judge: bool, iw_samples: int) -> bool:
 
 
 def completed(
-    result: dict[str, Any], vae: VAE, represented: EvaluationSplits, judge: Judge | None, *, iw_samples: int
+    result: dict[str, Any], vae: VAE, splits: EvaluationSplits, judge: Judge | None, *, iw_samples: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A finished run's result with what it lacks, computed from its weights: the scores of samples if there is a judge,
     and the importance-weighted bound if it has fewer samples; and the columns by image that are new.
@@ -194,9 +194,9 @@ def completed(
     vae.eval()
     metrics, details, columns = dict(result["metrics"]), dict(result["details"]), {}
     if iw_samples > metrics.get("test/iw_k", 0):
-        weighted = importance_scores(vae, represented.test, iw_samples)
+        weighted = importance_scores(vae, splits.test, iw_samples)
         metrics |= {f"test/{name}": value for name, value in weighted.metrics.items()}
         details["iw_curve"], columns = weighted.curve, weighted.per_image
     if judge is not None:
-        metrics |= sample_metrics(vae, represented.dataset, judge)
+        metrics |= sample_metrics(vae, splits.dataset, judge)
     return {**result, "metrics": metrics, "details": details}, columns

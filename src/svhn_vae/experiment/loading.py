@@ -143,8 +143,8 @@ def complete_scores(
 ) -> None:
     """Merges into a finished run's result what `score.completed` finds that it lacks. Under the run's lock."""
     vae = load_run(folder.path).to(device)
-    represented = EvaluationSplits(dataset, vae.representation)
-    result, columns = completed(folder.result, vae, represented, judge, iw_samples=iw_samples)
+    splits = EvaluationSplits(dataset, vae.representation)
+    result, columns = completed(folder.result, vae, splits, judge, iw_samples=iw_samples)
     path = folder.path / "per_image.safetensors"
     if columns and path.is_file():
         save_tensors(load_tensors(path) | columns, path)
