@@ -28,7 +28,7 @@ from svhn_vae.errors import UserError
 FORMAT = 3  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
 SIDE = 32  # pixels
-MAX_IMAGES = 10_000  # for the scales of channels and features
+MAX_IMAGES = 2_000  # for the scales of channels and features
 CHUNK = 500  # images in the network at a time, when it does not learn: bounds memory
 CONFIDENT = 0.9  # probability of a digit from which an image counts as legible
 MIN_IMAGES = 4  # of each part of a data set, for recall among three neighbours
