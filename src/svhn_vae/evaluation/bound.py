@@ -106,11 +106,12 @@ def importance_weighted(vae: VAE, features: Features, num_samples: int, batch_in
 def log_weight(vae: VAE, features: Features, noise: Tensor) -> Tensor:
     """Features of B images, noise (B, Z) of N(0, I) -> log w (B,) float64 of one sample each."""
     inferred = vae.networks(features.y, noise)
-    # log N(z; 0, I) - log q(z | y), where z = mean + sigma * noise: log 2 pi cancels, and nothing is divided by sigma.
-    log_ratio = 0.5 * (noise.square() + inferred.log_variance - inferred.z.square())
+    # -log q(z | y), where z = mean + sigma * noise: nothing is divided by sigma.
+    minus_log_q = as_double(0.5 * (noise.square() + inferred.log_variance + math.log(2 * math.pi))).sum(1)
+    log_prior = vae.prior.log_prob(inferred.z)
     log_likelihood = vae.variance(inferred.params).log_prob(features.y)
     residual = vae.representation.residual.log_prob(features.residual, inferred.image_params)
-    return sum(map(as_double, (log_likelihood, residual, features.log_det))) + as_double(log_ratio).sum(1)
+    return sum(map(as_double, (log_likelihood, residual, features.log_det, log_prior, minus_log_q)))
 
 
 def as_double(array: Tensor) -> Tensor:

@@ -94,6 +94,8 @@ def complete(cfg: DictConfig, folder: RunFolder) -> None:
     dataset = load_data(cfg)
     with locked(folder.path):
         judge = load_judge(cfg, dataset) if lacks(folder.result, judge=cfg.judge, iw_samples=0) else None
+        if judge is None and not lacks(folder.result, judge=False, iw_samples=cfg.iw_samples):
+            return
         complete_scores(folder, dataset, judge, iw_samples=cfg.iw_samples, device=fit_device(cfg))
     print(f"  scored with what is asked for now: {in_words(folder.result)}", flush=True)
 
