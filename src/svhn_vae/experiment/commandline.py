@@ -15,7 +15,7 @@ from svhn_vae.runs.lock import locked
 from svhn_vae.runs.study import note_command, noted_times
 
 PRECISIONS = ("32-true", "bf16-mixed")
-MONITORED = ("negative_elbo", "bits_per_dim", "post_loss")
+MONITORED = ("negative_elbo", "bits_per_dim", "post_loss", "objective")
 MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in MONITORED)
 OUTPUTS = Path("outputs")
 ONE_OF = {
