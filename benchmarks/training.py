@@ -14,9 +14,8 @@ from sklearn.decomposition import PCA
 from benchmarks.clock import Timed, in_turns, synchronise
 from benchmarks.rivals import Size, Way, ways
 from svhn_vae.data.batches import EvaluationBatches, dequantised_chunks
-from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.module import DataModule
-from svhn_vae.data.sources import Source
+from svhn_vae.data.sources import LabelledImages, Source
 from svhn_vae.experiment.build import build_data, build_module, build_trainer
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.seeds import Stream

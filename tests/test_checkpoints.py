@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import composed
-from svhn_vae.data import moments
+from svhn_vae.data import cache
 from svhn_vae.errors import Diverged, Interrupted
 from svhn_vae.experiment import run as job
 from svhn_vae.experiment.build import build_job, load_data
@@ -207,9 +207,9 @@ def test_a_checkpoint_of_other_images_or_another_network_is_none(alone, tmp_path
 def test_a_checkpoint_of_another_basis_is_none(alone, tmp_path, monkeypatch, capsys):
     """The weights know the components that they were trained on."""
     whole = tiny_job(shutil.copytree(alone, tmp_path / "run"))
-    monkeypatch.setattr(moments, "FORMAT", moments.FORMAT + 1)
+    monkeypatch.setattr(cache, "MOMENTS_FORMAT", cache.MOMENTS_FORMAT + 1)
     assert continuation(whole.folder, whole.module, whole.data.dataset.digest) is None
-    assert f"of another version, whose basis is another: {moments.FORMAT - 1}" in capsys.readouterr().out
+    assert f"of another version, whose basis is another: {cache.MOMENTS_FORMAT - 1}" in capsys.readouterr().out
 
 
 def test_starting_over_after_damage_ends_as_if_left_alone(alone, tmp_path, monkeypatch):

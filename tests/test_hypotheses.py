@@ -22,7 +22,7 @@ CONFIG = {
     "study": "s",
     "seed": 0,
     "batch_size": 500,
-    "data": {"_target_": "svhn_vae.data.sources.SVHN", "root": "/a", "limit": None},
+    "data": {"_target_": "svhn_vae.data.svhn.SVHN", "root": "/a", "limit": None},
     "pca": {"_target_": "svhn_vae.model.coordinates.PCA", "n_components": 500, "whiten": False},
     "model": {"_target_": "svhn_vae.model.networks.dense.Dense", "width": 64, "dropout": 0.2},
     "variance": {"_target_": "svhn_vae.model.variance.Fixed", "sigma": 0.1},

@@ -22,7 +22,7 @@ SYNTHETIC = {**SVHN, "name": "synthetic", "synthetic": True, "digest": "fedcba98
 CONFIG = {
     "study": "s",
     "seed": 0,
-    "data": {"_target_": "svhn_vae.data.sources.SVHN", "root": "/a", "limit": None},
+    "data": {"_target_": "svhn_vae.data.svhn.SVHN", "root": "/a", "limit": None},
     "pca": {"_target_": "svhn_vae.model.coordinates.PCA", "n_components": 500, "whiten": False},
     "variance": {"_target_": "svhn_vae.model.variance.ReluEps", "epsilon": 0.01},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},

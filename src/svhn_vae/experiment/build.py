@@ -17,9 +17,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.data.mapped import Mapped
 from svhn_vae.data.module import DataModule
-from svhn_vae.data.sources import Dataset, Source, load_once
+from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
 from svhn_vae.evaluation.bound import NUM_DIMS
 from svhn_vae.evaluation.judge import Judge, judge_once
@@ -96,7 +95,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place:
     trainer = build_trainer(cfg, folder, place)
     data = build_data(cfg, module.vae)
     data.setup()
-    module.vae.prior.start(data.represented.seen)
+    module.vae.prior.start(data.evaluation.seen)
     judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
     typed = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
@@ -145,7 +144,6 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         seed=cfg.seed,
         cache=cache_folder(cfg),
         fit_device=fit_device(cfg),
-        memory_map=cfg.memory_map,
     )
 
 

@@ -28,10 +28,8 @@ from svhn_vae.experiment import run as job
 from svhn_vae.experiment.build import build_job, load_data
 from svhn_vae.experiment.configuration import plain, register_resolvers
 from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
-from svhn_vae.runs.files import replacing
-from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.lock import locked
-from svhn_vae.runs.study import commit
+from svhn_vae.runs.files import locked, replacing
+from svhn_vae.runs.folder import RunFolder, commit
 
 commit_now = functools.cache(commit)  # what this process has read
 

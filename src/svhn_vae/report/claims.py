@@ -14,7 +14,7 @@ from svhn_vae.errors import UserError
 from svhn_vae.report.collect import read_runs
 from svhn_vae.report.hypotheses import Verdict, parse, verdicts, without_runs
 from svhn_vae.report.statistics import Estimate
-from svhn_vae.runs.folder import read_json
+from svhn_vae.runs.files import read_json
 
 HEADER = ("study", "claim", "verdict", "effect", "margin", "seeds", "size")
 NOTE = (

@@ -21,8 +21,7 @@ from svhn_vae.report.ranked_table import interval_text
 from svhn_vae.report.reproduce import recipes, warnings
 from svhn_vae.report.section import Section, section
 from svhn_vae.report.svg import MAX_SHOWN, Drawing, drawn, styled
-from svhn_vae.runs.files import replacing
-from svhn_vae.runs.folder import read_json
+from svhn_vae.runs.files import read_json, replacing
 
 VERDICT = "Each dot a run, the bars their means; right: the effect with its 95 % interval, dashed the margin."
 PLACES = re.compile(r"(?<=[=_])|(?<=\.)(?=[a-z])")  # where a long word may be broken

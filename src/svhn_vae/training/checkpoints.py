@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from svhn_vae.data import moments
+from svhn_vae.data import cache
 from svhn_vae.errors import Damaged, Diverged
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder, unused
@@ -154,7 +154,7 @@ class Last(ModelCheckpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         metrics = {name: value.item() for name, value in trainer.logged_metrics.items() if name.startswith("train/")}
         checkpoint["digest"] = trainer.datamodule.dataset.digest
-        checkpoint["basis"] = moments.FORMAT
+        checkpoint["basis"] = cache.MOMENTS_FORMAT
         checkpoint["should_stop"] = trainer.should_stop  # which Lightning forgets
         checkpoint["history"] = history_of(trainer).rows_with(metrics, trainer.global_step - 1, trainer.current_epoch)
 
@@ -194,7 +194,7 @@ def check_continues(checkpoint: dict[str, Any], path: Path, module: L.LightningM
         raise Damaged(path, f"it is of another version, without {', '.join(sorted(missing)) or 'best'}")
     if checkpoint["digest"] != digest:
         raise Damaged(path, f"it is of other images, {checkpoint['digest']}")
-    if checkpoint["basis"] != moments.FORMAT:
+    if checkpoint["basis"] != cache.MOMENTS_FORMAT:
         raise Damaged(path, f"it is of another version, whose basis is another: {checkpoint['basis']}")
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     if {name: getattr(value, "shape", None) for name, value in checkpoint["state_dict"].items()} != shapes:
