@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.bare import seconds_of
-from svhn_vae.training.history import read_history
+from svhn_vae.training.loggers import read_history
 
 SRC = Path(__file__).parents[1] / "src"
 TINY = (

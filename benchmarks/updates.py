@@ -21,6 +21,7 @@ from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import LabelledImages, Source
 from svhn_vae.experiment.build import build_data, build_module, build_trainer
 from svhn_vae.runs.folder import RunFolder
+from svhn_vae.training.loggers import history_of
 from svhn_vae.training.module import LitVAE
 
 NUM_COMPONENTS = 500
@@ -55,7 +56,7 @@ def fit_of(cfg: DictConfig, folder: Path, num_images: int) -> Fit:
     module, run = build_module(cfg), RunFolder(folder)
     run.begin("", {}, {})
     trainer = build_trainer(cfg, run)
-    trainer.limit_val_batches, trainer.callbacks[:] = 0, []
+    trainer.limit_val_batches, trainer.callbacks[:] = 0, [history_of(trainer)]
     trainer.fit_loop.max_epochs = 10**9
     data = build_data(cfg, module.vae)
     data.source = Noise(

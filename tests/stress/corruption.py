@@ -35,14 +35,14 @@ from svhn_vae.evaluation.baselines import Uniform
 from svhn_vae.evaluation.judge import JudgeSettings
 from svhn_vae.experiment.build import build_module
 from svhn_vae.experiment.loading import load_dataset, load_run
-from svhn_vae.report import svg
+from svhn_vae.report import plots
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import read_json
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import load_tensors, read_checkpoint
 from svhn_vae.training.checkpoints import continuation
-from svhn_vae.training.history import read_history
+from svhn_vae.training.loggers import read_history
 
 RUN = ("model=conv", "variance=relu_eps", *(word for word in TINY if "pca" not in word), "trainer.max_epochs=2")
 JUDGE = JudgeSettings(
@@ -296,7 +296,7 @@ def reported(folder: Path, name: str, damage: Damage) -> None:
     whole = kind.path.read_bytes()
     kind.path.write_bytes(damage.content)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(svg, "FigureCanvasSVG", Blank):
+        with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(plots, "FigureCanvasSVG", Blank):
             print_study(folder / STUDY, wide_console())
             write_report(folder / STUDY)
     finally:

@@ -33,9 +33,10 @@ from svhn_vae.runs.identity import Config, identity
 from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
-from svhn_vae.training.checkpoints import Last, continuation, history_of
+from svhn_vae.training.checkpoints import Last, continuation
 from svhn_vae.training.divergence import load_last_finite
 from svhn_vae.training.interruption import INTERRUPTION
+from svhn_vae.training.loggers import TensorBoard, history_of
 from svhn_vae.training.module import LitVAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
@@ -54,7 +55,6 @@ class Job(NamedTuple):
     trainer: L.Trainer
     judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
     typed: list[str]  # the settings that the command or its sweep names
-    fit_on_ranks: Callable[[Path | None], None] | None = None  # `fit` in processes of its own; None: in this one
 
 
 def run(job: Job) -> Config:
@@ -118,10 +118,7 @@ def train(job: Job) -> None:
     resume = continuation(job.folder, job.module, job.data.dataset.digest)
     if resume:
         print(f"  continues from {resume}", flush=True)
-    if job.fit_on_ranks is None:
-        fit(job, resume)
-    else:
-        job.fit_on_ranks(resume)
+    fit(job, resume)
     if INTERRUPTION.is_requested:
         raise Interrupted(INTERRUPTION.signum, "when its training was over")
 
@@ -157,7 +154,8 @@ def announce_hyperparameters(job: Job) -> None:
     settings = {**identity(job.config), **job.choices}
     shown = (*job.choices, "seed", *job.typed)
     values = {key: settings[key] for key in shown if isinstance(settings.get(key), bool | int | float | str)}
-    job.trainer.logger.experiment.announce(values)
+    if isinstance(job.trainer.logger, TensorBoard):
+        job.trainer.logger.announce(values)
 
 
 def fit_prior(job: Job) -> None:
