@@ -11,16 +11,21 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from hydra import compose
+from omegaconf import DictConfig, ListConfig
 from rich.table import Table
 
 from svhn_vae.data.module import EvaluationSplits
+from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import UserError
+from svhn_vae.evaluation.outliers import outliers, plain_outliers
 from svhn_vae.evaluation.samples import sample_metrics
 from svhn_vae.evaluation.score import SPLITS, Score, lacks, score_run
-from svhn_vae.experiment.build import fit_device, load_judge
+from svhn_vae.experiment.build import fit_device, load_data, load_judge
+from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.loading import complete_scores, load_dataset, load_run
 from svhn_vae.experiment.script import run_script
+from svhn_vae.model.vae import VAE
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.files import locked
 from svhn_vae.runs.folder import RunFolder
@@ -58,6 +63,8 @@ def evaluate(cfg: DictConfig) -> None:
         metrics = sample_metrics(vae, dataset, judge)
         console.print(judge_table(metrics, len(dataset.test.labels)))
         console.print(notes_on(metrics), soft_wrap=True)
+    if cfg.outliers is not None and vae.variance.is_density:
+        console.print(outlier_table(vae, dataset, list(cfg.outliers)))
     if cfg.split == "test" and is_its_own and lacks(result, judge=judge is not None, iw_samples=iw_samples):
         with locked(folder.path):
             complete_scores(folder, dataset, judge, iw_samples=iw_samples, device=vae.device)
@@ -73,6 +80,8 @@ def check(cfg: DictConfig) -> None:
     for switch in ("judge", "other_images"):
         if not isinstance(cfg[switch], bool):
             raise UserError(f"{switch} must be true or false, got {cfg[switch]}")
+    if cfg.outliers is not None and not isinstance(cfg.outliers, ListConfig):
+        raise UserError(f"outliers must be a list of files of conf/data, such as [synthetic], got {cfg.outliers}")
     is_count = isinstance(cfg.iw_samples, int) and not isinstance(cfg.iw_samples, bool) and cfg.iw_samples >= 0
     if cfg.iw_samples is not None and not is_count:
         raise UserError(f"iw_samples must be a whole number, 0 or more, or null, got {cfg.iw_samples}")
@@ -132,6 +141,28 @@ def notes_on(metrics: dict[str, float]) -> str:
             f"the source's, and {of_analogies['colour_distance_of_others']:.3f} from the others'"
         )
     return "\n".join(lines)
+
+
+def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
+    """Test images beside those of other data, noise and constant images."""
+    test = dataset.test.images
+    others = {name: load_choice(name).test.images for name in choices}
+    found = outliers(vae, test, others | plain_outliers(len(test), test.shape[1:]))
+    table = Table(title="images of another kind; area: 1, each seems stranger than test images", title_justify="left")
+    table.add_column("images")
+    for heading in ("bits/dim", "area", "less PNG's", "area", "KL, nats", "area"):
+        table.add_column(heading, justify="right")
+    for name, (means, areas) in found.items():
+        pairs = ((f"{means[score]:.2f}", f"{areas[score]:.2f}" if areas else "-") for score in means)
+        table.add_row(name, *(cell for pair in pairs for cell in pair))
+    return table
+
+
+def load_choice(name: str) -> Dataset:
+    """The data of a file in conf/data/."""
+    with composing():
+        cfg = compose("train", [f"data={name}"])
+    return load_data(cfg)
 
 
 if __name__ == "__main__":
