@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/installed
 	$(BIN)/python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo study=demo
+	$(BIN)/python src/train.py model=conv variance=bounded_logvar data=synthetic trainer=demo trainer.max_epochs=20 study=demo
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .

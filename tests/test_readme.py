@@ -98,6 +98,8 @@ def test_make_targets_exist_and_make_their_environment(target):
 
 def test_make_demo_runs_the_sweep_of_the_front_page():
     plan = subprocess.run(["make", "-n", "demo"], cwd=REPO, check=True, capture_output=True, text=True).stdout
-    [sweep] = [line for line in plan.splitlines() if "src/train.py" in line]
+    sweep, convolutions = [line for line in plan.splitlines() if "src/train.py" in line]
     assert "-m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo" in sweep
     assert sweep.split("python ")[1] in BLOCKS
+    assert "model=conv" in convolutions
+    composed(*convolutions.split("src/train.py ")[1].split())
