@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from benchmarks.clock import seconds_of
 from svhn_vae.data.moments import fitted
 from svhn_vae.model.covariance import sample_moments
+
+from .clock import seconds_of
 
 NUM_PIXELS = 3072
 NUM_COMPONENTS = 500

@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.clock import seconds_of
+from svhn_vae.runs.installation import COMMANDS, PACKAGE
 from svhn_vae.training.history import read_history
 
-SRC = Path(__file__).parents[1] / "src"
+from .clock import seconds_of
+
 MARKED = Path(__file__).with_name("marked.py")
 TINY = (  # a run of which hardly anything is training
     "data=synthetic", "data.num_train=2000", "data.num_test=500", "trainer=demo", "trainer.max_epochs=1",
@@ -27,19 +28,19 @@ class Workplace:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.device = folder, device
-        self.own = {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(SRC)}
+        self.own = {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(PACKAGE.parent)}
         self.peak_gigabytes: float | None = None  # of memory, of the last command, where the system tells
         folder.mkdir(parents=True, exist_ok=True)
 
-    def run(self, script: str, *arguments: str) -> list[float]:
-        """A script of src/ to its end -> when its jobs made their first updates, in seconds from the command.
+    def run(self, name: str, *arguments: str) -> list[float]:
+        """A command to its end -> when its jobs made their first updates, in seconds from the command.
 
         Raises RuntimeError with what it printed if it failed.
         """
         times, peak = self.folder / "times", self.folder / "peak"
         for left in (times, peak):
             left.unlink(missing_ok=True)
-        command = [sys.executable, str(MARKED), str(times), str(peak), str(SRC / script), *arguments]
+        command = [sys.executable, str(MARKED), str(times), str(peak), str(COMMANDS / f"{name}.py"), *arguments]
         start = time.time()
         done = subprocess.run(command, cwd=self.folder, env=os.environ | self.own, capture_output=True, text=True)
         if done.returncode:
@@ -49,7 +50,7 @@ class Workplace:
 
     def train(self, *arguments: str, is_sweep: bool = False) -> list[float]:
         """A tiny run, or several."""
-        return self.run("train.py", *(["-m"] if is_sweep else []), *TINY, self.accelerator, *arguments)
+        return self.run("train", *(["-m"] if is_sweep else []), *TINY, self.accelerator, *arguments)
 
     @property
     def accelerator(self) -> str:
@@ -89,11 +90,11 @@ def together_times(place: Workplace, num_jobs: int, at_once: int) -> dict[str, l
 
 
 def report_times(place: Workplace, study: str, repeats: int) -> dict[str, list[float]]:
-    """Seconds of src/report.py on a study, and of src/evaluate.py on one of its runs."""
+    """Seconds of the report on a study, and of the evaluation of one of its runs."""
     run = next((place.folder / "outputs" / study).glob("*/result.json")).parent
-    evaluate = ("evaluate.py", f"run={run}", "iw_samples=16")
+    evaluate = ("evaluate", f"run={run}", "iw_samples=16")
     return {
-        "report": [seconds_of(lambda: place.run("report.py", f"outputs/{study}")) for _ in range(repeats)],
+        "report": [seconds_of(lambda: place.run("report", f"outputs/{study}")) for _ in range(repeats)],
         "evaluation": [seconds_of(lambda: place.run(*evaluate)) for _ in range(repeats)],
     }
 
@@ -104,7 +105,7 @@ def whole_run(place: Workplace, *overrides: str) -> dict[str, float | None]:
     With the user's own cache: the images may be there. Raises RuntimeError if it has no result.
     """
     del place.own["XDG_CACHE_HOME"]
-    place.run("train.py", *overrides, place.accelerator, "study=whole")
+    place.run("train", *overrides, place.accelerator, "study=whole")
     results = list((place.folder / "outputs" / "whole").glob("*/result.json"))
     if not results:
         raise RuntimeError(f"the run of {' '.join(overrides)} diverged")

@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.clock import stopwatch, synchronise
+from .clock import stopwatch, synchronise
 
 LEARNING_RATE = 1e-4
 EPSILON = 0.010

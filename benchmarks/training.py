@@ -11,8 +11,6 @@ import torch
 from omegaconf import DictConfig
 from sklearn.decomposition import PCA
 
-from benchmarks.clock import Timed, in_turns, synchronise
-from benchmarks.rivals import Size, Way, ways
 from svhn_vae.data.batches import EvaluationBatches, dequantised_chunks
 from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.module import DataModule
@@ -22,6 +20,9 @@ from svhn_vae.runs.folder import RunFolder
 from svhn_vae.seeds import Stream
 from svhn_vae.training.checkpoints import history_of
 from svhn_vae.training.module import LitVAE
+
+from .clock import Timed, in_turns, synchronise
+from .rivals import Size, Way, ways
 
 OURS = "this framework"
 

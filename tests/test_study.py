@@ -1,10 +1,8 @@
-"""What is known of a study: the commands, the question, and the framework's commit."""
+"""What is known of a study: the commands and the question."""
 
 import json
-import subprocess
 
-from svhn_vae.runs import study
-from svhn_vae.runs.study import commit, note_command, noted_times
+from svhn_vae.runs.study import note_command, noted_times
 
 CLAIM = {"claim": "a", "metric": "test/bits_per_dim"}
 
@@ -33,10 +31,3 @@ def test_a_damaged_file_is_replaced(tmp_path):
     (tmp_path / "study.json").write_text("{")
     note_command(tmp_path, "first", 10.0, None, [])
     assert len(noted(tmp_path)["commands"]) == 1
-
-
-def test_the_commit_is_gits(monkeypatch):
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=study.__file__[:-8])
-    assert head.stdout.startswith(commit().rstrip("+"))
-    monkeypatch.setenv("PATH", "")
-    assert commit() is None

@@ -1,5 +1,9 @@
 """Variational autoencoders on house numbers: `load_run(folder)` loads a finished run."""
 
+from svhn_vae.runs.installation import VERSION as __version__
+
+__all__ = ["__version__", "load_run"]
+
 
 def __getattr__(name: str) -> object:
     # Not at import: the report reads this package without torch.

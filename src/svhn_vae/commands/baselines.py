@@ -18,14 +18,17 @@ from svhn_vae.data.moments import moments_once
 from svhn_vae.data.sources import Dataset, concatenate, digest, load_once
 from svhn_vae.errors import DataError
 from svhn_vae.evaluation.baselines import diagonal_post_loss, fitted, score
-from svhn_vae.experiment.build import CONF, cache_folder, fit_device, register_resolvers
+from svhn_vae.experiment.build import cache_folder, fit_device, register_resolvers
 from svhn_vae.report.table import wide_console
+from svhn_vae.runs.installation import CONF, as_typed, program
 
 POST_COMPONENTS, POST_EPSILON = 500, 0.010  # of the 2017 post, whose network reached -266.1 in training
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program(), description=as_typed(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("overrides", nargs="*", help="as for train.py: data=synthetic, pca.n_components=1000, ...")
     register_resolvers()
     try:

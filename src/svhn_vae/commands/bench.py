@@ -3,6 +3,7 @@
 Ratios are medians over rounds in which each way had its turn; what is absolute depends on what else the machine does.
 """
 
+import importlib
 import os
 import platform
 import shutil
@@ -10,8 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ lies beside src/
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -19,13 +19,17 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from benchmarks.parts import PARTS, Rows
 from svhn_vae.errors import UserError
-from svhn_vae.experiment.build import CONF, register_resolvers
+from svhn_vae.experiment.build import register_resolvers
 from svhn_vae.experiment.turn import quiet
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.folder import Config, write_json
-from svhn_vae.runs.study import commit
+from svhn_vae.runs.installation import CHECKOUT, CONF, commit
+
+if CHECKOUT:
+    sys.path.insert(0, str(CHECKOUT))  # where benchmarks/ lies beside src/
+PARTS = importlib.import_module("benchmarks.parts" if CHECKOUT else "svhn_vae.benchmarks.parts").PARTS
+Rows = list[dict[str, Any]]
 
 
 def main() -> None:

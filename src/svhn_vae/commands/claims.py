@@ -6,12 +6,15 @@ from pathlib import Path
 from svhn_vae.report.claims import NOTE, gather, markdown, reasons, table
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.files import replacing
+from svhn_vae.runs.installation import CONF, program
 
-EXPERIMENTS = Path(__file__).parents[1] / "conf" / "experiment" / "claims"
+EXPERIMENTS = CONF / "experiment" / "claims"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Prints what the runs say of the claims that experiments state.")
+    parser = argparse.ArgumentParser(
+        prog=program(), description="Prints what the runs say of the claims that experiments state."
+    )
     parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder of the studies")
     parser.add_argument(
         "--experiments", type=Path, default=EXPERIMENTS, help="the folder of those that may not have run"

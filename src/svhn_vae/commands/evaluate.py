@@ -20,6 +20,7 @@ from svhn_vae.experiment.build import cache_folder, load_judge
 from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.installation import CONF
 
 MEANING = {
     "elbo": "nats per image, as the terms below",
@@ -35,7 +36,7 @@ MEANING = {
 JUDGED = {"samples": "samples", "noisy_samples": "with the decoder's noise", "validation": "validation images"}
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     try:
         evaluate(cfg)

@@ -15,9 +15,10 @@ from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.pictures.gallery import Subject, draw, possible
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.installation import CONF
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="generate")
 def main(cfg: DictConfig) -> None:
     try:
         generate(cfg)

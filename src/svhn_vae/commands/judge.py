@@ -15,11 +15,14 @@ from omegaconf import DictConfig
 from svhn_vae.data.sources import load_once
 from svhn_vae.errors import DataError
 from svhn_vae.evaluation.judge import judge_once
-from svhn_vae.experiment.build import CONF, cache_folder, register_resolvers
+from svhn_vae.experiment.build import cache_folder, register_resolvers
+from svhn_vae.runs.installation import CONF, as_typed, program
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program(), description=as_typed(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("overrides", nargs="*", help="as for train.py and of conf/judge.yaml: judge.epochs=30, ...")
     register_resolvers()
     try:

@@ -6,10 +6,13 @@ from pathlib import Path
 from svhn_vae.report.collect import read_runs
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
+from svhn_vae.runs.installation import program
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes a study's report, a page, and prints its table, best first.")
+    parser = argparse.ArgumentParser(
+        prog=program(), description="Writes a study's report, a page, and prints its table, best first."
+    )
     parser.add_argument("study", type=Path, help="the study's folder, for instance outputs/demo")
     study = parser.parse_args().study
     if not read_runs(study):

@@ -8,22 +8,22 @@ gc.disable()  # a million objects are made by the imports, none of them garbage:
 import sys
 
 import hydra
-from omegaconf import DictConfig
 
 from svhn_vae.experiment.build import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
+from svhn_vae.runs.installation import CONF
 
 gc.enable()
 gc.freeze()  # nor is it looked for among them later, after each run of a sweep
 register_resolvers()
 SWEEP = Sweep()
+# A bound method, because launchers of other processes pickle it, and with it what they need of the sweep.
+JOB = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(SWEEP.run_job)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(cfg: DictConfig) -> float:
-    """One run of a sweep. Returns its val/negative_elbo, NaN if it diverged or failed: a sweep goes on."""
-    return SWEEP.run_job(cfg)
+def main() -> None:
+    sys.exit(SWEEP.launch(JOB))
 
 
 if __name__ == "__main__":
-    sys.exit(SWEEP.launch(main))
+    main()

@@ -24,6 +24,7 @@ from svhn_vae.experiment.run import Job
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs import folder as runs
 from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.installation import CONF
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.training.history import History
@@ -32,7 +33,6 @@ from svhn_vae.training.whole_batch_layers import WholeBatchLayers
 
 IMAGE_SHAPE = (3, 32, 32)
 BUILT = ("data", "pca", "model", "variance", "objective", "skips", "optimizer", "logger", "trainer")  # one class each
-CONF = Path(__file__).parents[3] / "conf"
 assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
 

@@ -1,8 +1,6 @@
 """What a person at the command line gets besides a run: the help, checks of what was typed, the table at the end."""
 
 import re
-import shlex
-import sys
 import time
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,6 +10,7 @@ from svhn_vae.report.hypotheses import parse
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.folder import Config, flatten
+from svhn_vae.runs.installation import as_typed, command_line
 from svhn_vae.runs.lock import locked
 from svhn_vae.runs.study import note_command, noted_times
 
@@ -113,7 +112,7 @@ def help_text(conf: Path) -> str:
         lines += ["", f"{group.name}="]
         lines += [f"  {path.stem:<22}{described(path)}" for path in sorted(group.glob("*.yaml"))]
     lines += ["", "Every value of a chosen file can be set, too: variance.epsilon=0.001. All of them: --cfg job"]
-    return "\n".join(lines)
+    return as_typed("\n".join(lines))
 
 
 def described(path: Path) -> str:
@@ -122,17 +121,12 @@ def described(path: Path) -> str:
     return comments[0] if comments else ""
 
 
-def command() -> str:
-    """This process's own, to be typed again."""
-    return shlex.join(["python", *sys.argv])
-
-
 class StudyTable:
     """Notes the command in its study, and at the end prints the study's table and writes its report."""
 
     def __init__(self, settings: Config) -> None:
         self.study = OUTPUTS / str(settings["study"])
-        self._command, self._time = command(), time.time()
+        self._command, self._time = command_line(), time.time()
         self._asked = (settings["question"], settings["hypotheses"])
         self._has_noted = False  # in this process
 

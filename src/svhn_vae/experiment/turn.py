@@ -29,8 +29,8 @@ from svhn_vae.experiment.build import build_job, load_data, plain, register_reso
 from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.installation import commit
 from svhn_vae.runs.lock import locked
-from svhn_vae.runs.study import commit
 
 commit_now = functools.cache(commit)  # what this process has read
 

@@ -15,6 +15,7 @@ from svhn_vae.report.collect import read_runs
 from svhn_vae.report.hypotheses import Verdict, parse, verdicts, without_runs
 from svhn_vae.report.statistics import Estimate
 from svhn_vae.runs.folder import read_json
+from svhn_vae.runs.installation import as_typed
 
 HEADER = ("study", "claim", "verdict", "effect", "margin", "seeds", "size")
 NOTE = (
@@ -65,7 +66,7 @@ def not_run(path: Path) -> tuple[str, list[Verdict]]:
     hypotheses = content.get("hypotheses") or []
     if not isinstance(hypotheses, list):
         raise UserError(f"expected hypotheses to be a list, got {hypotheses!r}")
-    waiting = [without_runs(parse(each), "not run", command) for each in hypotheses]
+    waiting = [without_runs(parse(each), "not run", as_typed(command)) for each in hypotheses]
     return str(content.get("study", path.stem)), waiting
 
 

@@ -1,10 +1,10 @@
 """A study is a folder of runs, what was asked of it, and the commands that made it. Knows neither torch nor Hydra."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from svhn_vae.runs.folder import read_json, write_json
+from svhn_vae.runs.installation import commit
 
 
 def note_command(
@@ -23,14 +23,3 @@ def noted_times(study: Path) -> list[float]:
     """When the commands that are noted were begun."""
     commands = read_json(study / "study.json").get("commands", [])
     return [entry.get("time") for entry in commands if isinstance(entry, dict)]
-
-
-def commit() -> str | None:
-    """The framework's commit, with + if files were changed since; None outside a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.strip() + "+" * bool(changed.strip())

@@ -1,0 +1,6 @@
+"""Scores models without a network: python src/baselines.py data.root=FOLDER data.verify=none"""
+
+from svhn_vae.commands.baselines import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""Trains, tests and compares VAEs: python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true"""
+
+from svhn_vae.commands.train import main
+
+if __name__ == "__main__":
+    main()
