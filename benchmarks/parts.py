@@ -9,7 +9,7 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from benchmarks import basis, clock, commands, rivals, training
-from svhn_vae.runs.folder import Config
+from svhn_vae.runs.identity import Config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Rows = list[dict[str, Any]]

@@ -21,10 +21,11 @@ from rich.table import Table
 
 from benchmarks.parts import PARTS, Rows
 from svhn_vae.errors import UserError
-from svhn_vae.experiment.build import CONF, register_resolvers
+from svhn_vae.experiment.configuration import CONF, register_resolvers
 from svhn_vae.experiment.turn import quiet
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs.folder import Config, write_json
+from svhn_vae.runs.folder import write_json
+from svhn_vae.runs.identity import Config
 from svhn_vae.runs.study import commit
 
 

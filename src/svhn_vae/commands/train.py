@@ -10,7 +10,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from svhn_vae.experiment.build import register_resolvers
+from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
 
 gc.enable()
