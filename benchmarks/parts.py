@@ -8,7 +8,7 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig
 
-from svhn_vae.runs.folder import Config
+from svhn_vae.runs.identity import Config
 
 from . import basis, clock, commands, rivals, training
 

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from numpy.typing import ArrayLike
 from omegaconf import DictConfig
 
-from svhn_vae.experiment.build import CONF, register_resolvers
+from svhn_vae.experiment.configuration import CONF, register_resolvers
 
 # pytest-xdist's workers ignore Ctrl-C, and so would the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,7 +14,8 @@ from conftest import composed
 from svhn_vae.data import moments
 from svhn_vae.errors import Diverged, Interrupted
 from svhn_vae.experiment import run as job
-from svhn_vae.experiment.build import build_job, choices, load_data
+from svhn_vae.experiment.build import build_job, load_data
+from svhn_vae.experiment.configuration import choices
 from svhn_vae.experiment.run import Job
 from svhn_vae.experiment.sweep import quiet
 from svhn_vae.runs.folder import RunFolder

@@ -8,10 +8,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from conftest import CONF, composed
-from svhn_vae.experiment.build import plain
+from svhn_vae.experiment.configuration import plain
 from svhn_vae.experiment.preflight import plan
 from svhn_vae.report.hypotheses import parse
-from svhn_vae.runs.folder import flatten
+from svhn_vae.runs.identity import flatten
 
 FOLDER = CONF / "experiment" / "claims"
 CLAIMS = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -4,8 +4,8 @@ import pytest
 
 from conftest import composed, options
 from svhn_vae.experiment import commandline
-from svhn_vae.experiment.build import plain
 from svhn_vae.experiment.commandline import StudyTable, check
+from svhn_vae.experiment.configuration import plain
 
 GROUPS = ("data", "model", "variance", "trainer")
 

@@ -19,7 +19,7 @@ from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.sources import Dataset, Synthetic
 from svhn_vae.evaluation import judge as module
 from svhn_vae.evaluation.judge import Judge, Settings, accuracy, augmented, fit, judge_once, kept_judge
-from svhn_vae.experiment.build import CONF, register_resolvers
+from svhn_vae.experiment.configuration import CONF, register_resolvers
 
 SETTINGS = Settings(
     width=8, dropout=0.0, epochs=2, batch_size=32, learning_rate=0.02, weight_decay=0.01, label_smoothing=0.0,

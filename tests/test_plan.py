@@ -8,10 +8,9 @@ from omegaconf import OmegaConf
 
 import svhn_vae.experiment.preflight
 from conftest import composed, options
-from svhn_vae.experiment.build import choices, plain, register_resolvers
+from svhn_vae.experiment.configuration import name_of, plain, register_resolvers
 from svhn_vae.experiment.preflight import Planned, Planner, Refused, composing, num_values, plan
 from svhn_vae.experiment.sweep import quiet
-from svhn_vae.runs.folder import run_name
 
 register_resolvers()
 
@@ -64,7 +63,7 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
     theirs = composed(*overrides)
     assert plain(ours) == plain(theirs)
     [job] = planned(*overrides, is_sweep=False)
-    assert job.name == run_name(plain(theirs), choices(theirs.hydra))
+    assert job.name == name_of(theirs)
 
 
 @pytest.mark.parametrize(

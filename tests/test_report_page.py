@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from conftest import composed
-from svhn_vae.experiment.build import choices, plain
+from svhn_vae.experiment.configuration import choices, plain
 from svhn_vae.report.collect import Run, read_runs
 from svhn_vae.report.page import write_report
 from svhn_vae.report.reproduce import recipes, warnings
-from svhn_vae.runs.folder import identity
+from svhn_vae.runs.identity import identity
 from test_report import CHOICES, CONFIG, SVHN, SYNTHETIC, result_of, setting
 
 NASTY = 'the loss was <b>not</b> finite & "812.3" nats | it\'s over'

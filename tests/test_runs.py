@@ -1,155 +1,16 @@
-"""A run is its configuration: what its name depends on, and files that are whole or as they were."""
+"""A run's folder: its status, and files that are whole or as they were."""
 
-import copy
-import hashlib
 import json
 import os
-import re
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from svhn_vae.runs import folder as runs
-from svhn_vae.runs.folder import NOT_IDENTITY, RunFolder, flatten, identity, read_json, run_name, write_json
+from svhn_vae.runs.folder import RunFolder, read_json, write_json
 
-CONF = Path(__file__).parents[1] / "conf"
-CONFIG = {
-    "study": "default",
-    "seed": 0,
-    "batch_size": 1000,
-    "shuffle": True,
-    "monitor": "val/bits_per_dim",
-    "compile": False,
-    "rerun": False,
-    "impossible": "refuse",
-    "on_error": "continue",
-    "cache": None,
-    "data": {
-        "_target_": "svhn_vae.data.sources.SVHN", "root": None, "verify": "official", "url": "http://a.example",
-        "splits": ["train"], "limit": None, "held_out": 0.1,
-    },
-    "pca": {
-        "_target_": "svhn_vae.model.coordinates.PCA",
-        "n_components": 500, "whiten": False, "scale": True, "residual": "spectrum",
-    },
-    "model": {"_target_": "svhn_vae.model.networks.Dense", "latent_dim": 512, "dropout": 0.2},
-    "variance": {"_target_": "svhn_vae.model.variance.ReluEps", "epsilon": 0.01},
-    "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
-    "logger": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "name": ""},
-    "callbacks": {
-        "early_stopping": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 100},
-        "progress": {"_target_": "svhn_vae.training.callbacks.Progress"},
-        "pictures": {"_target_": "svhn_vae.training.callbacks.Pictures", "every_n_epochs": 10},
-    },
-    "trainer": {
-        "_target_": "lightning.Trainer", "max_epochs": 2000, "accelerator": "auto", "devices": 1,
-        "precision": "32-true", "detect_anomaly": False, "profiler": None,
-    },
-}  # fmt: skip
+CONFIG = {"seed": 0, "pca": {"n_components": 500}, "optimizer": {"betas": [0.9, 0.999]}}
 CHOICES = {"data": "svhn", "pca": "default", "model": "dense", "variance": "relu_eps", "trainer": "default"}
-WITHOUT_EFFECT = [
-    "study", "rerun", "impossible", "on_error", "cache", "compile",
-    "data.root", "data.verify", "data.url", "logger._target_", "logger.name",
-    "callbacks.progress._target_", "callbacks.pictures._target_", "callbacks.pictures.every_n_epochs",
-    "trainer.accelerator", "trainer.devices", "trainer.detect_anomaly", "trainer.profiler",
-]  # fmt: skip
-WITH_EFFECT = [
-    "seed", "batch_size", "shuffle", "monitor", "data._target_", "data.splits", "data.limit", "data.held_out",
-    "pca._target_", "pca.n_components", "pca.whiten", "pca.scale", "pca.residual", "model._target_",
-    "model.latent_dim", "model.dropout", "variance._target_", "variance.epsilon", "optimizer._target_",
-    "optimizer.lr", "optimizer.betas", "callbacks.early_stopping._target_", "callbacks.early_stopping.patience",
-    "trainer._target_", "trainer.max_epochs", "trainer.precision",
-]  # fmt: skip
-
 DESCRIBED = {"config": CONFIG, "choices": CHOICES}
-
-
-def changed(key: str, value: object = "another") -> dict:
-    """The configuration with one value, named by its dotted key, replaced or added."""
-    config = copy.deepcopy(CONFIG)
-    *groups, name = key.split(".")
-    place = config
-    for group in groups:
-        place = place[group]
-    place[name] = value
-    return config
-
-
-def reordered(config: Mapping) -> dict:
-    return {key: reordered(value) if isinstance(value, Mapping) else value for key, value in reversed(config.items())}
-
-
-# --- identity -------------------------------------------------------------------------------------------------------
-
-
-def test_flatten():
-    assert flatten({"a": 1, "b": {"c": [2, 3], "d": {"e": None}}}) == {"a": 1, "b.c": [2, 3], "b.d.e": None}
-    assert list(flatten({"b": {"d": 1, "c": 2}, "a": 3})) == ["b.d", "b.c", "a"]
-
-
-def test_every_key_is_placed():
-    assert sorted(flatten(CONFIG)) == sorted([*WITHOUT_EFFECT, *WITH_EFFECT])
-    assert sorted(identity(CONFIG)) == sorted(WITH_EFFECT)
-
-
-@pytest.mark.parametrize("key", WITHOUT_EFFECT)
-def test_what_does_not_change_a_result_is_no_identity(key):
-    assert identity(changed(key)) == identity(CONFIG)
-    assert run_name(changed(key), CHOICES) == run_name(CONFIG, CHOICES)
-
-
-@pytest.mark.parametrize("key", WITH_EFFECT)
-def test_what_changes_a_result_is_identity(key):
-    assert identity(changed(key))[key] == "another"
-    assert run_name(changed(key), CHOICES) != run_name(CONFIG, CHOICES)
-
-
-@pytest.mark.parametrize("key", ["studying", "data.rooted", "trainer.devices_per_node", "callbacks.progressive"])
-def test_a_name_that_only_begins_alike_is_identity(key):
-    assert identity(changed(key))[key] == "another"
-
-
-@pytest.mark.parametrize("name", NOT_IDENTITY)
-def test_what_is_left_out_is_a_setting(name):
-    """A misspelt name would leave nothing out, and nobody would see it."""
-    group, _, key = name.partition(".")
-    if not key:
-        assert (CONF / group).is_dir() or group in OmegaConf.load(CONF / "train.yaml")
-    else:
-        assert any(key in OmegaConf.load(path) for path in (CONF / group).glob("*.yaml"))
-
-
-# --- name -----------------------------------------------------------------------------------------------------------
-
-
-def test_name_does_not_depend_on_the_order_of_keys():
-    assert run_name(reordered(CONFIG), reordered(CHOICES)) == run_name(CONFIG, CHOICES)
-    assert run_name(copy.deepcopy(CONFIG), CHOICES) == run_name(CONFIG, CHOICES)
-
-
-def test_name_ends_in_the_hash_of_the_identity():
-    """Folders on disks have such names: under another rule, finished runs would run again."""
-    config = {"seed": 3, "study": "default", "pca": {"n_components": None}}
-    sha = hashlib.sha256(b'{"pca.n_components": null, "seed": 3}').hexdigest()
-    choices = {"model": "conv", "variance": "x", "pca": "none", "data": "svhn"}
-    assert run_name(config, choices) == f"conv-x-pixels-seed3-{sha[:8]}"
-
-
-@pytest.mark.parametrize(
-    ("config", "choices", "words"),
-    [
-        (CONFIG, {}, "dense-relu_eps-pca500-raw-spectrum-seed0"),
-        (changed("pca.whiten", True), {}, "dense-relu_eps-pca500-white-spectrum-seed0"),
-        (changed("seed", 12), {"variance": "logvar"}, "dense-logvar-pca500-raw-spectrum-seed12"),
-        (changed("pca.n_components", None), {"pca": "none", "model": "conv"}, "conv-relu_eps-pixels-seed0"),
-    ],
-)
-def test_name_is_readable_and_safe(config, choices, words):
-    name = run_name(config, {**CHOICES, **choices})
-    assert re.fullmatch(re.escape(words) + "-[0-9a-f]{8}", name)
-    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

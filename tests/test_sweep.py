@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from conftest import CONF
 from svhn_vae.errors import Diverged
 from svhn_vae.experiment import sweep, turn
-from svhn_vae.experiment.build import register_resolvers
+from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
 from svhn_vae.runs.folder import write_json
 from svhn_vae.training.interruption import INTERRUPTION, SIGNALS

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from conftest import composed
 from svhn_vae.errors import Busy, Diverged, Interrupted
 from svhn_vae.experiment import turn
-from svhn_vae.experiment.build import choices, load_data
+from svhn_vae.experiment.build import load_data
+from svhn_vae.experiment.configuration import choices
 from svhn_vae.experiment.turn import Outcome, take_turn
 from svhn_vae.runs.folder import RunFolder, write_json
 from svhn_vae.runs.lock import locked

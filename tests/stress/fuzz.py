@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from stress.faults import half_written, said_wrong
 from stress.forked import TRAIN, train
 from svhn_vae.experiment import sweep
-from svhn_vae.experiment.build import CONF, choices, plain, register_resolvers
+from svhn_vae.experiment.configuration import CONF, name_of, plain, register_resolvers
 from svhn_vae.experiment.preflight import Planned, Planner, composing
-from svhn_vae.runs.folder import flatten, run_name
+from svhn_vae.runs.identity import flatten
 
 MAX_LINE = 1500  # characters: long, and one line
 NO_TEXT = ("Cc", "Zl", "Zp")  # categories: control characters, and what separates lines
@@ -190,7 +190,7 @@ def composed_otherwise(jobs: list[Planned]) -> Iterator[str]:
     """Jobs that passed under a name that Hydra, when it comes to them, does not give them."""
     for planned in jobs[:2]:
         cfg = compose("train", list(planned.overrides), return_hydra_config=True)
-        name = run_name(plain(cfg), choices(cfg.hydra))
+        name = name_of(cfg)
         if name != planned.name:
             yield f"looked at {planned.name}, to be run is {name}"
 

@@ -99,10 +99,40 @@ def configurations(config: dict, folder: Path) -> dict[str, str]:
         "partial": {"variance": {**call, "_partial_": True}},
         "not recursive": {"variance": {**config["variance"], "_recursive_": False, "epsilon": call}},
     }
+    for group in ("pca", "model", "variance", "data"):
+        changes |= {f"{name}: {group}": {group: {**config[group], first(config[group]): [value]}}
+                    for name, value in ours(folder).items()}  # fmt: skip
+        changes |= {f"{key} at the top: {group}": {group: {**config[group], key: value}} for key, value in HYDRAS}
     files = {name: yaml.safe_dump({**config, **change}) for name, change in changes.items()}
     for tag in ("python/object/apply:os.system", "python/object/new:os.system"):
         files[f"!!{tag}"] = f"{yaml.safe_dump(config)}\nevil: !!{tag} ['{command(folder)}']\n"
     return files
+
+
+HYDRAS = (("_partial_", True), ("_args_", [1]), ("_convert_", "all"), ("_recursive_", False))
+
+
+def first(settings: dict) -> str:
+    """A setting of a group to nest something in."""
+    return next(key for key in settings if key != "_target_")
+
+
+def ours(folder: Path) -> dict[str, dict]:
+    """What this framework has that makes files, or that is of another group, to be nested below a group's class."""
+    mark = str(folder / MARK)
+    path = {"_target_": "pathlib.Path", "_args_": [mark]}
+    writer = {"_target_": "svhn_vae.runs.folder.write_json", "path": path, "content": {}}
+    return {
+        "ours, a function": {
+            "_target_": "svhn_vae.runs.folder.write_json",
+            "path": path,
+            "content": {},
+            "_convert_": "all",
+        },
+        "ours, a class": {"_target_": "svhn_vae.runs.folder.RunFolder", "path": path},
+        "ours, of the group": {"_target_": "svhn_vae.model.variance.Fixed", "sigma": 1, "event_shape": [3]},
+        "ours, partial": {**writer, "_partial_": True},
+    }
 
 
 SCRIPT = "<script>alert(1)</script>"

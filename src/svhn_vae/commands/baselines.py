@@ -18,7 +18,8 @@ from svhn_vae.data.moments import moments_once
 from svhn_vae.data.sources import Dataset, concatenate, digest, load_once
 from svhn_vae.errors import DataError
 from svhn_vae.evaluation.baselines import diagonal_post_loss, fitted, score
-from svhn_vae.experiment.build import cache_folder, fit_device, register_resolvers
+from svhn_vae.experiment.build import cache_folder, fit_device
+from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.installation import CONF, as_typed, program
 

@@ -20,10 +20,11 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from svhn_vae.errors import UserError
-from svhn_vae.experiment.build import register_resolvers
+from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.turn import quiet
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs.folder import Config, write_json
+from svhn_vae.runs.folder import write_json
+from svhn_vae.runs.identity import Config
 from svhn_vae.runs.installation import CHECKOUT, CONF, commit
 
 if CHECKOUT:

@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 from svhn_vae.data.sources import load_once
 from svhn_vae.errors import DataError
 from svhn_vae.evaluation.judge import judge_once
-from svhn_vae.experiment.build import cache_folder, register_resolvers
+from svhn_vae.experiment.build import cache_folder
+from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.runs.installation import CONF, as_typed, program
 
 

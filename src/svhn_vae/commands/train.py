@@ -9,7 +9,7 @@ import sys
 
 import hydra
 
-from svhn_vae.experiment.build import register_resolvers
+from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
 from svhn_vae.runs.installation import CONF
 

@@ -1,13 +1,18 @@
-"""From a configuration to objects. Hydra makes the leaves, the wiring is Python; no DictConfig leaves this file."""
+"""From a configuration to objects: each group names one class, the wiring is Python.
 
+`_target_` is read at the top of a group alone, and never below it: what is nested stays a plain value.
+"""
+
+import functools
 import inspect
 from pathlib import Path
+from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 import pooch
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
@@ -18,13 +23,12 @@ from svhn_vae.data.sources import Dataset, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
 from svhn_vae.evaluation.bound import NUM_DIMS
 from svhn_vae.evaluation.judge import Judge, judge_once
-from svhn_vae.experiment.commandline import help_text
+from svhn_vae.experiment.configuration import CONF, is_of_training, plain
 from svhn_vae.experiment.ranks import Place, num_ranks
 from svhn_vae.experiment.run import Job
 from svhn_vae.model.vae import VAE
-from svhn_vae.runs import folder as runs
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.installation import CONF
+from svhn_vae.runs.identity import NOT_IDENTITY
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.training.history import History
@@ -32,56 +36,41 @@ from svhn_vae.training.module import LitVAE
 from svhn_vae.training.whole_batch_layers import WholeBatchLayers
 
 IMAGE_SHAPE = (3, 32, 32)
-BUILT = ("data", "pca", "model", "variance", "objective", "skips", "optimizer", "logger", "trainer")  # one class each
 assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
 
-def register_resolvers() -> None:
-    """What the YAML files compute: widths, what a metric is of, the run's folder name, the text of --help."""
-    resolvers = {
-        "scaled": scaled,
-        "is_of_training": is_of_training,
-        "run_name": _run_name,
-        "train_help": lambda: help_text(CONF),
-    }
-    for name, resolver in resolvers.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+def make(group: str, node: DictConfig, **wired: Any) -> Any:
+    """The object of a group: its class with the settings of its file, and what other objects give it.
+
+    Raises UserError for settings that the class lacks, or does not have: an experiment may set them for another.
+    """
+    settings = checked(group, node)
+    build = get_class(node._target_)
+    return functools.partial(build, **settings) if node.get("_partial_") else build(**settings, **wired)
 
 
-def scaled(size: int, *, _root_: DictConfig) -> int:
-    """A width times network_scale, at least 1."""
-    return max(1, round(int(size) * _root_.network_scale))
-
-
-def is_of_training(metric: str) -> bool:
-    """Such a metric is there when an epoch has wholly ended, the others after a validation."""
-    return metric.startswith("train/")
-
-
-def _run_name(*, _root_: DictConfig) -> str:
-    return runs.run_name(plain(_root_), choices(_root_.hydra))
-
-
-def plain(cfg: DictConfig) -> runs.Config:
-    """The resolved configuration without Hydra's own part, as plain dicts and lists."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    own._set_parent(None)
-    return OmegaConf.to_container(own, resolve=True)
-
-
-def choices(hydra_cfg: DictConfig) -> dict[str, str]:
-    """Group -> the file chosen in it, from Hydra's own part of the configuration."""
-    chosen = OmegaConf.to_container(hydra_cfg.runtime.choices)
-    return {group: choice for group, choice in chosen.items() if "/" not in group and choice and "@" not in group}
+def checked(group: str, node: DictConfig) -> dict[str, Any]:
+    """The settings of a group, plain, if its class takes them."""
+    if node is None:
+        raise UserError(f"{group} must be there: leave it away with '~{group}'")
+    settings = {key: value for key, value in OmegaConf.to_container(node, resolve=True).items() if key[0] != "_"}
+    chosen = get_class(node._target_)
+    parameters = inspect.signature(chosen).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [name for name in settings if name not in parameters]
+    if unknown and not takes_any:
+        named = ", ".join(f"{group}.{name}" for name in unknown)
+        raise UserError(
+            f"{named}: the chosen {group} ({chosen.__name__}) has no such setting"
+            f"{did_you_mean(unknown[0], parameters) or ', and an experiment or override sets it for another'}; "
+            f"leave it away with '~{group}.{unknown[0]}', or choose another {group}"
+        )
+    return settings
 
 
 def try_build(cfg: DictConfig) -> None:
     """Builds all of a run but its data, in no time and memory; raises what is wrong with it."""
-    for group in BUILT:
-        check_settings(group, cfg[group])
-    for name, node in cfg.callbacks.items():
-        check_settings(f"callbacks.{name}", node)
-    instantiate(cfg.data, _convert_="all")
+    make("data", cfg.data)
     with torch.device("meta"):
         module = build_module(cfg)
         try:
@@ -97,7 +86,7 @@ def load_data(cfg: DictConfig) -> Dataset:
 
 
 def source_of(cfg: DictConfig) -> Source | Mapped:
-    source = instantiate(cfg.data, _convert_="all")
+    source = make("data", cfg.data)
     return Mapped(source, cache_folder(cfg)) if cfg.memory_map else source
 
 
@@ -115,11 +104,10 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place:
 def build_vae(cfg: DictConfig) -> VAE:
     """An untrained VAE, its representation not yet fitted; the same weights for the same seed."""
     torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
-    for group in ("pca", "variance", "model"):
-        check_settings(group, cfg[group])
-    representation = instantiate(cfg.pca, image_shape=IMAGE_SHAPE)
-    variance = instantiate(cfg.variance, event_shape=representation.event_shape, _convert_="all")
-    networks = instantiate(
+    representation = make("pca", cfg.pca, image_shape=IMAGE_SHAPE)
+    variance = make("variance", cfg.variance, event_shape=representation.event_shape)
+    networks = make(
+        "model",
         cfg.model,
         event_shape=representation.event_shape,
         params_per_element=variance.params_per_element,
@@ -128,30 +116,13 @@ def build_vae(cfg: DictConfig) -> VAE:
     return VAE(representation, networks, variance)
 
 
-def check_settings(group: str, node: DictConfig) -> None:
-    """Raises UserError for settings that the chosen class does not have: an experiment may set them for another."""
-    if node is None:
-        raise UserError(f"{group} must be there: leave it away with '~{group}'")
-    chosen = get_class(node._target_)
-    parameters = inspect.signature(chosen).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    unknown = [name for name in node if not name.startswith("_") and name not in parameters]
-    if unknown and not takes_any:
-        named = ", ".join(f"{group}.{name}" for name in unknown)
-        raise UserError(
-            f"{named}: the chosen {group} ({chosen.__name__}) has no such setting"
-            f"{did_you_mean(unknown[0], parameters) or ', and an experiment or override sets it for another'}; "
-            f"leave it away with '~{group}.{unknown[0]}', or choose another {group}"
-        )
-
-
 def build_module(cfg: DictConfig) -> LitVAE:
     vae = build_vae(cfg)
     return LitVAE(
         vae,
-        instantiate(cfg.optimizer, _convert_="all"),
-        instantiate(cfg.objective),
-        instantiate(cfg.skips),
+        make("optimizer", cfg.optimizer),
+        make("objective", cfg.objective),
+        make("skips", cfg.skips),
         seed=cfg.seed,
         clip=cfg.trainer.gradient_clip_val,
         compile_mode=cfg.compile_mode if cfg.compile else None,
@@ -184,26 +155,25 @@ def fit_device(cfg: DictConfig) -> torch.device:
 def build_trainer(cfg: DictConfig, folder: RunFolder, place: Place | None = None) -> L.Trainer:
     """Lightning's Trainer, writing into the run's folder alone. Of several for one run, the first is watched."""
     num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
-    place, logger = place or Place(0, num), instantiate(cfg.logger, _convert_="all")
-    watchers = {name for name in cfg.callbacks if f"callbacks.{name}" in runs.NOT_IDENTITY} if place.rank else set()
-    callbacks = [instantiate(node, _convert_="all") for name, node in cfg.callbacks.items() if name not in watchers]
+    place, logger = place or Place(0, num), make("logger", cfg.logger)
+    watchers = {name for name in cfg.callbacks if f"callbacks.{name}" in NOT_IDENTITY} if place.rank else set()
+    callbacks = [make(f"callbacks.{name}", node) for name, node in cfg.callbacks.items() if name not in watchers]
     # Any weights may be without a gradient, as in a mean's warm-up; no buffer ever differs between the processes.
     ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
-    return instantiate(
-        cfg.trainer,
-        gradient_clip_val=None,  # the module's: Lightning clips only where it makes the updates itself
-        strategy=ddp if num > 1 else "auto",
-        default_root_dir=folder.path,
-        logger=[*([] if place.rank else [logger(save_dir=folder.path)]), History(folder.path / "history.csv")],
-        callbacks=[*callbacks, *checkpoints(folder, cfg)],
+    settings = checked("trainer", cfg.trainer) | {"gradient_clip_val": None}  # the module clips: it makes the updates
+    wired = {
+        "strategy": ddp if num > 1 else "auto",
+        "default_root_dir": folder.path,
+        "logger": [*([] if place.rank else [logger(save_dir=folder.path)]), History(folder.path / "history.csv")],
+        "callbacks": [*callbacks, *checkpoints(folder, cfg)],
         # The plain environment: SLURM's would leave in mid-epoch and requeue by itself; see interruption.py.
-        plugins=[place, WholeCheckpoints(folder), *([WholeBatchLayers()] if num > 1 else [])],
-        enable_progress_bar=not place.rank,  # callbacks.Progress
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,  # nothing is logged per step: this only keeps a warning about short epochs away
-        _convert_="all",
-    )
+        "plugins": [place, WholeCheckpoints(folder), *([WholeBatchLayers()] if num > 1 else [])],
+        "enable_progress_bar": not place.rank,  # callbacks.Progress
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,  # nothing is logged per step: this only keeps a warning about short epochs away
+    }
+    return L.Trainer(**(settings | wired))
 
 
 def checkpoints(folder: RunFolder, cfg: DictConfig) -> list[Callback]:
@@ -223,5 +193,5 @@ def cache_folder(cfg: DictConfig) -> Path:
 
 def load_judge(dataset: Dataset, cache: Path) -> Judge:
     """The data set's judge with the settings of conf/judge.yaml: the one kept in the cache folder, or trained now."""
-    settings = instantiate(OmegaConf.load(CONF / "judge.yaml").judge)
+    settings = make("judge", OmegaConf.load(CONF / "judge.yaml").judge)
     return judge_once(dataset, settings, cache, "cuda" if torch.cuda.is_available() else "cpu")

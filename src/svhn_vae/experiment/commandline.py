@@ -1,6 +1,5 @@
 """What a person at the command line gets besides a run: the help, checks of what was typed, the table at the end."""
 
-import re
 import time
 from pathlib import Path, PurePath
 from typing import Any
@@ -9,26 +8,14 @@ from svhn_vae.errors import UserError, did_you_mean, one_line
 from svhn_vae.report.hypotheses import parse
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
-from svhn_vae.runs.folder import Config, flatten
-from svhn_vae.runs.installation import as_typed, command_line
+from svhn_vae.runs.identity import Config, flatten
+from svhn_vae.runs.installation import command_line
 from svhn_vae.runs.lock import locked
 from svhn_vae.runs.study import note_command, noted_times
 
 PRECISIONS = ("32-true", "bf16-mixed")
 MONITORED = ("negative_elbo", "bits_per_dim", "post_loss")
 MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in MONITORED)
-COMMON_COMMANDS = (
-    "python src/train.py                                     the post's network on SVHN, downloaded if missing",
-    "python src/train.py trainer=demo data=synthetic         a run of a minute on any machine",
-    "python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true      all combinations; -m comes first",
-    "python src/train.py -m seed=0,1,2 ...                   the same over seeds",
-    "python src/train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=4 ...   four runs at a time, in processes",
-    "python src/train.py data.root=FOLDER data.verify=none   your own .mat files",
-    "python src/train.py study=NAME ...                      collect runs in outputs/NAME",
-    "tensorboard --logdir outputs                            watch",
-)
-
-
 OUTPUTS = Path("outputs")
 ONE_OF = {
     "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
@@ -102,23 +89,6 @@ def in_words(default: Any) -> str:
     if isinstance(default, float):
         return "a number"
     return f"a list such as {default}" if isinstance(default, list) else "a text"
-
-
-def help_text(conf: Path) -> str:
-    """The text of --help: the groups and their choices, each with the first comment of its file."""
-    lines = ["Trains VAEs on house numbers, tests them, and compares them in bits per dimension.", ""]
-    lines += [f"  {command}" for command in COMMON_COMMANDS]
-    for group in sorted(path for path in conf.iterdir() if path.is_dir()):
-        lines += ["", f"{group.name}="]
-        lines += [f"  {path.stem:<22}{described(path)}" for path in sorted(group.glob("*.yaml"))]
-    lines += ["", "Every value of a chosen file can be set, too: variance.epsilon=0.001. All of them: --cfg job"]
-    return as_typed("\n".join(lines))
-
-
-def described(path: Path) -> str:
-    """The first comment of a YAML file that says something to a person."""
-    comments = re.findall(r"^# (?!@package)(.*)$", path.read_text(), re.MULTILINE)
-    return comments[0] if comments else ""
 
 
 class StudyTable:

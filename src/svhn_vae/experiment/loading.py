@@ -1,102 +1,134 @@
-"""Finished runs, read again: their model, their images. They may be a stranger's: nothing of theirs is executed."""
+"""Finished runs, read again: their model, their images. They may be a stranger's: nothing of theirs is executed.
 
-import pkgutil
-from collections.abc import Iterator
+A stored configuration names, per group, one of the classes that conf/ has for this group, by the last part of its
+`_target_`: so a run made before a class moved still loads, and no module that a stranger names is imported.
+"""
+
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.data.sources import Dataset, load_once
-from svhn_vae.errors import UserError, one_line
-from svhn_vae.experiment.build import build_vae, register_resolvers
+from svhn_vae.data.sources import Dataset, Source, load_once
+from svhn_vae.errors import UserError
+from svhn_vae.experiment.build import build_vae, make
+from svhn_vae.experiment.configuration import CONF, register_resolvers
+from svhn_vae.model.coordinates import Representation
+from svhn_vae.model.networks.interface import Networks
 from svhn_vae.model.vae import VAE
+from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import load_best, load_representation
+
+BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead}
+# What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
+INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 
 
 def load_run(path: str | Path) -> VAE:
     """The finished run in a folder, wherever it was moved: its best weights, on the CPU, in evaluation mode.
 
-    Raises FileNotFoundError if the folder holds no run with a best checkpoint, ValueError if its configuration names
-    classes of others. Nothing is unpickled: safetensors, and a checkpoint read with weights_only.
+    Raises FileNotFoundError if the folder holds no run with a best checkpoint, UserError if its configuration names
+    anything but this framework's own classes, or if a file is damaged. Nothing is unpickled: safetensors, and a
+    checkpoint read with weights_only.
     """
-    register_resolvers()
     folder = RunFolder(Path(path))
     config = folder.path / ".hydra" / "config.yaml"
     for needed in (config, folder.representation, folder.best_checkpoint):
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
-    try:
-        vae = build_vae(trusted(config, "pca", "model", "variance"))
-    except InstantiationException as error:
-        raise UserError(f"{config} is damaged: {one_line(error.__cause__ or error)}") from None
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
+        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance")))
     load_best(vae, folder)
     load_representation(vae, folder)
     return vae.eval()
 
 
+def built(config: Path, build: Callable[[], Any]) -> Any:
+    """What is built of a stored configuration. Raises UserError for values that its classes cannot take."""
+    try:
+        return build()
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # whatever a constructor makes of any values
+        raise UserError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
 def trusted(config: Path, *groups: str) -> DictConfig:
-    """A run's configuration, after a look at those groups of it: it may be a stranger's, and building calls what it
-    names. Raises UserError if that is no class of svhn_vae, or if the file is damaged."""
+    """The seed and these groups of a stored configuration, safe to build from.
+
+    Raises UserError if a group names another class than one of its own, if anything below its top is more than a plain
+    value, or if the file is damaged.
+    """
+    register_resolvers()
     try:
         cfg = OmegaConf.load(config)
-        resolved = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
-    except OSError:
+        for value in strings(OmegaConf.to_container(cfg)):
+            if "${" in INTERPOLATION.sub("", value):
+                raise UserError(f"{config} must hold plain values, got {value}")
+        stored = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
+        seed = int(cfg.get("seed", 0))
+    except (OSError, UserError):
         raise
     except Exception as error:  # whatever a parser makes of any bytes
         raise UserError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from None
-    for group, content in resolved.items():
-        for key, value in [("_target_", content.get("_target_")), *leaves(content)]:
-            if key == "_target_" and not is_own_class(value):
-                raise UserError(f"{config}: {group} must be a class of svhn_vae, got {value}")
-            if "${" in str(value):  # hidden from the look by an escape
-                raise UserError(f"{config}: {group} must hold plain values, got {value}")
-        cfg[group] = content  # what was looked at is what is built
-    return cfg
+    return OmegaConf.create({"seed": seed} | {group: own(config, group, stored[group]) for group in groups})
 
 
-def leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value in nested mappings and lists, with the key that it has, or its list."""
+def own(config: Path, group: str, content: Any) -> dict[str, Any]:
+    """The group with its class as conf/ names it now. Raises UserError."""
+    settings = content if isinstance(content, dict) else {}
+    target, known = settings.get("_target_"), registered(group)
+    name = str(target).rpartition(".")[2]
+    is_ours = str(target).startswith("svhn_vae.") or target == known.get(name)
+    if not is_ours or name not in known or not issubclass(get_class(known[name]), BASES[group]):
+        raise UserError(f"{config}: {group} must be a class of svhn_vae, one of {', '.join(known)}, got {target}")
+    values = {key: value for key, value in settings.items() if key != "_target_"}
+    for value in strings(values):
+        if "${" in value or (value.startswith("_") and value.endswith("_")):
+            raise UserError(f"{config}: {group} must hold plain values below its class, got {value}")
+    return {"_target_": known[name], **values}
+
+
+def registered(group: str) -> dict[str, str]:
+    """Name of a class -> where it is now, of all that the files of a group choose."""
+    files = [OmegaConf.load(path) for path in sorted((CONF / group).glob("*.yaml"))]
+    targets = [file.get(group, file).get("_target_") for file in files]
+    return {target.rpartition(".")[2]: target for target in targets if target}
+
+
+def strings(content: Any) -> Iterator[str]:
+    """Every text in nested mappings and lists, keys included."""
     if isinstance(content, dict | list):
-        items = content.items() if isinstance(content, dict) else ((key, value) for value in content)
-        yield from (leaf for name, value in items for leaf in leaves(value, name))
-    else:
-        yield key, content
-
-
-def is_own_class(target: Any) -> bool:
-    """Whether it is a class of svhn_vae, and not what one of its modules imports, as svhn_vae.runs.files.os.system."""
-    if not isinstance(target, str) or not target.startswith("svhn_vae."):
-        return False
-    try:
-        return pkgutil.resolve_name(target).__module__.startswith("svhn_vae.")
-    except Exception:  # there is none of this name
-        return False
+        for each in content:
+            yield from strings(each)
+            if isinstance(content, dict):
+                yield from strings(content[each])
+    elif isinstance(content, str):
+        yield content
 
 
 def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool) -> Dataset:
     """The images of the finished run in a folder, read from `data_root` if their files were moved.
 
     other_images: those found may be others than the run's, to score it on them.
-    Raises FileNotFoundError if the run has no result, DataError if there are no images to be had, ValueError if they
+    Raises FileNotFoundError if the run has no result, DataError if there are no images to be had, UserError if they
     are others than the run's.
     """
     folder = RunFolder(Path(path))
     if not folder.result:
         raise FileNotFoundError(f"{path} is not a finished run: there is no result.json")
-    cfg = trusted(folder.path / ".hydra" / "config.yaml", "data").data
+    config = folder.path / ".hydra" / "config.yaml"
+    cfg = trusted(config, "data").data
     if data_root is not None:
         if "root" not in cfg:
             raise UserError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
         cfg.root = data_root
-    try:
-        source = instantiate(cfg, _convert_="all")
-    except InstantiationException as error:
-        raise UserError(f"{path}: its configuration is damaged: {one_line(error.__cause__ or error)}") from None
-    dataset, expected = load_once(source), folder.result["data"]["digest"]
+    dataset, expected = load_once(built(config, lambda: make("data", cfg))), folder.result["data"]["digest"]
     if dataset.digest != expected and not other_images:
         raise UserError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
     return dataset

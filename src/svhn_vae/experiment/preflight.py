@@ -23,9 +23,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
-from svhn_vae.experiment.build import CONF, choices, plain, try_build
+from svhn_vae.experiment.build import try_build
 from svhn_vae.experiment.commandline import check, check_keys
-from svhn_vae.runs.folder import Config, flatten, run_name
+from svhn_vae.experiment.configuration import CONF, name_of, plain
+from svhn_vae.runs.identity import Config, flatten
 
 MAX_JOBS = 10_000  # of a command; all are composed before the first begins, 8 ms each
 LAUNCHER = "hydra/launcher"
@@ -130,7 +131,7 @@ class Planner:
             settings = plain(cfg)
             check_keys(settings, self.base(()).settings)
             check(settings, self.base(self._choosing(overrides)).settings)
-            name = run_name(settings, choices(cfg.hydra))
+            name = name_of(cfg)
         except Exception as error:  # Hydra's, OmegaConf's, yaml's and ours
             return Planned(tuple(overrides), {}, "", wrong=(one_line_of(error),))
         launcher = cfg.hydra.runtime.choices["hydra/launcher"]

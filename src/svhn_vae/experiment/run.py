@@ -25,7 +25,8 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.runs.folder import Config, RunFolder, identity, write_json
+from svhn_vae.runs.folder import RunFolder, write_json
+from svhn_vae.runs.identity import Config, identity
 from svhn_vae.runs.installation import commit
 from svhn_vae.runs.tensors import save_tensors
 from svhn_vae.runs.weights import load_best, save_representation

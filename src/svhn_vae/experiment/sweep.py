@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from svhn_vae.errors import Interrupted, one_line, printable, root_of
-from svhn_vae.experiment.build import choices
 from svhn_vae.experiment.commandline import OUTPUTS, StudyTable
+from svhn_vae.experiment.configuration import choices
 from svhn_vae.experiment.launchers import DIED, launching, run_in_worker
 from svhn_vae.experiment.ledger import Ledger
 from svhn_vae.experiment.preflight import Planned, Refused, plan

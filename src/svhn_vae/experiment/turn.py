@@ -25,7 +25,8 @@ from svhn_vae.errors import (
     root_of,
 )
 from svhn_vae.experiment import run as job
-from svhn_vae.experiment.build import build_job, load_data, plain, register_resolvers
+from svhn_vae.experiment.build import build_job, load_data
+from svhn_vae.experiment.configuration import plain, register_resolvers
 from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from svhn_vae.report.settings import in_words, telling
-from svhn_vae.runs.folder import RunFolder, identity
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.identity import identity
 
 METRIC = "test/bits_per_dim"
 UNKNOWN_DATA = "unknown data: these runs ended before they had read any"
@@ -154,5 +155,4 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _values(run: Run) -> dict[str, Any]:
-    settings = identity(run.config).items()
-    return {key: value for key, value in settings if "_target_" not in key and key != "seed"}
+    return {key: value for key, value in identity(run.config).items() if key != "seed"}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svhn_vae.report.collect import Run
-from svhn_vae.runs.folder import identity
+from svhn_vae.runs.identity import identity
 
 DIVERGED = "diverged"  # as a metric: 1 or 0 of every run that ended diverged or done
 SOURCES = {"baseline": "baselines", "cost": "cost", "details": "details"}  # prefix of a metric -> part of result.json

@@ -1,10 +1,9 @@
-"""A run is its configuration: its identity, its folder, its status. Knows neither torch nor Hydra.
+"""A run's folder and its status. Knows neither torch nor Hydra.
 
 outputs/<study>/<readable name>-<hash>/ holds status.json, result.json, checkpoints, TensorBoard events and figures/.
 """
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -12,50 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from svhn_vae.runs.files import remove_partials, replacing
-
-Config = dict[str, Any]
-
-# What does not change a result: where things lie, who watches, on what it runs.
-NOT_IDENTITY = (
-    "study", "question", "hypotheses", "rerun", "impossible", "on_error", "judge", "cache", "memory_map", "logger",
-    "callbacks.progress", "callbacks.pictures", "callbacks.order_of_learning", "data.root", "data.verify", "data.url",
-    "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.profiler", "trainer.detect_anomaly",
-    "compile", "compile_mode", "updates_per_step", "checkpoint_every_n_epochs", "iw_samples",
-)  # fmt: skip
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
-    """Nested mappings -> one level with dotted keys, in order."""
-    flat: Config = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def identity(config: Mapping[str, Any]) -> Config:
-    """The part of a resolved configuration that decides its result, flat."""
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
-    }
-
-
-def run_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
-    """A readable name and the hash of the identity, for instance dense-logvar-pca500-white-spectrum-seed0-1a2b3c4d."""
-    pca = config["pca"]
-    words = [choices["model"], choices["variance"]]
-    words += ["synthetic"] if choices["data"] == "synthetic" else []
-    if pca.get("n_components") is None:
-        words += ["pixels"]
-    else:
-        basis = "pca" if choices["pca"] == "default" else choices["pca"]
-        words += [f"{basis}{pca['n_components']}", "white" if pca["whiten"] else "raw", str(pca["residual"])]
-    text = json.dumps(identity(config), sort_keys=True, default=str)
-    return "-".join([*words, f"seed{config['seed']}", hashlib.sha256(text.encode()).hexdigest()[:8]])
+from svhn_vae.runs.identity import Config
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@
     pixels.py        pixels in [0, 1): cross-entropy
     spectral.py      a variance per frequency and per place
     logistic.py      pixels in [0, 1): a probability of their levels
+    causal.py        pixels in [0, 1): a probability of their levels, given the pixels before
 
 To add one: subclass GaussianHead (or VarianceHead), name the class here, write conf/variance/<name>.yaml. Nothing else.
 
@@ -17,6 +18,7 @@ Shapes: B images, E = event_shape of one image's features, D its number of eleme
 Units: sigma in units of y, which has unit average variance; log_variance = log sigma^2; densities in nats per image.
 """
 
+from svhn_vae.model.variance.causal import Causal
 from svhn_vae.model.variance.constant import Fixed, Optimal, PerChannel, PerDimension, Shared
 from svhn_vae.model.variance.gaussian import BoundedGaussianHead, DiagonalNormal, GaussianHead, soft_clip
 from svhn_vae.model.variance.head import VarianceHead
@@ -34,6 +36,7 @@ __all__ = [
     "BetaNLL",
     "BoundedGaussianHead",
     "BoundedLogVar",
+    "Causal",
     "DiagonalNormal",
     "Fixed",
     "GaussianHead",

@@ -118,23 +118,9 @@ class PixelLogistics(Distribution):
         level = (value * self.num_levels).floor().clamp(0, self.num_levels - 1).unsqueeze(1)  # (B, 1, 3, H, W)
         u = 2 * level / (self.num_levels - 1) - 1
         location = self._shifted(lambda _, channel: u[:, :, channel])
-        log_mass = self._log_mass(level, u - location)
+        log_mass = log_mass_of_level(level, u - location, self.log_scale, self.num_levels)
         per_pixel = (self.log_weights + log_mass.sum(2)).logsumexp(1)  # (B, H, W)
         return per_pixel.flatten(1).sum(1) + self.event_shape.numel() * math.log(self.num_levels)
-
-    def _log_mass(self, level: Tensor, distance: Tensor) -> Tensor:
-        """log P(level) of each logistic (B, M, 3, H, W), the level's centre at `distance` from its location.
-
-        sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) is exact in every tail, where PixelCNN++
-        needs cases; a - b is the bin's width in units of the scale, no difference of large numbers.
-        """
-        precision, half = torch.exp(-self.log_scale), 1 / (self.num_levels - 1)
-        below_end = F.logsigmoid(precision * (distance + half))
-        above_begin = F.logsigmoid(-precision * (distance - half))
-        width = torch.log(-torch.expm1(-2 * half * precision))
-        is_first, is_last = level == 0, level == self.num_levels - 1
-        log_mass = torch.where(is_last, 0, below_end) + torch.where(is_first, 0, above_begin)
-        return log_mass + torch.where(is_first | is_last, 0, width)
 
     def _shifted(self, value_of: Callable[[Tensor, int], Tensor]) -> Tensor:
         return shifted(self.location, self.coefficients, value_of)
@@ -161,6 +147,21 @@ class PixelLogistics(Distribution):
     def _in_x(self, u: Tensor) -> Tensor:
         """u -> x at the middle of its level."""
         return ((u + 1) * (self.num_levels - 1) + 1) / (2 * self.num_levels)
+
+
+def log_mass_of_level(level: Tensor, distance: Tensor, log_scale: Tensor, num_levels: int) -> Tensor:
+    """log P(level) of a logistic, the level's centre at `distance` from its location; the outer bins reach to infinity.
+
+    sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) is exact in every tail, where PixelCNN++
+    needs cases; a - b is the bin's width in units of the scale, no difference of large numbers.
+    """
+    precision, half = torch.exp(-log_scale), 1 / (num_levels - 1)
+    below_end = F.logsigmoid(precision * (distance + half))
+    above_begin = F.logsigmoid(-precision * (distance - half))
+    width = torch.log(-torch.expm1(-2 * half * precision))
+    is_first, is_last = level == 0, level == num_levels - 1
+    log_mass = torch.where(is_last, 0, below_end) + torch.where(is_first, 0, above_begin)
+    return log_mass + torch.where(is_first | is_last, 0, width)
 
 
 def shifted(location: Tensor, coefficients: Tensor, value_of: Callable[[Tensor, int], Tensor]) -> Tensor:

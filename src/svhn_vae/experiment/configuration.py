@@ -1,0 +1,142 @@
+"""What Hydra composes from conf/, and what of it is a run's: plain values, choices, defaults, its name."""
+
+import functools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from svhn_vae.runs.identity import Config, flatten, run_name
+from svhn_vae.runs.installation import CONF, as_typed
+
+OVERRIDES_ALONE = ("experiment",)  # groups whose files set values of others, and are nothing themselves
+COMMON_COMMANDS = (
+    "python src/train.py                                     the post's network on SVHN, downloaded if missing",
+    "python src/train.py trainer=demo data=synthetic         a run of a minute on any machine",
+    "python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true      all combinations; -m comes first",
+    "python src/train.py -m seed=0,1,2 ...                   the same over seeds",
+    "python src/train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=4 ...   four runs at a time, in processes",
+    "python src/train.py data.root=FOLDER data.verify=none   your own .mat files",
+    "python src/train.py study=NAME ...                      collect runs in outputs/NAME",
+    "tensorboard --logdir outputs                            watch",
+)
+
+
+def register_resolvers() -> None:
+    """What the YAML files compute: widths, what a metric is of, the run's folder name, the text of --help."""
+    resolvers = {
+        "scaled": scaled,
+        "is_of_training": is_of_training,
+        "run_name": lambda *, _root_: name_of(_root_),
+        "train_help": help_text,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def scaled(size: int, *, _root_: DictConfig) -> int:
+    """A width times network_scale, at least 1."""
+    return max(1, round(int(size) * _root_.network_scale))
+
+
+def is_of_training(metric: str) -> bool:
+    """Such a metric is there when an epoch has wholly ended, the others after a validation."""
+    return metric.startswith("train/")
+
+
+@contextmanager
+def composing(config_dir: str | None = None) -> Iterator[list[str]]:
+    """Hydra ready to compose as in src/train.py. Yields the overrides by which the files of `config_dir` are found."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train"):
+        yield [] if config_dir is None else [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+
+
+def plain(cfg: DictConfig) -> Config:
+    """The resolved configuration without Hydra's own part, as plain dicts and lists."""
+    nodes = {str(key): cfg[key] for key in cfg if key != "hydra"}
+    return {
+        key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        for key, node in nodes.items()
+    }
+
+
+def choices(hydra_cfg: DictConfig) -> dict[str, str]:
+    """Group -> the file chosen in it, from Hydra's own part of the configuration."""
+    chosen = OmegaConf.to_container(hydra_cfg.runtime.choices)
+    return {group: choice for group, choice in chosen.items() if "/" not in group and choice and "@" not in group}
+
+
+def name_of(cfg: DictConfig) -> str:
+    """The run's name: see runs/identity.py. `cfg` has Hydra's part."""
+    chosen = {
+        group: extended(group, choice) for group, choice in choices(cfg.hydra).items() if group not in OVERRIDES_ALONE
+    }
+    searchpath = tuple(cfg.hydra.searchpath)
+    shipped = shipped_files(tuple(f"{group}={choice}" for group, choice in chosen.items()), searchpath)
+    default_choices = choices(shipped_files((), ()).hydra)
+    return run_name(plain(cfg), chosen, expected(cfg, shipped), default_choices)
+
+
+@functools.cache
+def extended(group: str, choice: str) -> str:
+    """The file of the same group that a preset extends, by its defaults list; else the choice itself."""
+    path = CONF / group / f"{choice}.yaml"
+    entries = OmegaConf.load(path).get("defaults", []) if path.is_file() else []
+    names = [entry.partition("@")[0] for entry in entries if isinstance(entry, str) and entry != "_self_"]
+    return extended(group, names[0]) if names else choice
+
+
+@functools.cache
+def shipped_files(chosen: tuple[str, ...], searchpath: tuple[str, ...]) -> DictConfig:
+    """The configuration of these choices, with nothing else given."""
+    words = [*chosen, *([f"hydra.searchpath=[{','.join(map(repr, searchpath))}]"] if searchpath else [])]
+    if GlobalHydra.instance().is_initialized():
+        return compose("train", words, return_hydra_config=True)
+    with composing():
+        return compose("train", words, return_hydra_config=True)
+
+
+def expected(cfg: DictConfig, shipped: DictConfig) -> Config:
+    """The shipped values, flat. What is computed in them, as widths are, is computed from the values of `cfg`."""
+    values = {str(key): shipped[key] for key in shipped if key != "hydra"}
+    raw = flatten(OmegaConf.to_container(OmegaConf.create(values), resolve=False))
+    mixed = OmegaConf.create({str(key): _unresolved(cfg, str(key)) for key in cfg if key != "hydra"})
+    found: Config = {}
+    for key, value in raw.items():
+        if isinstance(value, str) and "${" in value:
+            try:
+                OmegaConf.update(mixed, key, value, force_add=True)
+                value = OmegaConf.select(mixed, key)
+            except OmegaConfBaseException:  # of a value that is refused elsewhere
+                continue
+        found[key] = value
+    return found
+
+
+def _unresolved(cfg: DictConfig, key: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key]), resolve=False)[key]
+
+
+def help_text() -> str:
+    """The text of --help: the groups and their choices, each with the first comment of its file."""
+    lines = ["Trains VAEs on house numbers, tests them, and compares them in bits per dimension.", ""]
+    lines += [f"  {command}" for command in COMMON_COMMANDS]
+    for group in sorted(path for path in CONF.iterdir() if path.is_dir()):
+        lines += ["", f"{group.name}="]
+        lines += [f"  {path.stem:<22}{described(path)}" for path in sorted(group.glob("*.yaml"))]
+    lines += ["", "Every value of a chosen file can be set, too: variance.epsilon=0.001. All of them: --cfg job"]
+    return as_typed("\n".join(lines))
+
+
+def described(path: Path) -> str:
+    """The first comment of a YAML file that says something to a person."""
+    comments = re.findall(r"^# (?!@package)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return comments[0] if comments else ""

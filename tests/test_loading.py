@@ -1,0 +1,146 @@
+"""Runs are read again, old ones and strangers': what is stored names our classes, and calls nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from conftest import CONF, REPO, composed, options
+from stress import malice
+from svhn_vae.data.represented import Represented
+from svhn_vae.errors import UserError
+from svhn_vae.evaluation.score import score_run
+from svhn_vae.experiment.build import build_vae
+from svhn_vae.experiment.loading import BASES, load_dataset, load_run, registered, trusted
+from svhn_vae.report.page import write_report
+from svhn_vae.runs.weights import load_weights
+
+OLD = Path(__file__).parent / "data" / "run_0010f91"  # its classes lay elsewhere, and its name was another
+
+
+def test_a_run_of_0010f91_gives_its_figures_again():
+    run = OLD / "conv"
+    vae, due = load_run(run), json.loads((run / "result.json").read_text())["metrics"]
+    dataset = load_dataset(run, None, other_images=False)
+    score = score_run(vae, Represented(dataset, vae.representation), split="test", iw_samples=4)
+    for quantity in ("test/bits_per_dim", "test/negative_elbo", "test/kl"):
+        assert score.metrics[quantity] == pytest.approx(due[quantity], rel=1e-5)
+
+
+def test_a_configuration_of_0010f91_builds_the_same_modules():
+    run = OLD / "dense"
+    vae = build_vae(trusted(run / ".hydra" / "config.yaml", "pca", "model", "variance"))
+    load_weights(vae, run / "checkpoints" / "best.ckpt")  # strictly: every name and every shape
+    due = json.loads((run / "result.json").read_text())["cost"]["num_parameters"]
+    assert sum(parameter.numel() for parameter in vae.parameters()) == due
+
+
+def test_every_choice_is_registered_and_can_be_loaded(tmp_path):
+    for group in BASES:
+        for choice in options(group):
+            cfg = composed(f"{group}={choice}")
+            (tmp_path / "config.yaml").write_text(
+                OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+            )
+            found = trusted(tmp_path / "config.yaml", *BASES)
+            assert found[group]._target_ == cfg[group]._target_
+            assert cfg[group]._target_ in registered(group).values()
+
+
+# --- a stranger's folder ----------------------------------------------------------------------------------------------
+
+CONFIG = OmegaConf.to_container(OmegaConf.load(OLD / "conv" / ".hydra" / "config.yaml"))
+NAMES = tuple(malice.configurations(CONFIG, Path("nowhere")))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return shutil.copytree(OLD / "conv", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_of_a_strangers_configuration_is_called(name, run, tmp_path):
+    """Each is refused in a line by what would build it, and leaves no file."""
+    (tmp_path / "marks").mkdir()
+    (run / ".hydra" / "config.yaml").write_text(malice.configurations(CONFIG, tmp_path / "marks")[name])
+    errors = []
+    for read in (load_run, lambda path: load_dataset(path, None, other_images=False)):
+        try:
+            read(run)
+        except UserError as error:
+            errors.append(str(error))
+    assert errors
+    assert all("\n" not in error for error in errors)
+    assert os.listdir(tmp_path / "marks") == []
+
+
+@pytest.mark.parametrize("group", BASES)
+def test_the_payloads_would_run(group, tmp_path):
+    """Under Hydra's recursive instantiation a nested function of ours writes its file."""
+    cfg = OmegaConf.create(malice.configurations(CONFIG, tmp_path)[f"ours, a function: {group}"])
+    instantiate({**cfg[group], "_target_": "builtins.dict"})
+    assert (tmp_path / malice.MARK).exists()
+
+
+@pytest.mark.parametrize("script", ["evaluate", "generate", "report"])
+def test_scripts_are_as_careful(script, tmp_path):
+    """All payloads in one study for the report; for the others the one that once wrote a file."""
+    study = tmp_path / "outputs" / "study"
+    texts = malice.configurations(CONFIG, tmp_path)
+    chosen = texts if script == "report" else {"one": texts["ours, a function: variance"]}
+    for number, text in enumerate(chosen.values()):
+        copy = shutil.copytree(OLD / "conv", study / f"run{number}")
+        (copy / ".hydra" / "config.yaml").write_text(text)
+    if script == "report":
+        write_report(study)
+    else:
+        command = [sys.executable, str(REPO / "src" / f"{script}.py"), f"run={study}/run0"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1
+        [line] = (done.stdout + done.stderr).splitlines()
+        assert line.startswith("failed: ")
+    assert not (tmp_path / malice.MARK).exists()
+
+
+DAMAGED = {"no mapping": "pca: 3", "no class": "pca: {n_components: 3}", "no yaml": "pca: {", "no text": "\x00"}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_configuration_is_refused_in_a_line(content, tmp_path):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"must be a class of svhn_vae|is damaged") as error:
+        trusted(tmp_path / "config.yaml", "pca", "model", "variance")
+    assert "\n" not in str(error.value)
+
+
+def test_a_resolver_of_the_process_that_loads_is_not_called(run):
+    """Many programs register one that evaluates Python."""
+    OmegaConf.register_new_resolver("evil", lambda text: pytest.fail("called"), replace=True)
+    text = (run / ".hydra" / "config.yaml").read_text()
+    (run / ".hydra" / "config.yaml").write_text(text.replace("num_layers: 5", "num_layers: ${evil:5}"))
+    with pytest.raises(UserError, match="must hold plain values"):
+        load_run(run)
+
+
+def test_loading_what_is_no_run_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a finished run: there is no"):
+        load_run(tmp_path)
+
+
+def test_the_callers_random_numbers_are_left_alone(run):
+    torch.manual_seed(5)
+    due = torch.randn(2)
+    torch.manual_seed(5)
+    load_run(run)
+    assert torch.equal(torch.randn(2), due)
+
+
+def test_conf_lies_where_the_package_looks():
+    assert (CONF / "train.yaml").is_file()
