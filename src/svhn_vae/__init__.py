@@ -2,7 +2,7 @@
 
 from svhn_vae.runs.installation import VERSION as __version__
 
-__all__ = ["__version__", "load_run"]
+__all__ = ["__version__"]
 
 
 def __getattr__(name: str) -> object:
