@@ -131,7 +131,7 @@ def test_every_page_is_in_the_navigation():
 
 def test_documentation_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="make docs installs it")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(build, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

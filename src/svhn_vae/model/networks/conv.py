@@ -145,8 +145,7 @@ class Block:
         """From step.after to step.before channels, and `stride` times the size."""
         k = self.kernel_size
         if self.upsampling == "transposed":
-            padding = {"padding": k // 2, "output_padding": step.stride - 1}
-            return [nn.ConvTranspose2d(step.after, step.before, k, step.stride, **padding)]
+            return [nn.ConvTranspose2d(step.after, step.before, k, step.stride, k // 2, step.stride - 1)]
         upsample = [nn.Upsample(scale_factor=2)] if step.stride == 2 else []
         return [*upsample, nn.Conv2d(step.after, step.before, k, padding=k // 2)]
 

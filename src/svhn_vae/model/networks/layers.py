@@ -82,6 +82,7 @@ INITIALISATIONS = {"torch": lambda module: None, "keras": keras_weights, "kingma
 
 
 @torch.no_grad()
-def shrink_channels(layer: nn.Conv2d | nn.ConvTranspose2d, first: int, factor: float) -> None:
-    """Multiplies the weights of all output channels but the `first`."""
+def shrink_channels(layer: nn.Module, first: int, factor: float) -> None:
+    """Multiplies the weights of all output channels of a convolution but the `first`."""
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
     layer.weight.movedim(int(layer.transposed), 0)[first:].mul_(factor)

@@ -13,6 +13,8 @@ Units: inside, a level is u = 2 level / (L - 1) - 1 in [-1, 1]; y = x in [0, 1) 
 import math
 from collections.abc import Sequence
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
@@ -76,7 +78,7 @@ class Causal(PixelHead):
 class CausalLogistics(Distribution):
     """Causal's law, given the decoder's output (B, P, 3, H, W)."""
 
-    arg_constraints = {}  # noqa: RUF012  torch's own convention; the check would synchronise the device
+    arg_constraints: ClassVar[dict] = {}  # the check would synchronise the device
 
     def __init__(self, params: Tensor, head: Causal) -> None:
         self.params, self.head = params, head
