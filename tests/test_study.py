@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from svhn_vae.runs import study
+from svhn_vae.runs.folder import study
 from svhn_vae.runs.study import commit, note_command, noted_times
 
 CLAIM = {"claim": "a", "metric": "test/bits_per_dim"}

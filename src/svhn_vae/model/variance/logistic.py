@@ -28,6 +28,8 @@ class LogisticMixture(PixelHead):
     channels) and coefficient (c0, c1, c2 at the three channels, through tanh).
     """
 
+    emits_mean = False
+
     def __init__(
         self,
         event_shape: Sequence[int],
