@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from svhn_vae.runs import files as atomic
 from svhn_vae.runs.files import HOST, remove_partials, replacing
+from svhn_vae.runs.folder import files as atomic
 
 KILLED = """
 import os, signal, sys

@@ -54,12 +54,12 @@ def loss_of(module: LitVAE, batch: Features) -> torch.Tensor:
 @pytest.mark.parametrize("variance", [name for name in options("variance") if accepts(name, (20,))])
 @pytest.mark.parametrize("residual", ["isotropic", "spectrum", "scaled"])
 def test_the_loss_is_the_negative_elbo_and_its_gradients_are_finite(variance, residual):
-    check_loss_and_gradients(fitted_module(f"variance={variance}", f"pca.residual={residual}"))
+    check_loss_and_gradients(fitted_module("objective=elbo", f"variance={variance}", f"pca.residual={residual}"))
 
 
 @pytest.mark.parametrize("variance", options("variance"))
 def test_the_loss_on_pixels_is_the_negative_elbo_and_its_gradients_are_finite(variance):
-    check_loss_and_gradients(fitted("model=conv", f"variance={variance}", "network_scale=0.03125"))
+    check_loss_and_gradients(fitted("objective=elbo", "model=conv", f"variance={variance}"))
 
 
 def check_loss_and_gradients(module: LitVAE) -> None:
@@ -105,10 +105,12 @@ def test_active_units_counts_latents_whose_posterior_mean_varies():
 
 
 def test_a_splits_metrics_are_those_of_the_trainers_validation(tmp_path):
-    whole = tiny_job(tmp_path / "run", "trainer.max_epochs=1")
+    whole = tiny_job(tmp_path / "run", "trainer.max_epochs=1", "objective=elbo", "prior=standard")
     job.train(whole)
     [due] = whole.trainer.validate(whole.module, datamodule=whole.data, verbose=False)
+    objective = due.pop("val/objective")
     assert split_metrics(whole.module.vae, whole.data.val_dataloader(), "val") == pytest.approx(due)
+    assert objective == pytest.approx(due["val/negative_elbo"])
 
 
 def test_a_splits_metrics_that_are_not_finite_are_none():
@@ -147,6 +149,6 @@ GOLDEN_LOSS = 1206.21240234375
 def test_golden_loss():
     """The loss of a fixed model on fixed features. It moves only if the bound, a head or a network changes; if that is
     meant, say so in the commit and take the new value."""
-    module = fitted_module("seed=5")
+    module = fitted_module("seed=5", "objective=elbo")
     seed_device(torch.device("cpu"), derive_seed(Stream.STEP, 5, 0))
     assert loss_of(module, features(module)).item() == pytest.approx(GOLDEN_LOSS, rel=1e-5)

@@ -13,6 +13,7 @@ from svhn_vae.experiment.build import build_vae
 from svhn_vae.model.coordinates import PCA, Pixels, Representation
 from svhn_vae.model.covariance import Moments
 from svhn_vae.model.networks import Inferred, Networks
+from svhn_vae.model.prior import StandardNormal
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance import DiagonalNormal, VarianceHead
 from svhn_vae.pictures.gallery import (
@@ -185,8 +186,9 @@ def part(num: int) -> LabelledImages:
 
 def subject(representation: Representation, num_val: int = 40) -> Subject:
     shape = representation.event_shape
-    vae = VAE(representation, Copies(shape, shape.numel()), Known(shape)).eval()
-    return Subject(vae, Dataset("random", True, part(30), part(num_val), part(130)), "stub", seed=0)
+    networks = Copies(shape, shape.numel())
+    vae = VAE(representation, networks, Known(shape), StandardNormal(networks)).eval()
+    return Subject(vae, Dataset("random", True, part(30), part(num_val), part(130)), "stub", seed=0, temperature=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +368,7 @@ NETWORKS = [[f"model={model}"] for model in options("model") if model != "spectr
 def test_there_are_pictures_of_every_head_and_network(choices):
     vae = build_vae(composed(*choices, "network_scale=0.0625")).eval()
     vae.representation.fit(MOMENTS)
-    few = Subject(vae, Dataset("random", True, part(4), part(4), part(4)), "stub", seed=0)
+    few = Subject(vae, Dataset("random", True, part(4), part(4), part(4)), "stub", seed=0, temperature=1.0)
     for name in ("samples_noisy", "interpolations", "sigma", "likely"):
         assert draw(few, name).std() > 0
 

@@ -27,7 +27,8 @@ CASES = {
     **{f"model={name}": (f"model={name}", *([DROPOUT] if name in HAVE_DROPOUT else [])) for name in options("model")},
     **{f"variance={name}": (*DENSE, f"variance={name}") for name in options("variance") if accepts(name, (20,))},
     "free bits": (*DENSE, "objective.free_bits=0.01"),
-    "warm-up": (*DENSE, "objective.mean_warmup_epochs=3"),
+    "bound alone": (*DENSE, "objective=elbo"),
+    "learnt prior": (*DENSE, "prior=vamp"),
 }
 
 

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     BASIS_NOISE = 6
     PICTURES = 7
     IMPORTANCE_SAMPLES = 8
+    PRIOR = 9
 
 
 def derive_seed(stream: Stream, *place: int) -> int:

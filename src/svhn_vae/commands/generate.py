@@ -3,6 +3,7 @@
 They lie in its figures/ folder and in its TensorBoard, under generated/.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -31,12 +32,13 @@ def generate(cfg: DictConfig) -> None:
         raise UserError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed must be a whole number, 0 or more, got {cfg.seed}")
+    if not isinstance(cfg.temperature, int | float) or not 0 <= cfg.temperature < math.inf:
+        raise UserError(f"temperature must be 0 or more, got {cfg.temperature}")
     folder = RunFolder(Path(cfg.run))
     vae = load_run(folder.path)
     names = chosen(cfg.pictures, possible(vae))
-    subject = Subject(
-        vae, load_dataset(folder.path, cfg.data_root, other_images=False), folder.path.resolve().name, cfg.seed
-    )
+    dataset = load_dataset(folder.path, cfg.data_root, other_images=False)
+    subject = Subject(vae, dataset, folder.path.resolve().name, cfg.seed, cfg.temperature)
     with SummaryWriter(folder.path / "tensorboard") as board:
         for name in names:
             picture, path = draw(subject, name), folder.figures / f"{name}.png"

@@ -6,6 +6,7 @@
 Shapes: B images, Z latent dimensions. Units: nats per image.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -44,11 +45,12 @@ def importance_weighted(vae: VAE, features: Features, num_samples: int, batch_in
 def log_weight(vae: VAE, features: Features, noise: Tensor) -> Tensor:
     """Features of B images, noise (B, Z) of N(0, I) -> log w (B,) float64 of one sample each."""
     inferred = vae.networks(features.y, noise)
-    # log N(z; 0, I) - log q(z | y), where z = mean + sigma * noise: log 2 pi cancels, and nothing is divided by sigma.
-    log_ratio = 0.5 * (noise.square() + inferred.log_variance - inferred.z.square())
+    # -log q(z | y), where z = mean + sigma * noise: nothing is divided by sigma.
+    minus_log_q = 0.5 * (noise.square() + inferred.log_variance + math.log(2 * math.pi)).double().sum(1)
+    log_ratio = vae.prior.log_prob(inferred.z).double() + minus_log_q
     log_likelihood = vae.variance(inferred.params).log_prob(features.y)
     residual = vae.representation.residual.log_prob(features.residual, inferred.image_params)
-    return log_likelihood.double() + residual + features.log_det + log_ratio.double().sum(1)
+    return log_likelihood.double() + residual + features.log_det + log_ratio
 
 
 def latent_noise(vae: VAE, num_images: int, *place: int) -> Tensor:

@@ -30,7 +30,7 @@ def judged(vae: VAE, dataset: Dataset, judge: Judge) -> Judged:
         "noisy_samples": generated(vae, num, noisy=True),
         "validation": dataset.val.images,
     }
-    rows = to_levels(analogy_rows(Subject(vae, dataset, "", seed=0))).cpu()
+    rows = to_levels(analogy_rows(Subject(vae, dataset, "", seed=0, temperature=1.0))).cpu()
     return Judged(
         {kind: judge_scores(judge, shown, against) for kind, shown in images.items()},
         agreement(judge, rows[:, 0], rows[:, 1:]),

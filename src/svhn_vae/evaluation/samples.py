@@ -73,11 +73,12 @@ def to_levels(x: Tensor) -> Tensor:
 def generated(vae: VAE, num: int, *, noisy: bool) -> Tensor:
     """num samples of the prior as images (num, 3, 32, 32) uint8: the decoder's mean, or with its own noise (of a
     truncated basis, what is cut off stays at its mean). The same latents at every call."""
+    latents = vae.prior.sample(num, torch.Generator().manual_seed(derive_seed(Stream.PICTURES, num)), 1.0)
     with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(Stream.PICTURES, num))
+        torch.manual_seed(derive_seed(Stream.PICTURES, num, 1))
         parts = []
-        for z in torch.randn(num, vae.networks.latent_dim).split(BATCH):
-            likelihood = vae.variance(vae.networks.decode(z.to(vae.device))[0])
+        for z in latents.split(BATCH):
+            likelihood = vae.variance(vae.networks.decode(z)[0])
             parts.append(vae.representation.inverse(likelihood.sample() if noisy else likelihood.mean).cpu())
     return to_levels(torch.cat(parts))
 

@@ -20,7 +20,7 @@ from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration,
 from svhn_vae.evaluation.importance import Estimate, importance_weighted
 from svhn_vae.evaluation.latents import linear_probe, of_the_aggregate
 from svhn_vae.evaluation.reconstruction import reconstruction_metrics, round_trip_metrics
-from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
+from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim
 from svhn_vae.model.networks.interface import OneLevel
 from svhn_vae.model.vae import VAE
 
@@ -52,8 +52,8 @@ class Passes(NamedTuple):
     """One pass of all images through the model."""
 
     evaluated: list[dict[str, Tensor]]  # by batch, as lit.evaluate gives it
-    kl_per_latent: Tensor  # (Z,)
-    posteriors: list[tuple[Tensor, Tensor, Tensor]]  # by batch, of some images: mean, log-variance, sample (B, Z)
+    kl_per_latent: list[Tensor]  # by batch, their part of the mean over all images (G,): G = Z with N(0, I), else 1
+    posteriors: list[tuple[Tensor, ...]]  # by batch, of some images: mean, log-variance, sample (B, Z), and KL (B,)
     residuals: list[Residuals]  # by batch, of some images
 
 
@@ -83,7 +83,7 @@ def score_run(vae: VAE, represented: Represented, *, split: str, iw_samples: int
     }
     details = {
         "iw_curve": [point._asdict() for point in curve],
-        "kl_per_latent": passes.kl_per_latent.tolist(),
+        "kl_per_latent": sum(passes.kl_per_latent).tolist(),
         "worst_calibrated": calibrated.worst if calibrated else [],
     }
     if curve:
@@ -94,15 +94,17 @@ def score_run(vae: VAE, represented: Represented, *, split: str, iw_samples: int
 
 def run_passes(vae: VAE, batches: EvaluationBatches) -> Passes:
     num_images = len(batches.images)
-    passes = Passes([], torch.zeros(vae.networks.latent_dim, device=vae.device), [], [])
+    passes = Passes([], [], [], [])
     for index, batch in enumerate(batches):
         result = evaluation_pass(vae, batch, index)
         inferred = result.inferred
         passes.evaluated.append(evaluate(vae, result))
-        passes.kl_per_latent.add_(kl_to_standard_normal(inferred.mean, inferred.log_variance).sum(0) / num_images)
+        kl = vae.prior.kl(inferred.mean, inferred.log_variance, inferred.z)
+        passes.kl_per_latent.append(kl.sum(0) / num_images)
         if isinstance(vae.networks, OneLevel):  # in a hierarchy q(z | y) depends on the z before
             some = slice(None, None, -(-num_images // MAX_AGGREGATED))
-            passes.posteriors.append((inferred.mean[some], inferred.log_variance[some], inferred.z[some]))
+            posterior = (inferred.mean, inferred.log_variance, inferred.z, kl.sum(1))
+            passes.posteriors.append(tuple(array[some] for array in posterior))
         if vae.variance.is_density:
             some = slice(None, None, -(-num_images // MAX_CALIBRATED))
             passes.residuals.append(residuals(vae.variance(inferred.params[some]), batch.y[some]))
@@ -143,7 +145,7 @@ def importance_metrics(last: CurvePoint) -> dict[str, float]:
     return {"iw_k": last.k, "iw_elbo": last.elbo, **bits, "effective_sample_size": last.effective_sample_size}
 
 
-def aggregate_metrics(posteriors: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
+def aggregate_metrics(posteriors: list[tuple[Tensor, ...]]) -> dict[str, float]:
     return of_the_aggregate(*(torch.cat(arrays) for arrays in zip(*posteriors, strict=True)))
 
 

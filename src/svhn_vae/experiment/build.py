@@ -96,6 +96,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place:
     trainer = build_trainer(cfg, folder, place)
     data = build_data(cfg, module.vae)
     data.setup()
+    module.vae.prior.start(data.represented.seen)
     judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
     typed = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
@@ -113,7 +114,8 @@ def build_vae(cfg: DictConfig) -> VAE:
         params_per_element=variance.params_per_element,
         params_per_image=representation.residual.params_per_image,
     )
-    return VAE(representation, networks, variance)
+    prior = make("prior", cfg.prior, networks=networks)
+    return VAE(representation, networks, variance, prior)
 
 
 def build_module(cfg: DictConfig) -> LitVAE:
@@ -123,6 +125,7 @@ def build_module(cfg: DictConfig) -> LitVAE:
         make("optimizer", cfg.optimizer),
         make("objective", cfg.objective),
         make("skips", cfg.skips),
+        make("schedule", cfg.schedule),
         seed=cfg.seed,
         clip=cfg.trainer.gradient_clip_val,
         compile_mode=cfg.compile_mode if cfg.compile else None,

@@ -19,12 +19,14 @@ from svhn_vae.experiment.build import build_vae, make
 from svhn_vae.experiment.configuration import CONF, register_resolvers
 from svhn_vae.model.coordinates import Representation
 from svhn_vae.model.networks.interface import Networks
+from svhn_vae.model.prior import Prior
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import load_best, load_representation
+from svhn_vae.runs.weights import load_best, load_prior, load_representation
 
-BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead}
+BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead, "prior": Prior}
+BEFORE = {"prior": {"_target_": "svhn_vae.model.prior.StandardNormal"}}  # what runs had that are older than the group
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 
@@ -42,9 +44,11 @@ def load_run(path: str | Path) -> VAE:
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
-        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance")))
+        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance", "prior")))
     load_best(vae, folder)
     load_representation(vae, folder)
+    if vae.prior.is_fitted_last:
+        load_prior(vae, folder)
     return vae.eval()
 
 
@@ -70,13 +74,14 @@ def trusted(config: Path, *groups: str) -> DictConfig:
         for value in strings(OmegaConf.to_container(cfg)):
             if "${" in INTERPOLATION.sub("", value):
                 raise UserError(f"{config} must hold plain values, got {value}")
-        stored = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
+        stored = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups if group in cfg}
         seed = int(cfg.get("seed", 0))
     except (OSError, UserError):
         raise
     except Exception as error:  # whatever a parser makes of any bytes
         raise UserError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from None
-    return OmegaConf.create({"seed": seed} | {group: own(config, group, stored[group]) for group in groups})
+    stored = BEFORE | stored
+    return OmegaConf.create({"seed": seed} | {group: own(config, group, stored.get(group)) for group in groups})
 
 
 def own(config: Path, group: str, content: Any) -> dict[str, Any]:

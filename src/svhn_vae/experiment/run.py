@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import lightning as L  # noqa: N812  its usual name
 import torch
 
+from svhn_vae.data.batches import EvaluationBatches
 from svhn_vae.data.module import DataModule
+from svhn_vae.data.moments import spaced
 from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import Damaged, Diverged, Interrupted
 from svhn_vae.evaluation import calibration
@@ -20,6 +22,7 @@ from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.judged import judged
+from svhn_vae.evaluation.latents import posteriors_of
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
@@ -29,7 +32,8 @@ from svhn_vae.runs.folder import RunFolder, write_json
 from svhn_vae.runs.identity import Config, identity
 from svhn_vae.runs.installation import commit
 from svhn_vae.runs.tensors import save_tensors
-from svhn_vae.runs.weights import load_best, save_representation
+from svhn_vae.runs.weights import load_best, save_prior, save_representation
+from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
 from svhn_vae.training.checkpoints import Last, continuation, history_of
 from svhn_vae.training.divergence import load_last_finite
@@ -37,6 +41,7 @@ from svhn_vae.training.interruption import INTERRUPTION
 from svhn_vae.training.module import LitVAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
+MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
 
 
@@ -78,6 +83,8 @@ def train_and_score(job: Job) -> Config:
         train(job)
     load_best(job.module.vae, folder)
     save_representation(job.module.vae, folder)
+    if job.module.vae.prior.is_fitted_last:
+        fit_prior(job)
     val = validate(job)
     score = score_test(job)
     if not math.isfinite(score.metrics["test/negative_elbo"]):
@@ -155,6 +162,15 @@ def announce_hyperparameters(job: Job) -> None:
     job.trainer.logger.experiment.announce(values)
 
 
+def fit_prior(job: Job) -> None:
+    """On the posteriors of training images, everything else being as it is."""
+    images = spaced(job.data.dataset.train.images, MAX_FITTED)
+    with on_device(job) as vae:
+        posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation, keep=False))
+        vae.prior.fit(*posteriors, derive_seed(Stream.PRIOR, job.config["seed"]))
+    save_prior(job.module.vae, job.folder)
+
+
 def validate(job: Job) -> dict[str, float | None]:
     """The best checkpoint's `val/` metrics, which TensorBoard has as `best/`: they are no part of the curves."""
     metrics = bound_of(job, "val")
@@ -209,7 +225,7 @@ def draw_calibration(job: Job, score: Score) -> None:
 def draw(job: Job) -> None:
     """The cheaper pictures of training and validation images; src/generate.py draws them all."""
     name = job.folder.path.name
-    subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0)
+    subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0, temperature=1.0)
     for drawn in DRAWN:
         write_png(gallery.draw(subject, drawn), job.folder.figures / f"{drawn}.png")
 

@@ -44,6 +44,11 @@ class Representation(nn.Module, ABC):
     has_fitted_axes = False  # its first components are directions of the training images: it needs as many of these
     is_projection: bool  # dear to compute and smaller than the image: worth keeping for a whole data set
 
+    @property
+    @abstractmethod
+    def y_scale(self) -> Tensor:
+        """One unit of each element of y, in units of x; broadcasts to event_shape."""
+
     @abstractmethod
     def fit(self, moments: Moments) -> Self:
         """Takes the map's state from the training images' moments; returns self."""
@@ -99,6 +104,10 @@ class Pixels(Representation):
         self.use_scale = scale
         self._state("mean")
         self._state("scale")
+
+    @property
+    def y_scale(self) -> Tensor:
+        return self.scale
 
     def fit(self, moments: Moments) -> Self:
         # Law of total variance: of all pixels of all images, without another pass over them.
@@ -162,6 +171,10 @@ class Projection(Representation):
     @property
     def num_components(self) -> int:
         return self.event_shape.numel()
+
+    @property
+    def y_scale(self) -> Tensor:
+        return self.scale[: self.num_components].view(self.event_shape)
 
     @abstractmethod
     def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,7 @@ class Subject(NamedTuple):
     dataset: Dataset
     name: str  # for the captions
     seed: int  # of latents and noise
+    temperature: float  # of samples of the prior
 
 
 Picture = tuple[np.ndarray, str]  # with what it shows
@@ -125,15 +126,19 @@ def interpolations(subject: Subject) -> Picture:
 
 
 def traversals(subject: Subject) -> Picture:
-    """What the decoder makes of each latent: the ten whose mean varies most, from -3 to 3, the others at 0."""
+    """What the decoder makes of each latent: the ten whose mean varies most, three of the prior's standard deviations
+    to both sides of its mean, where all others stay."""
     vae = subject.vae
     x = pixels(subject.dataset.val.images, MAX_TRAVERSED).to(vae.device)
     spread = torch.cat([infer(vae, chunk).mean for chunk in x.split(BATCH)]).std(0, correction=0)
     values, widest = spread.topk(min(10, len(spread)))
-    z = torch.zeros(len(widest), NUM_STEPS, len(spread), device=vae.device)
-    z[torch.arange(len(widest)), :, widest] = torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
+    centre, unit = vae.prior.moments()
+    z = centre.repeat(len(widest), NUM_STEPS, 1)
+    steps = torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
+    z[torch.arange(len(widest)), :, widest] += unit[widest, None] * steps
     what = (
-        f"the {len(widest)} latents whose means vary most (sd {values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3"
+        f"the {len(widest)} latents whose means vary most (sd {values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3 "
+        "standard deviations of the prior"
     )
     return grid(vae.decode_mean(z.flatten(0, 1)), NUM_STEPS), what
 
@@ -240,9 +245,8 @@ def possible(vae: VAE) -> list[str]:
 
 
 def prior(subject: Subject) -> Tensor:
-    """100 latents (100, Z); the same for every variant with as many dimensions."""
-    z = torch.randn(100, subject.vae.networks.latent_dim, generator=generator(subject, PRIOR))
-    return z.to(subject.vae.device)
+    """100 latents (100, Z); with N(0, I), the same for every variant with as many dimensions."""
+    return subject.vae.prior.sample(100, generator(subject, PRIOR), subject.temperature)
 
 
 def generator(subject: Subject, place: int) -> torch.Generator:

@@ -41,6 +41,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
         self.representation = path / "representation.safetensors"
+        self.prior = path / "prior.safetensors"  # where it was fitted after training
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.best_checkpoint = self.checkpoints / "best.ckpt"
         self.error_log = path / "error.log"

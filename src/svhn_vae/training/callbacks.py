@@ -19,7 +19,7 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.gallery import Subject, draw
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.tensors import save_tensors
-from svhn_vae.training.module import LitVAE
+from svhn_vae.training.module import LitVAE, updates_per_epoch
 
 HOUR = 3600.0
 
@@ -93,11 +93,6 @@ class Progress(ProgressBar):
             )  # fmt: skip
 
 
-def updates_per_epoch(trainer: L.Trainer) -> int:
-    batches = trainer.train_dataloader
-    return min(batches.num_batches, batches.per_step * trainer.num_training_batches)
-
-
 class Pictures(Callback):
     """Samples, reconstructions and histograms of sigma in TensorBoard, at every n-th validation of the training."""
 
@@ -113,7 +108,7 @@ class Pictures(Callback):
         if self._num_validations % self.every_n_validations != 1 % self.every_n_validations:
             return
         vae, board, step = pl_module.vae, trainer.logger.experiment, trainer.global_step
-        subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", seed=0)
+        subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", 0, 1.0)
         for name in ("samples", "reconstructions"):
             board.add_image(name, draw(subject, name), step, dataformats="HWC")
         with torch.random.fork_rng():

@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L  # noqa: N812  its usual name
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from svhn_vae.errors import Diverged
 from svhn_vae.evaluation.bound import bound_metrics, evaluate, evaluation_pass, summarise
@@ -19,6 +20,7 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.seeds import Stream, derive_seed, seed_device
 from svhn_vae.training.divergence import head_state
 from svhn_vae.training.objective import Objective
+from svhn_vae.training.schedule import Schedule
 from svhn_vae.training.skips import Skips
 from svhn_vae.training.update import Record, Update, gradient_norm
 
@@ -38,13 +40,15 @@ class LitVAE(L.LightningModule):
         optimizer: functools.partial,  # of a class of torch.optim
         objective: Objective,
         skips: Skips,
+        schedule: Schedule,
         *,
         seed: int,
         clip: float | None,
         compile_mode: str | None,
     ) -> None:
         super().__init__()
-        self.vae, self.optimizer, self.objective, self.skips, self.seed = vae, optimizer, objective, skips, seed
+        self.vae, self.optimizer, self.objective, self.seed = vae, optimizer, objective, seed
+        self.skips, self.schedule = skips, schedule
         self._update_settings = {
             "clip": clip,
             "compile_mode": compile_mode,
@@ -52,7 +56,8 @@ class LitVAE(L.LightningModule):
         }
         self._update: Update | None = None  # of this fit
         self._records: list[Record] = []  # of this epoch, on the device
-        self._evaluated: list[dict[str, Tensor]] = []
+        self._evaluated: list[dict[str, Tensor]] = []  # of this validation
+        self._objectives: list[Tensor] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         weights = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
@@ -62,6 +67,12 @@ class LitVAE(L.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         self._update = Update(
             self.vae, self.objective, optimizer, backward=self.manual_backward, **self._update_settings
+        )
+        num_steps = self.trainer.max_epochs * updates_per_epoch(self.trainer)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])  # kept in the optimiser's state, so that a continuation has it
+        self._rate = LambdaLR(
+            optimizer, lambda step: self.schedule.factor(step, num_steps), last_epoch=self.global_step - 1
         )
 
     def on_train_epoch_start(self) -> None:
@@ -74,6 +85,7 @@ class LitVAE(L.LightningModule):
         for batch, seed in zip(batches, seeds, strict=True):
             seed_device(self.vae.device, seed)
             records.append(self._update(batch, self.current_epoch))
+            self._rate.step()
         self._records.append(Record(*map(torch.stack, zip(*records, strict=True))))
         count_steps(self.trainer, len(batches))
         if self.trainer.is_last_batch:
@@ -108,11 +120,16 @@ class LitVAE(L.LightningModule):
         self.skips.load_state_dict(checkpoint["skips"])
 
     def validation_step(self, batch: Features, batch_idx: int) -> None:
-        self._evaluated.append(evaluate(self.vae, evaluation_pass(self.vae, batch, batch_idx)))
+        result = evaluation_pass(self.vae, batch, batch_idx)
+        self._evaluated.append(evaluate(self.vae, result))
+        objective = self.objective.loss(self.vae, result, batch.y, self.trainer.max_epochs)  # after any warm-up
+        self._objectives.append(objective.expand(len(batch.y)))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(summarise("val", self._evaluated, is_density=self.vae.variance.is_density), sync_dist=True)
+        found = summarise("val", self._evaluated, is_density=self.vae.variance.is_density)
+        self.log_dict({**found, "val/objective": torch.cat(self._objectives).mean()}, sync_dist=True)
         self._evaluated.clear()
+        self._objectives.clear()
 
     def _note(self, first: int, record: Record) -> None:
         """Reads the device, once for all updates of a step."""
@@ -153,3 +170,8 @@ def count_steps(trainer: L.Trainer, num: int) -> None:
     total.ready += num
     total.completed += num
     loop._batches_that_stepped += num - 1
+
+
+def updates_per_epoch(trainer: L.Trainer) -> int:
+    batches = trainer.train_dataloader
+    return min(batches.num_batches, batches.per_step * trainer.num_training_batches)

@@ -12,7 +12,6 @@ Units: inside, a level is u = 2 level / (L - 1) - 1 in [-1, 1]; y = x in [0, 1) 
 
 import math
 from collections.abc import Sequence
-
 from typing import ClassVar
 
 import torch

@@ -6,7 +6,6 @@ Shapes: B images, E = event_shape of one image's features, P = params_per_elemen
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-
 from typing import ClassVar
 
 import torch

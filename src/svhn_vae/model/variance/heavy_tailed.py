@@ -5,7 +5,6 @@ Shapes: B images, E = event_shape of one image's features, M scales of a mixture
 
 import math
 from collections.abc import Sequence
-
 from typing import ClassVar
 
 import torch

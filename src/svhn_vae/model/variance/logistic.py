@@ -6,7 +6,6 @@ Units: inside, a level is u = 2 level / (L - 1) - 1 in [-1, 1]: PixelCNN++'s own
 
 import math
 from collections.abc import Callable, Sequence
-
 from typing import ClassVar
 
 import torch
@@ -29,6 +28,8 @@ class LogisticMixture(PixelHead):
     Per mixture the decoder emits location, log scale (softly within log_scale_range), logit (averaged over the
     channels) and coefficient (c0, c1, c2 at the three channels, through tanh).
     """
+
+    emits_mean = False
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ Shapes: B images, E = event_shape of one image's features, D its number of eleme
 
 import math
 from collections.abc import Sequence
-
 from typing import ClassVar
 
 import torch

@@ -5,7 +5,6 @@ Shapes: B images, E = (C, H, H) coefficients of a cosine transform.
 
 import math
 from collections.abc import Sequence
-
 from typing import ClassVar
 
 import torch
