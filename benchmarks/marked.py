@@ -20,7 +20,7 @@ def main() -> None:
         step(self, batches, batch_idx)
         if not getattr(self, "_is_marked", False):
             self._is_marked = True
-            with Path(times).open("a") as file:
+            with Path(times).open("a", encoding="utf-8") as file:
                 file.write(f"{time.time()}\n")
 
     LitVAE.training_step = marked
@@ -30,8 +30,8 @@ def main() -> None:
     finally:
         # Of this program's own memory, where getrusage counts that of the process which began it, too.
         if (status := Path("/proc/self/status")).exists():
-            [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-            Path(peak).write_text(line.split()[1])
+            [line] = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")]
+            Path(peak).write_text(line.split()[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ MAX_FILE_LINES = 400
 
 
 def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), filename=str(path))
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -32,5 +32,5 @@ def drawn_once(num_images: int, seed: int) -> LabelledImages:
 @functools.cache
 def _drawer() -> str:
     """Names the code that draws, and the libraries that it draws with."""
-    source = Path(digits.__file__).read_text()
+    source = Path(digits.__file__).read_text(encoding="utf-8")
     return hashlib.sha256(" ".join([source, *map(version, LIBRARIES)]).encode()).hexdigest()[:8]

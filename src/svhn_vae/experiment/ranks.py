@@ -153,7 +153,7 @@ def live(work: Callable[[Place], None], place: Place, orders: Connection, report
     """The life of a rank. The first one speaks for all, but for what happened to another alone."""
     threading.Thread(target=obey, args=(orders,), daemon=True).start()
     if place.rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  until it ends
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until it ends
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is the command's process's
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated.*")  # torch 2.13
     torch.set_num_threads(max(1, torch.get_num_threads() // place.num))

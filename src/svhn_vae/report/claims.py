@@ -57,7 +57,7 @@ def gather(outputs: Path, experiments: Path) -> Claims:
 
 def not_run(path: Path) -> tuple[str, list[Verdict]]:
     """The study of an experiment, and its hypotheses, with the command that would try them."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise UserError(f"expected keys and values, got {content!r}")

@@ -51,7 +51,7 @@ def _of_metric(name: str, of_runs: list[dict[str, Curve]], of_diverged: list[dic
 def read(path: Path) -> dict[str, Curve]:
     """Metric -> its curve, where it was logged; {} where there is no such file or a damaged one."""
     try:
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             rows = csv.reader(file)
             header = next(rows, [])
             metrics = [name for name in METRICS if name in header]

@@ -88,7 +88,7 @@ class History(Logger):
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of a history.csv, each without the metrics that it has not; [] where there is none or a damaged one."""
     try:
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             header, *cells = csv.reader(file)
             is_cut_off = any(len(row) != len(header) for row in cells) or not ends_with_a_line(path)
             rows = [] if is_cut_off else [as_numbers(header, row) for row in cells]

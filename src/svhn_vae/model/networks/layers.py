@@ -68,7 +68,8 @@ def keras_weights(module: nn.Module) -> None:
     """For `module.apply`, Keras's defaults: Glorot-uniform weights, biases 0."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def kingma_weights(module: nn.Module) -> None:

@@ -92,6 +92,7 @@ class ScaleMixture(VarianceHead):
             raise UserError(f"variance.factors must be two or more numbers above 0, got {list(factors)}")
         self.params_per_element = 2 + len(factors)
         self.log_variance_range = low_high("log_variance_range", log_variance_range)
+        self.log_square_factors: Tensor
         self.register_buffer("log_square_factors", 2 * torch.tensor(factors).log(), persistent=False)
 
     def forward(self, params: Tensor) -> Distribution:
