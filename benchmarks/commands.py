@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.clock import seconds_of
-from svhn_vae.training.history import read_history
+from svhn_vae.training.loggers import read_history
 
 SRC = Path(__file__).parents[1] / "src"
 MARKED = Path(__file__).with_name("marked.py")

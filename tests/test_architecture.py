@@ -26,7 +26,7 @@ FOLDERS = {  # folder, or file at the top of the package -> what it may import o
     "experiment": "errors seeds model runs data pictures evaluation training report",
     "__init__": "experiment",  # when load_run is asked for
 }
-WITHOUT_TORCH = ("errors", "runs.files", "runs.folder", "runs.lock", "runs.study", "report")
+WITHOUT_TORCH = ("errors", "runs.files", "runs.folder", "report")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "base", "manager", "misc"}
 MAX_FUNCTION_LINES = 40

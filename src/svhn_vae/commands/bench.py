@@ -24,9 +24,9 @@ from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import CONF, register_resolvers
 from svhn_vae.experiment.turn import quiet
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs.folder import write_json
+from svhn_vae.runs.files import write_json
+from svhn_vae.runs.folder import commit
 from svhn_vae.runs.identity import Config
-from svhn_vae.runs.study import commit
 
 
 def main() -> None:
