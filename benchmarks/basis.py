@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from svhn_vae.data.moments import fitted
+from svhn_vae.data.cache import fitted_moments
 from svhn_vae.model.covariance import sample_moments
 
 from .clock import seconds_of
@@ -18,7 +18,7 @@ def times(num: int, device: torch.device) -> dict[str, float]:
     """Seconds for the mean and whole spectrum of uint8 images, dequantised on the way, and for some components by
     scikit-learn's automatic choice of what it is given in float64."""
     images = torch.randint(256, (num, 3, 32, 32), dtype=torch.uint8)
-    found = {"whole spectrum": seconds_of(lambda: fitted(images, "sample", device))}
+    found = {"whole spectrum": seconds_of(lambda: fitted_moments(images, "sample", device))}
     if num <= MAX_HELD:
         x, automatic = images.flatten(1).double().numpy(), PCA(NUM_COMPONENTS, random_state=0)
         found[f"scikit-learn, automatic, {NUM_COMPONENTS} components"] = seconds_of(lambda: automatic.fit(x))

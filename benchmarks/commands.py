@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from svhn_vae.runs.installation import COMMANDS, PACKAGE
-from svhn_vae.training.history import read_history
+from svhn_vae.training.loggers import read_history
 
 from .clock import seconds_of
 

@@ -12,13 +12,12 @@ from omegaconf import DictConfig
 from sklearn.decomposition import PCA
 
 from svhn_vae.data.batches import EvaluationBatches, dequantised_chunks
-from svhn_vae.data.mat import LabelledImages
 from svhn_vae.data.module import DataModule
-from svhn_vae.data.sources import Source
+from svhn_vae.data.sources import LabelledImages, Source
 from svhn_vae.experiment.build import build_data, build_module, build_trainer
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.seeds import Stream
-from svhn_vae.training.checkpoints import history_of
+from svhn_vae.training.loggers import history_of
 from svhn_vae.training.module import LitVAE
 
 from .clock import Timed, in_turns, synchronise
@@ -55,7 +54,7 @@ def fit_of(cfg: DictConfig, folder: Path, num_images: int) -> Fit:
     module, run = build_module(cfg), RunFolder(folder)
     run.begin("", {}, {})
     trainer = build_trainer(cfg, run)
-    trainer.limit_val_batches, trainer.callbacks[:] = 0, []
+    trainer.limit_val_batches, trainer.callbacks[:] = 0, [history_of(trainer)]
     trainer.fit_loop.max_epochs = 10**9
     data = build_data(cfg, module.vae)
     data.source = Noise(

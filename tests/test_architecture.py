@@ -27,7 +27,7 @@ FOLDERS = {  # folder, or file at the top of the package -> what it may import o
     "commands": "errors seeds model runs data pictures evaluation training report experiment",
     "__init__": "runs experiment",  # its version, and load_run when it is asked for
 }
-WITHOUT_TORCH = ("errors", "runs.files", "runs.folder", "runs.installation", "runs.lock", "runs.study", "report")
+WITHOUT_TORCH = ("errors", "runs.files", "runs.folder", "runs.installation", "report")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "base", "manager", "misc"}
 MAX_FUNCTION_LINES = 40

@@ -13,11 +13,11 @@ from sklearn.decomposition import PCA as SklearnPCA
 
 from conftest import in_batches
 from svhn_vae.data.batches import dequantised_chunks
+from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.digits import draw_digits
-from svhn_vae.data.mat import LabelledImages, read_mat
-from svhn_vae.data.moments import moments_once
-from svhn_vae.data.represented import Represented
-from svhn_vae.data.sources import Dataset
+from svhn_vae.data.module import EvaluationSplits
+from svhn_vae.data.sources import Dataset, LabelledImages
+from svhn_vae.data.svhn import read_mat
 from svhn_vae.evaluation import baselines as module
 from svhn_vae.evaluation.baselines import (
     baselines,
@@ -412,7 +412,7 @@ REAL_BITS = {
 def real_densities(tmp_path_factory):
     """Of all 7,499 training images: about 30 s. A single step of EM leaves the mixture 0.003 bits behind."""
     images = read_mat(REAL / "train_32x32.mat").images
-    moments = functools.partial(moments_once, images, "real", cache=tmp_path_factory.mktemp("cache"))
+    moments = functools.partial(cached_moments, images, "real", cache=tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("svhn_vae.evaluation.mixture.MAX_STEPS", 1)
         return fitted(images, moments, 500)
@@ -443,7 +443,7 @@ def test_the_post_loss_of_a_gaussian_is_scipys_in_the_models_coordinates():
         "pca.whiten=true", "pca.n_components=20", "network_scale=0.03125", "variance.epsilon=0.665"
     ).vae.eval()
     parts = [LabelledImages(*map(torch.from_numpy, draw_digits(num, seed=num))) for num in (60, 10, 30)]
-    found = gaussian_post_loss(vae, Represented(Dataset("digits", True, *parts), vae.representation))
+    found = gaussian_post_loss(vae, EvaluationSplits(Dataset("digits", True, *parts), vae.representation))
     [train], [test] = (
         [vae.representation(x).y.double().numpy() for x in dequantised_chunks(part.images, Stream.EVALUATION_NOISE)]
         for part in (parts[0], parts[2])
@@ -458,4 +458,4 @@ def test_the_post_loss_of_a_gaussian_is_scipys_in_the_models_coordinates():
 def test_pixels_have_no_post_loss_of_a_gaussian():
     vae = fitted_vae("model=conv", "network_scale=0.03125").vae.eval()
     parts = [LabelledImages(*map(torch.from_numpy, draw_digits(10, seed=num))) for num in range(3)]
-    assert gaussian_post_loss(vae, Represented(Dataset("digits", True, *parts), vae.representation)) is None
+    assert gaussian_post_loss(vae, EvaluationSplits(Dataset("digits", True, *parts), vae.representation)) is None

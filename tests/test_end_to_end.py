@@ -72,7 +72,13 @@ def test_table_has_the_best_row_first(sweep):
 def test_every_run_leaves_what_the_readme_promises(sweep):
     folder, _ = sweep
     for run in (folder / "outputs" / "default").glob("small_dense-*"):
-        for name in ("status.json", "result.json", "representation.safetensors", ".hydra/config.yaml"):
+        for name in (
+            "status.json",
+            "result.json",
+            "representation.safetensors",
+            "basis.safetensors",
+            ".hydra/config.yaml",
+        ):
             assert (run / name).is_file()
         assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
         assert list((run / "tensorboard").glob("events.out.tfevents.*"))

@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 
 from conftest import REPO, options
 from svhn_vae.data.digits import draw_digits
-from svhn_vae.data.mat import LabelledImages
-from svhn_vae.data.represented import Represented
-from svhn_vae.data.sources import Dataset
+from svhn_vae.data.module import EvaluationSplits
+from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.evaluation.baselines import gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
@@ -43,7 +42,7 @@ def score(dataset: Dataset, *overrides: str) -> Score:
 
 
 def scored(vae: VAE, dataset: Dataset, *, split: str = "test", iw_samples: int) -> Score:
-    return score_run(vae, Represented(dataset, vae.representation), split=split, iw_samples=iw_samples)
+    return score_run(vae, EvaluationSplits(dataset, vae.representation), split=split, iw_samples=iw_samples)
 
 
 def scored_again(run: Path, *, split: str, iw_samples: int) -> Score:
@@ -85,13 +84,13 @@ def test_training_images_are_scored_as_test_images_are(dataset):
     vae = fitted("model=conv", SMALL).vae
     swapped = Dataset("digits", True, dataset.test, dataset.val, dataset.train)
     test = scored(vae, dataset, iw_samples=0).metrics
-    for name, value in split_metrics(vae, Represented(swapped, vae.representation).seen, "seen").items():
+    for name, value in split_metrics(vae, EvaluationSplits(swapped, vae.representation).seen, "seen").items():
         assert value == test[name.replace("seen/", "test/")]
 
 
 def test_what_was_scored_is_not_projected_again(dataset):
     vae = fitted_module().vae
-    represented = Represented(dataset, vae.representation)
+    represented = EvaluationSplits(dataset, vae.representation)
     score_run(vae, represented, split="test", iw_samples=2)
     split_metrics(vae, represented.seen, "seen")
     vae.representation.register_forward_hook(lambda *_: pytest.fail("projected again"))

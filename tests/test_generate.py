@@ -105,7 +105,7 @@ def test_a_run_without_its_result_is_refused(finished, tmp_path):
 def test_data_of_others_are_not_built(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     config = run / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("svhn_vae.data.sources.Synthetic", "os.system"))
+    config.write_text(config.read_text().replace("svhn_vae.data.digits.Synthetic", "os.system"))
     refused(generate(tmp_path, "run=run"), "data must be a class of svhn_vae, got os.system")
 
 

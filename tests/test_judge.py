@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from conftest import REPO
-from svhn_vae.data.mat import LabelledImages
-from svhn_vae.data.sources import Dataset, Synthetic
+from svhn_vae.data.digits import Synthetic
+from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.evaluation import judge as module
 from svhn_vae.evaluation.judge import Judge, Settings, accuracy, augmented, fit, judge_once, kept_judge
 from svhn_vae.experiment.configuration import CONF, register_resolvers

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from conftest import composed, options
-from svhn_vae.data.mat import LabelledImages
-from svhn_vae.data.sources import Dataset
+from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.experiment.build import build_vae
 from svhn_vae.model.coordinates import PCA, Pixels, Representation
 from svhn_vae.model.covariance import Moments

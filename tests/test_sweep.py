@@ -16,7 +16,7 @@ from svhn_vae.errors import Diverged
 from svhn_vae.experiment import sweep, turn
 from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
-from svhn_vae.runs.folder import write_json
+from svhn_vae.runs.files import write_json
 from svhn_vae.training.interruption import INTERRUPTION, SIGNALS
 from test_turn import result
 

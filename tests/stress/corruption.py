@@ -25,23 +25,24 @@ from stress.faults import STUDY, Ended, said_wrong, together, told
 from stress.fingerprint import fingerprints, of_tensors, sha
 from stress.forked import TINY, Blank, train, warm_up, without_pictures
 from stress.kill import watched
-from svhn_vae.data import moments
+from svhn_vae.data import cache
 from svhn_vae.data.digits import draw_digits
-from svhn_vae.data.mat import LabelledImages, read_mat
-from svhn_vae.data.sources import Dataset
+from svhn_vae.data.sources import Dataset, LabelledImages
+from svhn_vae.data.svhn import read_mat
 from svhn_vae.errors import DataError
 from svhn_vae.evaluation import baselines
 from svhn_vae.evaluation.densities import Uniform
 from svhn_vae.evaluation.judge import Judge, Settings, _path, _write, kept_judge
 from svhn_vae.experiment.build import build_module
 from svhn_vae.experiment.loading import load_dataset, load_run
-from svhn_vae.report import svg
+from svhn_vae.report import plots
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
-from svhn_vae.runs.folder import RunFolder, read_json
+from svhn_vae.runs.files import read_json
+from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import load_tensors, read_checkpoint
 from svhn_vae.training.checkpoints import continuation
-from svhn_vae.training.history import read_history
+from svhn_vae.training.loggers import read_history
 
 RUN = ("model=conv", "variance=relu_eps", *(word for word in TINY if "pca" not in word), "trainer.max_epochs=2")
 JUDGE = Settings(
@@ -69,6 +70,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     files = {
         "best.ckpt": Kind(run.best_checkpoint, partial(weights_of, run.path)),
         "representation.safetensors": Kind(run.representation, partial(weights_of, run.path)),
+        "basis.safetensors": Kind(run.basis, partial(weights_of, run.path)),
         ".hydra/config.yaml": Kind(run.path / ".hydra" / "config.yaml", partial(weights_of, run.path)),
         "config.yaml, its data": Kind(run.path / ".hydra" / "config.yaml", partial(data_of, run.path)),
         "last.ckpt": Kind(run.last_checkpoint, partial(continued_from, run)),
@@ -163,7 +165,7 @@ def images_of(path: Path) -> str:
 
 def moments_of(folder: Path) -> str:
     images = torch.arange(20 * 3 * 16).reshape(20, 3, 4, 4).mul(7).to(torch.uint8)
-    found = moments.moments_once(images, "digest", "sample", folder / "small-cache")
+    found = cache.cached_moments(images, "digest", "sample", folder / "small-cache")
     return of_tensors(found._asdict())
 
 
@@ -254,7 +256,8 @@ def tried(kind: Kind, num: int, num_flipped: int) -> tuple[Counter[str], list[st
 
 CACHE = "cache/svhn-vae/moments*"
 READ_BY_TRAIN = ("result.json", "status.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "history.csv",
-                 "representation.safetensors", ".hydra/config.yaml", "../study.json", CACHE)  # fmt: skip
+                 "representation.safetensors", "basis.safetensors", ".hydra/config.yaml", "../study.json",
+                 CACHE)  # fmt: skip
 
 
 def interrupted(folder: Path) -> None:
@@ -290,7 +293,7 @@ def reported(folder: Path, name: str, damage: Damage) -> None:
     whole = kind.path.read_bytes()
     kind.path.write_bytes(damage.content)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(svg, "FigureCanvasSVG", Blank):
+        with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(plots, "FigureCanvasSVG", Blank):
             print_study(folder / STUDY, wide_console())
             write_report(folder / STUDY)
     finally:

@@ -96,7 +96,7 @@ def make_cheap() -> None:
 
     from svhn_vae.evaluation import baselines, calibration, order_of_learning
     from svhn_vae.model import covariance as scatter
-    from svhn_vae.report import svg
+    from svhn_vae.report import plots
 
     def along_axes(batches) -> scatter.Moments:
         x = torch.cat(list(batches)).numpy()
@@ -111,7 +111,7 @@ def make_cheap() -> None:
 
     scatter.FITS.update(sample=along_axes, robust=along_axes)
     baselines.fitted = uniform
-    svg.FigureCanvasSVG = Blank
+    plots.FigureCanvasSVG = Blank
     calibration.rendered = order_of_learning.rendered = lambda figure: np.zeros((10, 10, 3), np.uint8)
 
 

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from svhn_vae.data.moments import moments_once
+from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.sources import Dataset, concatenate, digest, load_once
 from svhn_vae.errors import DataError
 from svhn_vae.evaluation.baselines import diagonal_post_loss, fitted, score
@@ -50,7 +50,7 @@ def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
     columns = []
     for images in (dataset.train, concatenate([dataset.train, dataset.val])):
         where = {"cache": cache_folder(cfg), "device": fit_device(cfg)}
-        moments = functools.partial(moments_once, images.images, digest(images), **where)
+        moments = functools.partial(cached_moments, images.images, digest(images), **where)
         densities = fitted(images.images, moments, cfg.pca.n_components)
         columns.append(score(dataset.test.images, densities))
         table.add_column(f"fitted on {len(images.labels):,}", justify="right")
@@ -62,7 +62,7 @@ def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
 def post_loss_line(cfg: DictConfig, dataset: Dataset) -> str:
     """The post's own loss without a network, fitted on all images that are not for the test."""
     images = concatenate([dataset.train, dataset.val])
-    moments = moments_once(images.images, digest(images), "sample", cache_folder(cfg), fit_device(cfg))
+    moments = cached_moments(images.images, digest(images), "sample", cache_folder(cfg), fit_device(cfg))
     train, test = (
         diagonal_post_loss(part, moments, POST_COMPONENTS, POST_EPSILON)
         for part in (images.images, dataset.test.images)

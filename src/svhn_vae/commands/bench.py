@@ -23,7 +23,7 @@ from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.turn import quiet
 from svhn_vae.report.table import wide_console
-from svhn_vae.runs.folder import write_json
+from svhn_vae.runs.files import write_json
 from svhn_vae.runs.identity import Config
 from svhn_vae.runs.installation import CHECKOUT, CONF, commit
 

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from svhn_vae.data.represented import Represented
+from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.errors import DataError, UserError
 from svhn_vae.evaluation.judged import Judged, judged
 from svhn_vae.evaluation.samples import Agreement
@@ -50,7 +50,7 @@ def evaluate(cfg: DictConfig) -> None:
     vae = load_run(folder.path).to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(folder.path, cfg.data_root, other_images=cfg.other_images)
     is_its_own = dataset.digest == folder.result["data"]["digest"]
-    represented = Represented(dataset, vae.representation)
+    represented = EvaluationSplits(dataset, vae.representation)
     score = score_run(vae, represented, split=cfg.split, iw_samples=cfg.iw_samples)
     console = wide_console()
     baselines = folder.result["baselines"] if cfg.split == "test" and is_its_own else {}

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from svhn_vae.data.batches import centred, dequantised_chunks
-from svhn_vae.data.moments import MAX_IMAGES, spaced
-from svhn_vae.data.represented import Represented
+from svhn_vae.data.batches import centred, dequantised_chunks, every_nth
+from svhn_vae.data.cache import MAX_IMAGES
+from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset
 from svhn_vae.evaluation.densities import Density, Gaussian, StudentT, Uniform
 from svhn_vae.evaluation.mixture import Mixture, by_smoothness, fit_mixture
@@ -23,7 +23,7 @@ from svhn_vae.model.coordinates import cosine_basis
 from svhn_vae.model.covariance import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.vae import VAE
-from svhn_vae.runs.folder import read_json, write_json
+from svhn_vae.runs.files import read_json, write_json
 from svhn_vae.seeds import Stream
 
 FORMAT = 4  # to be raised with any change of what is scored, so that older files are not read
@@ -65,11 +65,11 @@ def score(images: Tensor, densities: dict[str, Density]) -> dict[str, float]:
 def fitted(images: Tensor, moments: Callable[[str], Moments], num_components: int | None) -> dict[str, Density]:
     """Every baseline, fitted on training images (N, C, H, W) uint8 and their moments."""
     sample, robust = moments("sample"), moments("robust")
-    x = torch.cat(list(dequantised_chunks(spaced(images, MAX_IMAGES_AT_ONCE), Stream.BASIS_NOISE)))
+    x = torch.cat(list(dequantised_chunks(every_nth(images, MAX_IMAGES_AT_ONCE), Stream.BASIS_NOISE)))
     return {
         "uniform": Uniform(),
         **gaussians(sample, num_components),
-        "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), len(spaced(images, MAX_IMAGES["sample"]))),
+        "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), len(every_nth(images, MAX_IMAGES["sample"]))),
         "mixture of PPCAs": mixture(x),
         "Student-t, full covariance": StudentT(
             robust.mean, robust.components, robust.eigenvalues, robust.degrees_of_freedom.item()
@@ -106,7 +106,7 @@ def diagonal_post_loss(images: Tensor, moments: Moments, num_components: int, ep
 
 
 @torch.no_grad()
-def gaussian_post_loss(vae: VAE, represented: Represented) -> float | None:
+def gaussian_post_loss(vae: VAE, represented: EvaluationSplits) -> float | None:
     """The test images' post_loss under independent Gaussians of the coordinates y, with their variances over training
     images and the head's floor: what a network has to beat. None of pixels."""
     if not vae.representation.is_projection:

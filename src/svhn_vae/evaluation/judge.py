@@ -17,12 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svhn_vae.data.batches import centred
-from svhn_vae.data.mat import LabelledImages
-from svhn_vae.data.moments import spaced
-from svhn_vae.data.sources import Dataset
+from svhn_vae.data.batches import centred, every_nth
+from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.errors import Damaged, UserError
-from svhn_vae.runs.tensors import load_tensors, save_tensors
+from svhn_vae.runs.weights import load_tensors, save_tensors
 
 FORMAT = 1  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
@@ -146,12 +144,12 @@ def fit(dataset: Dataset, settings: Settings, device: str) -> Judge:
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         judge = Judge(settings.width, settings.dropout)
-        x = centred(spaced(dataset.train.images, MAX_IMAGES), 0)
+        x = centred(every_nth(dataset.train.images, MAX_IMAGES), 0)
         judge.mean.copy_(x.mean((0, 2, 3))[:, None, None])
         judge.stddev.copy_(x.std((0, 2, 3))[:, None, None])
         _learn(judge.to(device, memory_format=torch.channels_last), dataset.train, settings)
     judge.eval()
-    stddev = judge.opinion(spaced(dataset.train.images, MAX_IMAGES)).features.std(0)
+    stddev = judge.opinion(every_nth(dataset.train.images, MAX_IMAGES)).features.std(0)
     judge.feature_stddev.copy_(torch.where(stddev > 0, stddev, 1))
     judge.val_accuracy.fill_(accuracy(judge, dataset.val))
     judge.test_accuracy.fill_(accuracy(judge, dataset.test))

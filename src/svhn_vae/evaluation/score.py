@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svhn_vae.data.batches import EvaluationBatches, centred
-from svhn_vae.data.mat import LabelledImages
-from svhn_vae.data.moments import spaced
-from svhn_vae.data.represented import Represented
+from svhn_vae.data.batches import EvaluationBatches, centred, every_nth
+from svhn_vae.data.module import EvaluationSplits
+from svhn_vae.data.sources import LabelledImages
 from svhn_vae.evaluation.bound import NUM_DIMS, evaluate, evaluation_pass, summarise
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
 from svhn_vae.evaluation.importance import Estimate, importance_weighted
@@ -58,7 +57,7 @@ class Passes(NamedTuple):
 
 
 @torch.no_grad()
-def score_run(vae: VAE, represented: Represented, *, split: str, iw_samples: int) -> Score:
+def score_run(vae: VAE, represented: EvaluationSplits, *, split: str, iw_samples: int) -> Score:
     """The scores of one of SPLITS, importance-weighted with so many samples per image; 0 leaves that out.
 
     The same figures at every call. Where the bound is not finite there is nothing but it.
@@ -151,7 +150,7 @@ def aggregate_metrics(posteriors: list[tuple[Tensor, ...]]) -> dict[str, float]:
 
 def picture_metrics(vae: VAE, images: Tensor) -> dict[str, float]:
     """Of reconstructions and, where the representation cuts something off, of what it leaves."""
-    x = centred(spaced(images, MAX_RECONSTRUCTED), 0).to(vae.device)
+    x = centred(every_nth(images, MAX_RECONSTRUCTED), 0).to(vae.device)
     features = vae.representation(x)
     found = reconstruction_metrics(vae, x, features)
     return found | (round_trip_metrics(vae.representation, x, features) if vae.representation.is_projection else {})
@@ -159,7 +158,7 @@ def picture_metrics(vae: VAE, images: Tensor) -> dict[str, float]:
 
 def probe_metrics(vae: VAE, train: LabelledImages, batches: EvaluationBatches, labels: Tensor) -> dict[str, float]:
     """The accuracy of a linear probe of the digit, fitted on training images; {} where they show one digit alone."""
-    images, digits = (spaced(array, MAX_PROBED) for array in train)
+    images, digits = (every_nth(array, MAX_PROBED) for array in train)
     if len(digits.unique()) < 2:
         return {}
     probe = linear_probe(np.concatenate(list(codes(vae, EvaluationBatches(images, vae.representation)))), digits)

@@ -8,13 +8,13 @@ from svhn_vae.errors import UserError, did_you_mean, one_line
 from svhn_vae.report.hypotheses import parse
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
+from svhn_vae.runs.files import locked
+from svhn_vae.runs.folder import note_command, noted_times
 from svhn_vae.runs.identity import Config, flatten
 from svhn_vae.runs.installation import command_line
-from svhn_vae.runs.lock import locked
-from svhn_vae.runs.study import note_command, noted_times
 
 PRECISIONS = ("32-true", "bf16-mixed")
-MONITORED = ("negative_elbo", "bits_per_dim", "post_loss")
+MONITORED = ("negative_elbo", "bits_per_dim", "post_loss", "objective")
 MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in MONITORED)
 OUTPUTS = Path("outputs")
 ONE_OF = {

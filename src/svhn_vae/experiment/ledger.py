@@ -10,7 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
-from svhn_vae.runs.folder import read_json, write_json
+from svhn_vae.runs.files import read_json, write_json
 from svhn_vae.runs.identity import Config
 
 ALL = 2  # signals; the second one means at once

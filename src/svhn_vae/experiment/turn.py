@@ -8,7 +8,6 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,12 +25,10 @@ from svhn_vae.errors import (
 )
 from svhn_vae.experiment import run as job
 from svhn_vae.experiment.build import build_job, load_data
-from svhn_vae.experiment.configuration import plain, register_resolvers
-from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
-from svhn_vae.runs.files import replacing
+from svhn_vae.experiment.configuration import plain
+from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.installation import commit
-from svhn_vae.runs.lock import locked
 
 commit_now = functools.cache(commit)  # what this process has read
 
@@ -105,7 +102,7 @@ def run(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str)
     try:
         note_configuration(folder, cfg)
         folder.begin(digest, plain(cfg), chosen, commit_now())
-        result = job.run(divided(build_job(cfg, chosen, folder), cfg))
+        result = job.run(build_job(cfg, chosen, folder))
         folder.end("done")
     except Diverged as error:
         print(f"  diverged: {error}", flush=True)
@@ -120,27 +117,6 @@ def run(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str)
         return failed(cfg, folder, error, has_begun=True)
     print(f"  {in_words(result)}", flush=True)
     return Outcome(folder.path.name, "done", value=result["metrics"]["val/negative_elbo"])
-
-
-def divided(built: job.Job, cfg: DictConfig) -> job.Job:
-    """The job as it is, or one that is fitted in several processes."""
-    num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
-    if num == 1:
-        return built
-    described = (cfg, HydraConfig.instance().cfg, built.choices, built.folder)
-    return built._replace(
-        fit_on_ranks=lambda resume: run_on_ranks(functools.partial(fit_rank, *described, resume), num)
-    )
-
-
-def fit_rank(
-    cfg: DictConfig, hydra_cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, resume: Path | None, place: Place
-) -> None:
-    """What each of these processes does: builds the run anew, and fits it."""
-    quiet()
-    register_resolvers()
-    HydraConfig.instance().set_config(hydra_cfg)
-    job.fit(build_job(cfg, chosen, folder, place), resume)
 
 
 def in_words(result: dict) -> str:
