@@ -36,7 +36,7 @@ def test_a_run_of_0010f91_gives_its_figures_again():
 
 def test_a_configuration_of_0010f91_builds_the_same_modules():
     run = OLD / "dense"
-    vae = build_vae(trusted(run / ".hydra" / "config.yaml", "pca", "model", "variance"))
+    vae = build_vae(trusted(run / ".hydra" / "config.yaml", "pca", "model", "variance", "prior"))
     load_weights(vae, run / "checkpoints" / "best.ckpt")  # strictly: every name and every shape
     due = json.loads((run / "result.json").read_text())["cost"]["num_parameters"]
     assert sum(parameter.numel() for parameter in vae.parameters()) == due
@@ -57,6 +57,7 @@ def test_every_choice_is_registered_and_can_be_loaded(tmp_path):
 # --- a stranger's folder ----------------------------------------------------------------------------------------------
 
 CONFIG = OmegaConf.to_container(OmegaConf.load(OLD / "conv" / ".hydra" / "config.yaml"))
+CONFIG["prior"] = {"_target_": "svhn_vae.model.prior.Mixture", "num_components": 3}
 NAMES = tuple(malice.configurations(CONFIG, Path("nowhere")))
 
 

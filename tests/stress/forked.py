@@ -32,7 +32,7 @@ NUMBERS = itertools.count()
 TRAIN = Path(__file__).parents[2] / "src" / "train.py"
 TINY = (
     "data=synthetic", "data.num_train=240", "data.num_test=40", "trainer=demo", "network_scale=0.03125",
-    "trainer.max_epochs=4", "batch_size=50", "pca.n_components=20", "iw_samples=2",
+    "trainer.max_epochs=4", "batch_size=50", "pca.n_components=20", "iw_samples=2", "judge=false",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
 from svhn_vae.evaluation.bound import NUM_DIMS
-from svhn_vae.evaluation.judge import Judge, judge_once
+from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
 from svhn_vae.experiment.configuration import CONF, is_of_training, plain
 from svhn_vae.experiment.run import Job
 from svhn_vae.model.vae import VAE
@@ -93,7 +93,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job
     data = build_data(cfg, module.vae)
     data.setup()
     module.vae.prior.start(data.evaluation.seen)
-    judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
+    judge = functools.partial(load_judge, cfg) if cfg.judge else None
     typed = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
 
@@ -187,7 +187,11 @@ def cache_folder(cfg: DictConfig) -> Path:
     return Path(cfg.cache).expanduser() if cfg.cache else Path(pooch.os_cache("svhn-vae"))
 
 
-def load_judge(dataset: Dataset, cache: Path) -> Judge:
-    """The data set's judge with the settings of conf/judge.yaml: the one kept in the cache folder, or trained now."""
+def load_judge(cfg: DictConfig, dataset: Dataset) -> Judge | None:
+    """The data set's judge with the settings of conf/judge.yaml: kept in the cache folder, or trained now. None, and a
+    line that says why, where its labels make none."""
+    if reason := why_no_judge(dataset):
+        print(f"  samples are not judged: {reason}", flush=True)
+        return None
     settings = make("judge", OmegaConf.load(CONF / "judge.yaml").judge)
-    return judge_once(dataset, settings, cache, "cuda" if torch.cuda.is_available() else "cpu")
+    return judge_once(dataset, settings, cache_folder(cfg), fit_device(cfg))

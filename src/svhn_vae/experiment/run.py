@@ -20,8 +20,8 @@ from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.latents import posteriors_of
+from svhn_vae.evaluation.samples import sample_metrics
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
@@ -54,7 +54,7 @@ class Job(NamedTuple):
     data: DataModule  # set up
     module: LitVAE
     trainer: L.Trainer
-    judge: Callable[[Dataset], Judge] | None  # loads it, or trains it
+    judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
     typed: list[str]  # the settings that the command or its sweep names
 
 
@@ -92,8 +92,8 @@ def train_and_score(job: Job) -> Config:
     draw(job)
     folder.check_there()
     others = folder.facts["learnt"] | bound_of(job, "seen")
-    if job.judge is not None:
-        others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
+    if job.judge is not None and (judge := job.judge(job.data.dataset)) is not None:
+        others |= sample_metrics(job.module.vae, job.data.dataset, judge)
     result = result_of(job, val | others, score, folder.facts["cost"])
     folder.check_there()
     write_json(folder.path / "result.json", result)
@@ -184,9 +184,6 @@ def score_test(job: Job) -> Score:
     logger.log_metrics(score.metrics, job.folder.facts["cost"]["steps"])
     logger.finalize("success")
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
-    if score.calibration:
-        by_component = calibration.by_component(score.calibration, job.module.vae.representation)
-        save_tensors(by_component, job.folder.path / "calibration.safetensors")
     return score
 
 

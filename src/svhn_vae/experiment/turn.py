@@ -23,9 +23,11 @@ from svhn_vae.errors import (
     one_line,
     root_of,
 )
+from svhn_vae.evaluation.score import lacks
 from svhn_vae.experiment import run as job
-from svhn_vae.experiment.build import build_job, load_data
+from svhn_vae.experiment.build import build_job, fit_device, load_data, load_judge
 from svhn_vae.experiment.configuration import plain
+from svhn_vae.experiment.loading import complete_scores
 from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.installation import commit
@@ -47,7 +49,10 @@ def take_turn(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_s
     try:
         digest = load_data(cfg).digest
         note_command(folder, note_study)
-        return known(cfg, folder, digest) or run_alone(cfg, chosen, folder, digest)
+        found = known(cfg, folder, digest)
+        if found and found.status == "done":
+            complete(cfg, folder)
+        return found or run_alone(cfg, chosen, folder, digest)
     except Busy as busy:
         print(f"  left alone: {busy}", flush=True)
         return Outcome(folder.path.name, "elsewhere")
@@ -79,6 +84,19 @@ def known(cfg: DictConfig, folder: RunFolder, digest: str) -> Outcome | None:
     damage = f" ({folder.damage})" if folder.damage else ""
     print(f"  {status} already{said}{damage}; rerun=true makes it anew", flush=True)
     return Outcome(folder.path.name, status, value=folder.result.get("metrics", {}).get("val/negative_elbo", math.nan))
+
+
+def complete(cfg: DictConfig, folder: RunFolder) -> None:
+    """Adds scores that are asked for to the result of a finished run, from its weights. Raises Busy."""
+    if not lacks(folder.result, judge=cfg.judge, iw_samples=cfg.iw_samples):
+        return
+    dataset = load_data(cfg)
+    with locked(folder.path):
+        judge = load_judge(cfg, dataset) if lacks(folder.result, judge=cfg.judge, iw_samples=0) else None
+        if judge is None and not lacks(folder.result, judge=False, iw_samples=cfg.iw_samples):
+            return
+        complete_scores(folder, dataset, judge, iw_samples=cfg.iw_samples, device=fit_device(cfg))
+    print(f"  scored with what is asked for now: {in_words(folder.result)}", flush=True)
 
 
 def is_of_other_code(folder: RunFolder) -> bool:
