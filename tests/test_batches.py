@@ -8,8 +8,10 @@ from scipy import stats
 from sklearn.decomposition import PCA as SklearnPCA
 
 from conftest import composed, in_batches
-from svhn_vae.data import batches
-from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, dequantise
+from svhn_vae.data import batches, module
+from svhn_vae.data.batches import EvaluationBatches, LazyProjection, TrainingBatches, dequantise
+from svhn_vae.data.module import EvaluationSplits
+from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.model.coordinates import PCA, Features, Pixels
 from svhn_vae.model.covariance import Moments, sample_moments
 
@@ -55,12 +57,9 @@ def chunks_of_ten(monkeypatch):
     monkeypatch.setattr(batches, "CHUNK", 10)
 
 
-WHOLE = {"part": 0, "num_parts": 1, "scratch": None}
-
-
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:
     usual = {"batch_size": 4, "per_step": 1, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0}
-    return TrainingBatches(images, representation, epoch=epoch, **WHOLE | usual | settings)
+    return TrainingBatches(images, representation, epoch=epoch | usual | settings)
 
 
 def taken(images, representation, **settings) -> list[Features]:
@@ -319,3 +318,74 @@ def test_wrong_settings_are_one_line(representation, settings, message):
     with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
         training(IMAGES, representation, **settings)
     assert str(caught.value) == message
+
+
+def test_parts_of_batches_are_together_the_whole(representation):
+    halves = [taken(IMAGES, representation, part=part, num_parts=2) for part in range(2)]
+    for batch, *parts in zip(taken(IMAGES, representation), *halves, strict=True):
+        assert all(torch.equal(torch.cat(arrays), due) for *arrays, due in zip(*parts, batch, strict=True))
+
+
+# --- a projection, group by group -----------------------------------------------------------------------------------
+
+
+def lazy(made: list[int], order: torch.Tensor) -> LazyProjection:
+    """Image n has features n; of its group, the number is its log_det. The groups that were made are noted."""
+
+    def project(numbers: torch.Tensor, group: int) -> Features:
+        made.append(group)
+        y = numbers[:, None].float()
+        return Features(y, -y, torch.tensor(float(group)).expand(len(y)))
+
+    return LazyProjection(order, 10, project)
+
+
+def test_what_is_needed_first_is_projected_first():
+    made, order = [], torch.randperm(NUM_IMAGES)
+    found = lazy(made, order)
+    assert made == []
+    for needed, groups in ((1, [0]), (10, [0]), (11, [0, 1]), (4, [0, 1]), (25, [0, 1, 2]), (25, [0, 1, 2])):
+        y, residual, log_det = found.with_first(needed)
+        assert made == groups
+        assert y.shape == residual.shape == (NUM_IMAGES, 1)
+        assert log_det.shape == (NUM_IMAGES,)
+        assert torch.equal(y[order[:needed], 0], order[:needed].float())
+        assert torch.equal(residual[order[:needed], 0], -order[:needed].float())
+        assert torch.equal(log_det[order[:needed]], (torch.arange(needed) // 10).float())
+
+
+def test_it_does_not_matter_when_images_are_needed():
+    order = torch.randperm(NUM_IMAGES)
+    by_and_by, at_once = lazy([], order), lazy([], order)
+    by_and_by.with_first(3)
+    for array, due in zip(by_and_by.with_first(NUM_IMAGES), at_once.with_first(NUM_IMAGES), strict=True):
+        assert torch.equal(array, due)
+
+
+# --- the splits that are evaluated ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    parts = (LabelledImages(part, torch.zeros(len(part))) for part in IMAGES.split([14, 4, 7]))
+    return Dataset("random", True, *parts)
+
+
+def test_splits_are_all_their_images_and_of_training_images_some(representation, dataset, monkeypatch):
+    monkeypatch.setattr(module, "MAX_SEEN", 5)
+    found = EvaluationSplits(dataset, representation)
+    assert found.dataset is dataset
+    due = {"test": dataset.test.images, "val": dataset.val.images, "seen": dataset.train.images[::3]}
+    for name, images in due.items():
+        [batch], [expected] = getattr(found, name), EvaluationBatches(images, representation)
+        assert torch.equal(batch.y, expected.y), name
+
+
+def test_each_is_projected_when_it_is_asked_for_and_once(dataset):
+    representation, projected = full_pca(), []
+    representation.register_forward_hook(lambda module, inputs, output: projected.append(len(output.y)))
+    found = EvaluationSplits(dataset, representation)
+    assert projected == []  # the test images are left alone until they are scored
+    for name in ("val", "seen", "test"):
+        assert len(list(getattr(found, name))) == len(list(getattr(found, name))) == 1
+    assert projected == [4, 14, 7]

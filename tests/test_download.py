@@ -14,11 +14,13 @@ import pooch
 import pytest
 
 from svhn_vae.data import download
-from svhn_vae.data.download import locate
+from svhn_vae.data.download import official_file
 from svhn_vae.errors import DataError
+from svhn_vae.runs.files import umask
 
 CONTENT = os.urandom(200_000)
 NAME = "train_32x32.mat"
+MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
@@ -54,7 +56,6 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setitem(download.MD5, "train", hashlib.md5(CONTENT).hexdigest())
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -77,10 +78,14 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "svhn-vae"
 
 
-def error_of(split: str = "train", **arguments) -> str:
+def locate(url: str = "http://127.0.0.1:9", verify: str = "official", *, root: str | None) -> Path:
+    return official_file(NAME, f"{url.rstrip('/')}/{NAME}", MD5, 182_000_000, root=root, verify=verify)
+
+
+def error_of(**arguments) -> str:
     """The one line about why there is no file."""
     with pytest.raises(DataError) as caught:
-        locate(split, **{"verify": "official", **arguments})
+        locate(**arguments)
     assert str(caught.value).count("\n") == 0
     return str(caught.value)
 
@@ -92,22 +97,13 @@ def assert_says_what_to_do(message: str, folder: Path, url: str) -> None:
     assert "data=synthetic" in message
 
 
-def test_official_figures():
-    assert download.MD5 == {
-        "train": "e26dedcc434d2e4c54c9b2d4a06d8373",
-        "test": "eb5a983be6a315427106f1b164d9cef3",
-        "extra": "a93ce644f1a588dc4d68dda5feec44a7",
-    }
-    assert {f"{split}_32x32.mat" for split in download.MD5} == set(download.OFFICIAL_BYTES)
-
-
 def test_missing_file_is_downloaded(server, root, capsys):
-    path = locate("train", root=str(root), verify="official", url=server.url)
+    path = locate(root=str(root), url=server.url)
     assert path == root / NAME
     assert path.read_bytes() == CONTENT
     assert os.listdir(root) == [NAME]
     assert server.requests == [f"/housenumbers/{NAME}"]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask()
     printed = capsys.readouterr()
     assert printed.out == ""
     assert f"downloading {server.url}/{NAME} (182 MB) to {root}\n" in printed.err
@@ -117,20 +113,20 @@ def test_missing_file_is_downloaded(server, root, capsys):
 
 def test_missing_file_is_downloaded_into_the_cache(server, cache):
     for _ in range(2):
-        path = locate("train", root=None, verify="official", url=server.url + "/")
+        path = locate(root=None, url=server.url + "/")
     assert path == cache / NAME
     assert path.read_bytes() == CONTENT
     assert len(server.requests) == 1
 
 
 def test_empty_root_is_the_cache(server, cache):
-    assert locate("train", root="", verify="official", url=server.url) == cache / NAME
+    assert locate(root="", url=server.url) == cache / NAME
 
 
 def test_home_is_expanded(server, root, monkeypatch):
     monkeypatch.setenv("HOME", str(root.parent))
     (root / NAME).write_bytes(CONTENT)
-    assert locate("train", root="~/data", verify="official", url=server.url) == root / NAME
+    assert locate(root="~/data", url=server.url) == root / NAME
 
 
 def test_whole_file_is_neither_requested_nor_hashed_again(server, root, monkeypatch):
@@ -139,14 +135,14 @@ def test_whole_file_is_neither_requested_nor_hashed_again(server, root, monkeypa
     hashed = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda *args: digests.append(args) or hashed(*args))
     for _ in range(3):
-        assert locate("train", root=str(root), verify="official", url=server.url) == root / NAME
+        assert locate(root=str(root), url=server.url) == root / NAME
     assert server.requests == []
     assert len(digests) == 1
 
 
 def test_changed_file_is_hashed_again(server, root):
     (root / NAME).write_bytes(CONTENT)
-    locate("train", root=str(root), verify="official", url=server.url)
+    locate(root=str(root), url=server.url)
     (root / NAME).write_bytes(CONTENT[:1000])
     assert "md5" in error_of(root=str(root), url=server.url)
 
@@ -155,7 +151,7 @@ def test_interrupted_file_of_the_user_stays_untouched(server, root):
     (root / NAME).write_bytes(CONTENT[:1000])
     message = error_of(root=str(root), url=server.url)
     assert message.startswith(f"{root / NAME}: md5 {hashlib.md5(CONTENT[:1000]).hexdigest()} of 1,000 bytes")
-    assert download.MD5["train"] in message
+    assert MD5 in message
     assert "data.verify=none if it is your own" in message
     assert "delete it to download it again" in message
     assert "data.verify=none if it is your own" in message
@@ -166,7 +162,7 @@ def test_interrupted_file_of_the_user_stays_untouched(server, root):
 def test_interrupted_file_in_the_cache_is_replaced(server, cache):
     cache.mkdir(parents=True)
     (cache / NAME).write_bytes(CONTENT[:1000])
-    assert locate("train", root=None, verify="official", url=server.url).read_bytes() == CONTENT
+    assert locate(root=None, url=server.url).read_bytes() == CONTENT
     assert os.listdir(cache) == [NAME]
 
 
@@ -208,7 +204,7 @@ def test_success_after_a_failure(server, root):
     server.num_sent = 100_000
     error_of(root=str(root), url=server.url)
     server.num_sent = len(CONTENT)
-    assert locate("train", root=str(root), verify="official", url=server.url).read_bytes() == CONTENT
+    assert locate(root=str(root), url=server.url).read_bytes() == CONTENT
 
 
 def test_silent_server(server, root, monkeypatch):
@@ -253,7 +249,7 @@ def test_ctrl_c_leaves_nothing(server, root):
     server.num_sent, server.half_way = 150_000, interrupt
     try:
         with pytest.raises(KeyboardInterrupt):
-            locate("train", root=str(root), verify="official", url=server.url)
+            locate(root=str(root), url=server.url)
     finally:
         released.set()
     assert os.listdir(root) == []
@@ -291,8 +287,8 @@ def test_two_at_the_same_time(server, root):
 
     server.half_way = half_way
     server.RequestHandlerClass = type("Whole", (Handler,), {"do_GET": serve})
-    arguments = {"root": str(root), "verify": "official", "url": server.url}
-    threads = [threading.Thread(target=lambda: paths.append(locate("train", **arguments))) for _ in range(2)]
+    arguments = {"root": str(root), "url": server.url}
+    threads = [threading.Thread(target=lambda: paths.append(locate(**arguments))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -316,19 +312,18 @@ def test_home_of_nobody(server):
 
 def test_own_files_are_not_verified(server, root):
     (root / NAME).write_bytes(b"mine")
-    assert locate("train", root=str(root), verify="none", url=server.url) == root / NAME
+    assert locate(root=str(root), verify="none", url=server.url) == root / NAME
     assert server.requests == []
 
 
 @pytest.mark.parametrize("folder", ["root", "cache"])
 def test_own_files_are_never_downloaded(server, root, cache, folder):
-    (root / "test_32x32.mat").touch()
+    (root / "other.mat").touch()
     message = error_of(root=str(root) if folder == "root" else None, verify="none", url=server.url)
     assert message.startswith(f"data.verify=none uses your own files: expected {NAME} in ")
-    assert ("holds test_32x32.mat" if folder == "root" else "there is no folder") in message
+    assert ("which holds other.mat:" if folder == "root" else "which holds no files:") in message
     assert server.requests == []
 
 
 def test_choices(root):
-    assert "train, test, extra; got 'val'" in error_of("val", root=str(root))
     assert "official or none, got 'md5'" in error_of(root=str(root), verify="md5")

@@ -18,7 +18,7 @@ from conftest import REPO
 from svhn_vae import load_run
 
 DATA = ("data=synthetic", "data.num_train=1200", "data.num_test=200")
-TINY = (*DATA, "trainer=demo", "network_scale=0.03125", "trainer.max_epochs=2")
+TINY = (*DATA, "trainer=demo", "network_scale=0.03125", "trainer.max_epochs=2", "judge=false")
 
 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -72,7 +72,13 @@ def test_table_has_the_best_row_first(sweep):
 def test_every_run_leaves_what_the_readme_promises(sweep):
     folder, _ = sweep
     for run in (folder / "outputs" / "default").glob("dense-*"):
-        for name in ("status.json", "result.json", "representation.safetensors", ".hydra/config.yaml"):
+        for name in (
+            "status.json",
+            "result.json",
+            "representation.safetensors",
+            "basis.safetensors",
+            ".hydra/config.yaml",
+        ):
             assert (run / name).is_file()
         assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
         assert list((run / "tensorboard").glob("events.out.tfevents.*"))

@@ -1,6 +1,7 @@
 """src/generate.py, as a user types it, on a tiny finished run."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,18 @@ def test_bad_input_is_one_line(arguments, message, finished, tmp_path):
     refused(generate(tmp_path, *arguments), message)
 
 
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "svg"])
+def test_plots_are_drawn_whatever_a_notebook_exports(backend):
+    """MPLBACKEND of a backend that is not installed: matplotlib itself cannot be imported with it."""
+    plot = (
+        "from svhn_vae.pictures.sheet import rendered; from matplotlib.figure import Figure; f = Figure(); f.subplots()"
+    )
+    command = [sys.executable, "-c", f"{plot}; assert rendered(f).std() > 0; import matplotlib.pyplot"]
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": str(REPO / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def refused(done: subprocess.CompletedProcess, message: str) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
@@ -105,7 +118,7 @@ def test_a_run_without_its_result_is_refused(finished, tmp_path):
 def test_data_of_others_are_not_built(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     config = run / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("svhn_vae.data.sources.Synthetic", "os.system"))
+    config.write_text(config.read_text().replace("svhn_vae.data.digits.Synthetic", "os.system"))
     refused(generate(tmp_path, "run=run"), "data must be a class of svhn_vae, got os.system")
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from conftest import CONF, REPO, composed, options
 from stress import malice
-from svhn_vae.data.represented import Represented
+from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.errors import UserError
 from svhn_vae.evaluation.score import score_run
 from svhn_vae.experiment.build import build_vae
@@ -29,7 +29,7 @@ def test_a_run_of_0010f91_gives_its_figures_again():
     run = OLD / "conv"
     vae, due = load_run(run), json.loads((run / "result.json").read_text())["metrics"]
     dataset = load_dataset(run, None, other_images=False)
-    score = score_run(vae, Represented(dataset, vae.representation), split="test", iw_samples=4)
+    score = score_run(vae, EvaluationSplits(dataset, vae.representation), split="test", iw_samples=4)
     for quantity in ("test/bits_per_dim", "test/negative_elbo", "test/kl"):
         assert score.metrics[quantity] == pytest.approx(due[quantity], rel=1e-5)
 
@@ -57,7 +57,7 @@ def test_every_choice_is_registered_and_can_be_loaded(tmp_path):
 # --- a stranger's folder ----------------------------------------------------------------------------------------------
 
 CONFIG = OmegaConf.to_container(OmegaConf.load(OLD / "conv" / ".hydra" / "config.yaml"))
-CONFIG["prior"] = {"_target_": "svhn_vae.model.prior.StandardNormal"}
+CONFIG["prior"] = {"_target_": "svhn_vae.model.prior.Mixture", "num_components": 3}
 NAMES = tuple(malice.configurations(CONFIG, Path("nowhere")))
 
 

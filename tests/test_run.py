@@ -18,8 +18,8 @@ from svhn_vae.experiment import attempt as runs
 from svhn_vae.experiment.attempt import Outcome, run_job
 from svhn_vae.experiment.build import load_data
 from svhn_vae.experiment.configuration import choices
-from svhn_vae.runs.folder import RunFolder, write_json
-from svhn_vae.runs.lock import locked
+from svhn_vae.runs.files import locked, write_json
+from svhn_vae.runs.folder import RunFolder
 
 TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
 
@@ -340,7 +340,7 @@ def test_a_clock_that_goes_back_changes_nothing(run, monkeypatch):
 
 def test_a_data_file_replaced_while_the_process_runs_is_the_one_that_was_read(run, monkeypatch):
     """Later jobs of it see what the first saw; other processes refuse."""
-    from svhn_vae.data.sources import Synthetic
+    from svhn_vae.data.digits import Synthetic
 
     taken()
     monkeypatch.setattr(Synthetic, "load", lambda self: pytest.fail("read again"))

@@ -1,80 +1,17 @@
 """A run's folder: its status, and files that are whole or as they were."""
 
 import json
-import os
+from pathlib import Path
 
 import pytest
 
 from svhn_vae.runs import folder as runs
-from svhn_vae.runs.folder import RunFolder, read_json, write_json
+from svhn_vae.runs.files import write_json
+from svhn_vae.runs.folder import RunFolder, note_command, noted_times
 
 CONFIG = {"seed": 0, "pca": {"n_components": 500}, "optimizer": {"betas": [0.9, 0.999]}}
 CHOICES = {"data": "svhn", "pca": "default", "model": "dense", "variance": "relu_eps", "trainer": "default"}
 DESCRIBED = {"config": CONFIG, "choices": CHOICES}
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
-def test_written_content_is_read(tmp_path):
-    content = {"a": [1, 2.5, None, True], "b": {"c": "é\n"}, "nan": float("inf")}
-    write_json(tmp_path / "x.json", content)
-    assert read_json(tmp_path / "x.json") == json.loads((tmp_path / "x.json").read_text()) == content
-    write_json(tmp_path / "x.json", {})
-    assert (tmp_path / "x.json").read_text() == "{}"
-
-
-def crash_while_writing(content, file, **_):
-    file.write('{"half": ')
-    raise KeyboardInterrupt
-
-
-def crash_before_the_move(*_):
-    raise OSError("no space left on device")
-
-
-@pytest.mark.parametrize("before", [None, '{"old": 1}'], ids=["no file", "a file"])
-@pytest.mark.parametrize(
-    ("place", "name", "crash"),
-    [
-        (json, "dump", crash_while_writing),
-        (os, "fsync", crash_before_the_move),
-        (os, "replace", crash_before_the_move),
-    ],
-    ids=["writing", "flushing", "moving"],
-)
-def test_crash_leaves_the_old_file(tmp_path, monkeypatch, before, place, name, crash):
-    path = tmp_path / "status.json"
-    if before is not None:
-        path.write_text(before)
-    monkeypatch.setattr(place, name, crash)
-    with pytest.raises((KeyboardInterrupt, OSError)):
-        write_json(path, {"new": 2})
-    assert [file.read_text() for file in tmp_path.iterdir()] == ([] if before is None else [before])
-
-
-def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
-    path = tmp_path / "result.json"
-    write_json(path, {"old": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"first": 1, "second": object()})
-    assert list(tmp_path.iterdir()) == [path]
-    assert read_json(path) == {"old": 1}
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"a": 1', b'{"a": 1}}', b"[1]", b"3", b"null", b'"text"', b"\xff\xfe\x00", bytes(100)]
-)
-def test_damaged_file_reads_as_nothing(tmp_path, content):
-    path = tmp_path / "result.json"
-    path.write_bytes(content)
-    assert read_json(path) == {}
-
-
-def test_missing_file_reads_as_nothing(tmp_path):
-    (tmp_path / "file").write_text("{}")
-    assert read_json(tmp_path / "none.json") == read_json(tmp_path / "no" / "none.json") == {}
-    assert read_json(tmp_path / "file" / "none.json") == {}
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------
@@ -188,3 +125,34 @@ def test_an_empty_folder_goes_with_its_study_and_a_full_one_stays(tmp_path):
     (tmp_path / "outputs" / "a" / "run" / "inner").mkdir(parents=True)
     RunFolder(tmp_path / "outputs" / "a" / "run").remove_if_empty(tmp_path / "outputs")
     assert (tmp_path / "outputs" / "a" / "run" / "inner").is_dir()
+
+
+# --- its study ------------------------------------------------------------------------------------------------------
+
+CLAIM = {"claim": "a", "metric": "test/bits_per_dim"}
+
+
+def noted(study: Path) -> dict:
+    return json.loads((study / "study.json").read_text())
+
+
+def test_commands_add_up_in_their_order(tmp_path):
+    assert noted_times(tmp_path / "new") == []
+    note_command(tmp_path / "new", "first", 10.0, "why?", [CLAIM])
+    note_command(tmp_path / "new", "second", 20.0, None, [])
+    found = noted(tmp_path / "new")
+    assert [(entry["command"], entry["time"]) for entry in found["commands"]] == [("first", 10.0), ("second", 20.0)]
+    assert (found["question"], found["hypotheses"]) == ("why?", [CLAIM])
+    assert noted_times(tmp_path / "new") == [10.0, 20.0]
+
+
+def test_the_newest_question_counts(tmp_path):
+    note_command(tmp_path, "first", 10.0, "why?", [CLAIM])
+    note_command(tmp_path, "second", 20.0, "how?", [])
+    assert (noted(tmp_path)["question"], noted(tmp_path)["hypotheses"]) == ("how?", [CLAIM])
+
+
+def test_a_damaged_file_of_a_study_is_replaced(tmp_path):
+    (tmp_path / "study.json").write_text("{")
+    note_command(tmp_path, "first", 10.0, None, [])
+    assert len(noted(tmp_path)["commands"]) == 1

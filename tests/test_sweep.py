@@ -16,7 +16,7 @@ from svhn_vae.errors import TRACEBACKS, Diverged, UserError
 from svhn_vae.experiment import attempt, sweep
 from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
-from svhn_vae.runs.folder import write_json
+from svhn_vae.runs.files import write_json
 from svhn_vae.training.interruption import INTERRUPTION, SIGNALS
 from test_run import result
 
@@ -179,7 +179,7 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(ends, monkeypatch, 
 
 
 def test_an_output_folder_that_is_a_file_is_one_line(ends, monkeypatch, capsys):
-    Path("outputs").write_text("")
+    Path("outputs").write_text("", encoding="utf-8")
     assert command(monkeypatch, *TINY) == 1
     [line] = capsys.readouterr().out.strip().splitlines()
     assert line.startswith("failed: ")
@@ -216,7 +216,7 @@ def test_a_reader_that_leaves_ends_no_sweep(ends, monkeypatch):
     """As `| head -1` does: all jobs run, and nothing is raised."""
     read, write = os.pipe()
     os.close(read)
-    with open(write, "w", buffering=1) as gone:
+    with open(write, "w", buffering=1, encoding="utf-8") as gone:
         monkeypatch.setattr(sys, "stdout", gone)
         assert command(monkeypatch, "-m", "seed=0,1,2", *TINY) == 0
     assert len(list(Path("outputs/default").glob("*/status.json"))) == 3

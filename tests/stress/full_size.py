@@ -16,8 +16,8 @@ SIZES = {"train": 73_257, "test": 26_032, "extra": 531_131}
 CODE = """
 import resource, sys, time
 from pathlib import Path
-from svhn_vae.data.sources import SVHN
-from svhn_vae.data.moments import moments_once
+from svhn_vae.data.svhn import SVHN
+from svhn_vae.data.cache import cached_moments
 splits, with_pca = sys.argv[2].split("+"), sys.argv[3] == "pca"
 start = time.monotonic()
 settings = {"limit": None, "held_out": 0.0001, "division": "contiguous", "verify": "none", "url": ""}
@@ -25,7 +25,7 @@ source = SVHN(splits=splits, root=sys.argv[1], **settings)
 dataset = source.load()
 if with_pca:
     start = time.monotonic()
-    moments_once(dataset.train.images, "stress", "sample", Path(sys.argv[1]))
+    cached_moments(dataset.train.images, "stress", "sample", Path(sys.argv[1]))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 print(len(dataset.train.labels), dataset.train.images.dtype, peak, time.monotonic() - start)
 """

@@ -1,22 +1,20 @@
 """From uint8 images to batches of features: dequantise, represent, shuffle.
 
-Data that fit in memory need no worker processes. A projection (PCA) is made once of each image, when an epoch first
-wants it, and a batch is a slice of it; an elementwise representation (pixels) is made per batch from the uint8 images,
-a quarter of the size. All of it, training's noise included, happens on the representation's device.
+Data that fit in memory need no worker processes. The projection of an image (PCA) is computed once per draw of the
+noise, and a batch is a slice of all projections; an elementwise representation (pixels) is computed per batch from the
+uint8 images, which are a quarter of its size. All of it, training's noise included, happens on the representation's
+device.
 
 Shapes: N images (N, C, H, W) uint8; x in [0, 1); a batch is Features of B images; a step trains on several batches.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from svhn_vae.data.mapped import room_on_disk
-from svhn_vae.data.projected import Projected
 from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Features, Representation
 from svhn_vae.model.covariance import NUM_LEVELS
@@ -27,20 +25,18 @@ PROJECTED_ON_CPU, PROJECTED_ON_GPU = 500, 10_000  # for training, where it bound
 ON_CPU, ON_GPU = 4, 50  # batches of a step: what is done around it takes 0.4 ms, as an update on a fast GPU
 
 
-def dequantise(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) -> Tensor:
+def dequantise(images: Tensor, seed: int) -> Tensor:
     """uint8 (N, C, H, W) -> x = (image + u) / 256, u uniform in [0, 1) and drawn on the images' device.
-
-    part: the images are this part of `num_parts` equal ones, and have the noise of their places in the whole.
 
     Makes a density of x a lower bound on the probability of the image (Theis et al. 2016).
     """
-    generator, whole = torch.Generator(images.device).manual_seed(seed), (num_parts * len(images), *images.shape[1:])
-    noise = torch.rand(whole, generator=generator, device=images.device).chunk(num_parts)[part]
+    generator = torch.Generator(images.device).manual_seed(seed)
+    noise = torch.rand(images.shape, generator=generator, device=images.device)
     # 255 + u has 16 binary places in float32: a noise closer to 1 would round up into the next level.
     return (images + noise.clamp_(max=1 - 2**-16)) / NUM_LEVELS
 
 
-def centred(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) -> Tensor:
+def centred(images: Tensor, seed: int) -> Tensor:
     """uint8 (N, C, H, W) -> x at the middle of each level, without noise: the post's images, which have no density."""
     return (images + 0.5) / NUM_LEVELS
 
@@ -51,21 +47,26 @@ def dequantised_chunks(images: Tensor, stream: Stream) -> Iterator[Tensor]:
         yield dequantise(chunk, derive_seed(stream, index))
 
 
+def every_nth(images: Tensor, at_most: int) -> Tensor:
+    """Every n-th image, n the least that leaves `at_most` or fewer."""
+    return images[:: -(-len(images) // at_most)]
+
+
 class EvaluationBatches:
     """All images in order, with the same noise at every pass, for every representation and on every device.
 
-    keep: projections are made once.
+    Projections are computed at the first pass, and kept.
     """
 
-    def __init__(self, images: Tensor, representation: Representation, *, keep: bool = True) -> None:
-        self.images, self.representation, self.keep = images, representation, keep
+    def __init__(self, images: Tensor, representation: Representation) -> None:
+        self.images, self.representation = images, representation
 
     def __len__(self) -> int:
         return -(-len(self.images) // CHUNK)
 
     def __iter__(self) -> Iterator[Features]:
         """A generator: Lightning makes an iterator before training, and nothing is projected before it is asked for."""
-        yield from self._kept if self.keep and self.representation.is_projection else self._made()
+        yield from self._kept if self.representation.is_projection else self._made()
 
     @cached_property
     def _kept(self) -> list[Features]:
@@ -78,14 +79,38 @@ class EvaluationBatches:
             yield self.representation(x.to(device))
 
 
+class LazyProjection:
+    """All training images in the coordinates of a projection, under one draw of the noise.
+
+    The images are projected in fixed groups, each when it is first needed, so that the first update waits for one group
+    and not for the whole data set. A group's seed depends on nothing else: a continued run computes the same features.
+
+    order: (N,), the images' numbers as the draw's first epoch takes them; group_size: images of a group.
+    project: numbers of some images, and that of their group -> Features.
+    """
+
+    def __init__(self, order: Tensor, group_size: int, project: Callable[[Tensor, int], Features]) -> None:
+        self._order, self._group_size, self._project = order, group_size, project
+        self._num_made = 0
+        self._arrays: list[Tensor] = []
+
+    def with_first(self, num: int) -> list[Tensor]:
+        """The arrays of Features, row by row those of the images; at least the first `num` of the order are in them."""
+        while self._num_made < num:
+            numbers = self._order[self._num_made : self._num_made + self._group_size]
+            made = self._project(numbers, self._num_made // self._group_size)
+            self._arrays = self._arrays or [array.new_empty(len(self._order), *array.shape[1:]) for array in made]
+            for whole, array in zip(self._arrays, made, strict=True):
+                whole[numbers] = array
+            self._num_made += len(numbers)
+        return self._arrays
+
+
 class TrainingBatches:
     """One epoch at each pass: a permutation from (seed, epoch), in batches of one size; the rest is left out. They come
     several at a time, `per_step`; None: ON_CPU or ON_GPU.
 
     The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw); without `add_noise` there is none.
-    scratch: the folder of a file for a projection, and images are read from where they are; None: both are kept on
-    the representation's device.
-    part: which of `num_parts` equal parts of each batch this process has, its noise that of the whole batch.
     """
 
     def __init__(
@@ -100,9 +125,6 @@ class TrainingBatches:
         shuffle: bool,
         seed: int,
         epoch: Callable[[], int],
-        part: int,
-        num_parts: int,
-        scratch: Path | None,
     ) -> None:
         if not 1 <= batch_size <= len(images):
             raise UserError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
@@ -114,10 +136,9 @@ class TrainingBatches:
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
         self._per_step = per_step
         self.seed, self.epoch = seed, epoch
-        self.part, self.num_parts, self.scratch = part, num_parts, scratch
         self._to_x = dequantise if add_noise else centred
         self._draw: int | None = None
-        self._projected: Projected | None = None
+        self._projected: LazyProjection | None = None
 
     @property
     def num_batches(self) -> int:
@@ -133,47 +154,41 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[tuple[Features, ...]]:
         epoch = self.epoch()
-        whole = self._order(epoch).split(self.batch_size)[: self.num_batches]
-        batches = [batch.chunk(self.num_parts)[self.part] for batch in whole]
+        batches = self._order(epoch).split(self.batch_size)[: self.num_batches]
         made = (self._slices if self.representation.is_projection else self._from_pixels)(epoch, batches)
         while several := tuple(itertools.islice(made, self.per_step)):
             yield several
 
     def _order(self, epoch: int) -> Tensor:
-        """Where what is indexed by it lies."""
         generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.seed, epoch))
         num = len(self.images)
         order = torch.randperm(num, generator=generator) if self.shuffle else torch.arange(num)
-        return order if self.scratch else order.to(self._device)
+        return order.to(self._device)
 
-    def _slices(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
+    def _slices(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Features]:
         draw, later = divmod(epoch, self.epochs_per_noise)
         if draw != self._draw:
             self._draw, self._projected = draw, None  # its room is free before the next one's is taken
             self._projected = self._projection(draw)
         for number, indices in enumerate(batches, 1):
             arrays = self._projected.with_first(len(self.images) if later else number * self.batch_size)
-            yield Features(*(array[indices].to(self._device) for array in arrays))
+            yield Features(*(array[indices] for array in arrays))
 
-    def _projection(self, draw: int) -> Projected:
+    def _projection(self, draw: int) -> LazyProjection:
         def make(numbers: Tensor, group: int) -> Features:
             return self._features(numbers, derive_seed(Stream.TRAINING_NOISE, self.seed, draw, group))
 
-        def room(shape: tuple[int, ...]) -> Tensor:
-            return room_on_disk(shape, self.scratch) if self.scratch else torch.empty(shape, device=self._device)
-
         at_once = PROJECTED_ON_CPU if self._device.type == "cpu" else PROJECTED_ON_GPU
-        return Projected(self._order(draw * self.epochs_per_noise), at_once, make, room)
+        return LazyProjection(self._order(draw * self.epochs_per_noise), at_once, make)
 
-    def _from_pixels(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
+    def _from_pixels(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Features]:
         for index, indices in enumerate(batches):
             seed = derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
-            yield self._features(indices, seed, part=self.part, num_parts=self.num_parts)
+            yield self._features(indices, seed)
 
-    def _features(self, indices: Tensor, seed: int, **part: int) -> Features:
+    def _features(self, indices: Tensor, seed: int) -> Features:
         """The noise is drawn on the representation's device."""
-        images = self.images if self.scratch else self._pixels_on_device
-        return self.representation(self._to_x(images[indices].to(self._device), seed, **part))
+        return self.representation(self._to_x(self._pixels_on_device[indices], seed))
 
     @property
     def _device(self) -> torch.device:

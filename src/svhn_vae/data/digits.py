@@ -11,12 +11,21 @@ Units: lengths in pixels of the 32 x 32 image, angles in radians, brightness in 
 """
 
 import functools
+import hashlib
 import io
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+
+from svhn_vae.data.cache import cached
+from svhn_vae.data.download import user_cache
+from svhn_vae.data.sources import LabelledImages, Source
+from svhn_vae.errors import DataError
 
 SIDE = 32
 JPEG_CELL = 8  # JPEG works in cells of 8 pixels; crops of a larger photo do not start on a cell
@@ -34,6 +43,53 @@ FONT_PATTERNS += ("STIXGeneral*.ttf", "cm[br]10.ttf", "cmss10.ttf", "cmtt10.ttf"
 STROKES = (0, 2, 3)  # pixels of outline at a font size of 96: painted and cast figures are bolder than printed ones
 GLYPH_HEIGHT = 48
 CANVAS = (288, 96)  # width, height of the strip on which three glyphs are set before they are seen at an angle
+
+CACHED = range(1_000, 100_001)  # images of a file: fewer are drawn in no time, more are held in memory three times
+LIBRARIES = ("numpy", "pillow", "matplotlib")  # other versions may round otherwise, or bring other fonts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic(Source):
+    """Digits drawn on the spot: a stand-in that needs no download, marked `synthetic` wherever it is used."""
+
+    num_train: int
+    num_test: int
+    drawing_seed: int
+
+    is_synthetic = True
+
+    @property
+    def name(self) -> str:
+        return "synthetic"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 3, SIDE, SIDE
+
+    def read(self, split: str) -> LabelledImages:
+        sizes = {"train": self.num_train, "test": self.num_test}
+        if split not in sizes:
+            raise DataError(f"data=synthetic has the splits train and test, got {split}")
+        # Two drawings that share no image: seeds 2 s and 2 s + 1.
+        return cached_digits(sizes[split], 2 * self.drawing_seed + (split == "test"))
+
+
+def cached_digits(num_images: int, seed: int) -> LabelledImages:
+    """As `draw_digits` draws them, from the user's cache folder where there are many: 6,000 take two seconds."""
+
+    def draw() -> LabelledImages:
+        return LabelledImages(*map(torch.from_numpy, draw_digits(num_images, seed)))
+
+    if num_images not in CACHED:
+        return draw()
+    return cached(user_cache() / f"digits-{_drawer()}-{seed}-{num_images}.safetensors", LabelledImages, draw)
+
+
+@functools.cache
+def _drawer() -> str:
+    """Names the code that draws, and the libraries that it draws with."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    return hashlib.sha256(" ".join([source, *map(version, LIBRARIES)]).encode()).hexdigest()[:8]
 
 
 def draw_digits(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

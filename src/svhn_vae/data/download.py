@@ -1,4 +1,4 @@
-"""Where a split's official .mat file is: found in a folder, or downloaded into it, whole or not at all."""
+"""Where a data set's official file is: found in a folder, or downloaded into it, whole or not at all."""
 
 import contextlib
 import hashlib
@@ -11,52 +11,49 @@ from pathlib import Path
 import pooch
 from tqdm import tqdm
 
-from svhn_vae.data.mat import OFFICIAL_BYTES, contents
 from svhn_vae.errors import DataError
+from svhn_vae.runs.files import umask
 
-OFFICIAL_URL = "http://ufldl.stanford.edu/housenumbers"
-MD5 = {
-    "train": "e26dedcc434d2e4c54c9b2d4a06d8373",
-    "test": "eb5a983be6a315427106f1b164d9cef3",
-    "extra": "a93ce644f1a588dc4d68dda5feec44a7",
-}
 TIMEOUT_S = 30  # seconds that the server may be silent
 
 
-def locate(split: str, *, root: str | None, verify: str, url: str = OFFICIAL_URL) -> Path:
-    """The path of `{split}_32x32.mat` in the folder root; DataError if there is none that can be used.
+def user_cache() -> Path:
+    """The user's cache folder: of downloads, and of what takes seconds to make."""
+    return Path(pooch.os_cache("svhn-vae"))
+
+
+def official_file(name: str, url: str, md5: str, num_bytes: int, *, root: str | None, verify: str) -> Path:
+    """The path of the file `name` in the folder root; DataError if there is none that can be used.
 
     root: an existing folder; None or "": the user's cache folder, which is made where it is missing.
     verify="official": the file has the official md5. A missing one is downloaded. A wrong one is downloaded anew in the
         cache folder, and left alone in a folder of the user's.
     verify="none": whatever file is there. Nothing is downloaded.
     """
-    if split not in MD5:
-        raise DataError(f"the splits are {', '.join(MD5)}; got {split!r}: choose one of them")
     if verify not in ("official", "none"):
         raise DataError(f"data.verify is official or none, got {verify!r}: choose one of them")
-    folder = Path(os.path.expanduser(root)) if root else Path(pooch.os_cache("svhn-vae"))
-    path = folder / f"{split}_32x32.mat"
+    folder = Path(os.path.expanduser(root)) if root else user_cache()
+    path = folder / name
     if root and not os.path.isdir(folder):  # unlike Path.is_dir, raises nothing
         raise DataError(f"data.root={root}: expected a folder, there is none: make it, or correct the path")
-    if verify == "none":
-        return _own_file(path)
-    if not _is_official(path, MD5[split], replaceable=not root):
-        _download(path, MD5[split], f"{url.rstrip('/')}/{path.name}")
-    return path
-
-
-def _own_file(path: Path) -> Path:
-    if not os.path.isfile(path):
-        found = contents(path.parent)
-        advice = "put it there, or set data.root, or data.verify=official to download"
+    if verify == "official":
+        if not _is_official(path, md5, num_bytes, replaceable=not root):
+            _download(path, md5, url, num_bytes)
+    elif not os.path.isfile(path):
         raise DataError(
-            f"data.verify=none uses your own files: expected {path.name} in {path.parent}; {found}: {advice}"
+            f"data.verify=none uses your own files: expected {name} in {folder}, which holds {contents(folder)}: "
+            "put it there, or set data.root, or data.verify=official to download"
         )
     return path
 
 
-def _is_official(path: Path, md5: str, *, replaceable: bool) -> bool:
+def contents(folder: Path, num: int = 5) -> str:
+    """Some names of a folder's files, for an error message."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return ", ".join([*names[:num], f"{len(names) - num} more"] if len(names) > num else names) or "no files"
+
+
+def _is_official(path: Path, md5: str, num_bytes: int, *, replaceable: bool) -> bool:
     """True if the file has the md5, False if it is to be downloaded; DataError if it is wrong and not replaceable."""
     try:
         stat = path.stat()
@@ -68,10 +65,9 @@ def _is_official(path: Path, md5: str, *, replaceable: bool) -> bool:
             f"{path}: cannot be read ({error}): move it away, or set data.root to a folder of yours"
         ) from error
     if found != md5 and not replaceable:
-        official = f"{md5} of {OFFICIAL_BYTES[path.name]:,} bytes"
         raise DataError(
-            f"{path}: md5 {found} of {stat.st_size:,} bytes, expected {official}: data.verify=none if it is your own; "
-            "if it is an interrupted download or another version, delete it to download it again"
+            f"{path}: md5 {found} of {stat.st_size:,} bytes, expected {md5} of {num_bytes:,} bytes: data.verify=none "
+            "if it is your own; if it is an interrupted download or another version, delete it to download it again"
         )
     return found == md5
 
@@ -83,12 +79,12 @@ def _md5(path: Path, num_bytes: int, mtime_ns: int) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _download(path: Path, md5: str, source: str) -> None:
+def _download(path: Path, md5: str, source: str, num_bytes: int) -> None:
     """pooch writes to a temporary file beside path, checks its md5, moves it to path, and cleans up if that fails.
 
     So nobody sees a part of a file under path, two processes at once included.
     """
-    print(f"downloading {source} ({OFFICIAL_BYTES[path.name] / 1e6:,.0f} MB) to {path.parent}", file=sys.stderr)
+    print(f"downloading {source} ({num_bytes / 1e6:,.0f} MB) to {path.parent}", file=sys.stderr)
     pooch.get_logger().setLevel(logging.WARNING)  # would say the same again
     try:
         pooch.retrieve(source, f"md5:{md5}", fname=path.name, path=path.parent, downloader=_fetch)
@@ -98,7 +94,7 @@ def _download(path: Path, md5: str, source: str) -> None:
             "folder and set data.root=FOLDER, or try data=synthetic, which needs no files"
         ) from error
     with contextlib.suppress(OSError):
-        path.chmod(0o644)  # temporary files are private; a shared data folder is not
+        path.chmod(0o666 & ~umask())  # temporary files are private whatever the umask
 
 
 def _fetch(source: str, target: str, _: object) -> None:

@@ -1,6 +1,6 @@
-"""Which images a run trains on, validates on and tests on. One class per file in conf/data/.
+"""Which images a run trains on, validates on and tests on: one class of Source per file in conf/data/.
 
-Shapes: images (N, 3, 32, 32) uint8, labels (N,) uint8.
+Shapes: images (N, C, H, W) uint8, labels (N,) uint8.
 """
 
 import hashlib
@@ -10,15 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from svhn_vae.data.download import locate
-from svhn_vae.data.drawn import drawn_once
-from svhn_vae.data.mat import LabelledImages, read_mat
-from svhn_vae.errors import DataError
+from svhn_vae.errors import Damaged, DataError
+from svhn_vae.runs.files import replacing
 
 DIVISION_SEED = 0  # not the run's: every run of a study validates on the same images
+FORMAT = 2  # of files of mapped images: to be raised with any change of how images are drawn, decoded or divided
+PARTS = ("train", "val", "test")
+
+
+class LabelledImages(NamedTuple):
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) uint8; all 0 where the source has no labels
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,20 @@ class Dataset:
     val: LabelledImages
     test: LabelledImages
 
+    @property
+    def image_shape(self) -> torch.Size:
+        """(C, H, W)"""
+        return self.train.images.shape[1:]
+
     @cached_property
     def train_digest(self) -> str:
         """Names the training images: what is fitted on them is kept under it."""
         return digest(self.train)
+
+    @cached_property
+    def test_digest(self) -> str:
+        """Names the test images: figures of two runs compare only where they are the same."""
+        return digest(self.test)
 
     @cached_property
     def digest(self) -> str:
@@ -84,6 +103,11 @@ class Source(ABC):
     def read(self, split: str) -> LabelledImages:
         """All images of one split; DataError if there are none to be had."""
 
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image, known before they are read."""
+
     def fingerprint(self) -> str:
         """Changes with the images, as far as can be known without reading them."""
         return repr(self)
@@ -104,75 +128,88 @@ class Source(ABC):
         ends = list(itertools.accumulate(len(part.labels) for part in parts))
         count = self._count(ends[-1])
         shares = itertools.pairwise([0, *(round(count * end / ends[-1]) for end in ends)])
-        return concatenate([head(part, last - first) for part, (first, last) in zip(parts, shares, strict=True)])
+        return concatenate([take(part, slice(last - first)) for part, (first, last) in zip(parts, shares, strict=True)])
 
     def _count(self, total: int) -> int:
         """How many of `total` training images the limit leaves."""
         count = round(self.limit * total) if isinstance(self.limit, float) else self.limit or total
-        if not 1 <= count <= total:
+        if not 2 <= count <= total:  # a variance needs two
             raise DataError(
-                f"data.limit={self.limit} leaves {count} training images, expected 1..{total}, those of "
-                f"{list(self.splits)} less the held out: choose another fraction or count"
+                f"data.limit={self.limit} leaves {count} of {total} training images of {list(self.splits)}, expected "
+                f"at least 2 and at most all: choose another fraction or count, or a smaller data.held_out"
             )
         return count
 
 
-@dataclass(frozen=True, kw_only=True)
-class SVHN(Source):
-    """Street View House Numbers, format 2 (Netzer et al. 2011): see `download.locate` for root and verify."""
+@dataclass(frozen=True)
+class Mapped:
+    """A source whose images are mapped from a file in `folder`, which the first `load` writes.
 
-    root: str | None
-    verify: str
-    url: str
+    All processes of a machine share its pages in memory. The images are checked against their digest at every load.
+    """
 
-    @property
-    def name(self) -> str:
-        return f"svhn {'+'.join(self.splits)}"
+    source: Source
+    folder: Path
 
-    def read(self, split: str) -> LabelledImages:
-        return read_mat(self._file(split))
+    def load(self) -> Dataset:
+        name = hashlib.sha256(self.source.fingerprint().encode()).hexdigest()[:16]
+        path = self.folder / f"images-{FORMAT}-{name}.safetensors"
+        try:
+            return mapped(path)
+        except (FileNotFoundError, Damaged):
+            dataset = self.source.load()
+        try:
+            with replacing(path) as beside:
+                arrays = {f"{part}.{kind}": array.contiguous()
+                          for part in PARTS for kind, array in getattr(dataset, part)._asdict().items()}  # fmt: skip
+                facts = {"name": dataset.name, "synthetic": str(dataset.is_synthetic), "digest": dataset.digest}
+                save_file(arrays, beside, facts)
+            return mapped(path)
+        except OSError as error:
+            print(f"  {path} cannot be written ({error}): the images stay in memory", flush=True)
+            return dataset
 
-    def fingerprint(self) -> str:
-        """With the size and the time of each file."""
-        facts = [self._file(split).stat() for split in dict.fromkeys([*self.splits, "test"])]
-        return f"{self} {[(fact.st_size, fact.st_mtime_ns) for fact in facts]}"
 
-    def _file(self, split: str) -> Path:
-        return Path(locate(split, root=self.root, verify=self.verify, url=self.url))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Synthetic(Source):
-    """Digits drawn on the spot: a stand-in that needs no download, marked `synthetic` wherever it is used."""
-
-    num_train: int
-    num_test: int
-    drawing_seed: int
-
-    is_synthetic = True
-
-    @property
-    def name(self) -> str:
-        return "synthetic"
-
-    def read(self, split: str) -> LabelledImages:
-        sizes = {"train": self.num_train, "test": self.num_test}
-        if split not in sizes:
-            raise DataError(f"data=synthetic has the splits train and test, got {split}")
-        # Two drawings that share no image: seeds 2 s and 2 s + 1.
-        return drawn_once(sizes[split], 2 * self.drawing_seed + (split == "test"))
+def mapped(path: Path) -> Dataset:
+    """The images of a file that Mapped wrote. Raises FileNotFoundError or Damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata()
+            parts = [[file.get_tensor(f"{part}.{kind}") for kind in LabelledImages._fields] for part in PARTS]
+        dataset = Dataset(facts["name"], facts["synthetic"] == "True", *(LabelledImages(*part) for part in parts))
+        found = dataset.digest
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever a parser makes of any bytes
+        raise Damaged(path, error) from None
+    if found != facts["digest"]:
+        raise Damaged(path, f"its digest is {found}")
+    return dataset
 
 
 _loaded: dict[str, Dataset] = {}
 
 
-def load_once(source: Source) -> Dataset:
-    """`source.load()`, shared by the jobs that one process runs after another; the last one is kept."""
+def load_once(source: Source | Mapped) -> Dataset:
+    """`source.load()`, shared by the jobs that one process runs after another; the last one is kept.
+
+    Prints a notice if test images are training or validation images, too.
+    """
     name = repr(source)  # equality would take limit=1 and limit=1.0 for the same
     if name not in _loaded:
         _loaded.clear()
-        _loaded[name] = source.load()
+        _loaded[name] = dataset = source.load()
+        if leaked := num_leaked(dataset):
+            total = len(dataset.test.labels)
+            print(f"  {leaked:,} of {total:,} test images are training or validation images, too: of these the test "
+                  "figures say nothing", flush=True)  # fmt: skip
     return _loaded[name]
+
+
+def num_leaked(dataset: Dataset) -> int:
+    """How many test images are, pixel by pixel, also training or validation images."""
+    known = {hash(image.tobytes()) for part in (dataset.train, dataset.val) for image in part.images.numpy()}
+    return sum(hash(image.tobytes()) in known for image in dataset.test.images.numpy())
 
 
 def is_count(limit: object) -> bool:
@@ -196,8 +233,8 @@ def random_subset(parts: Sequence[LabelledImages], fraction: float) -> tuple[lis
     is_val = torch.zeros(sum(sizes), dtype=torch.bool)
     is_val[order[: num_held_out(sum(sizes), fraction)]] = True
     masks = is_val.split(sizes)
-    val = concatenate([select(part, mask) for part, mask in zip(parts, masks, strict=True)])
-    return [select(part, ~mask) for part, mask in zip(parts, masks, strict=True)], val
+    val = concatenate([take(part, mask) for part, mask in zip(parts, masks, strict=True)])
+    return [take(part, ~mask) for part, mask in zip(parts, masks, strict=True)], val
 
 
 DIVISIONS: dict[str, Callable[[Sequence[LabelledImages], float], tuple[list[LabelledImages], LabelledImages]]] = {
@@ -208,9 +245,8 @@ DIVISIONS: dict[str, Callable[[Sequence[LabelledImages], float], tuple[list[Labe
 
 def cut_tail(whole: LabelledImages, fraction: float) -> tuple[LabelledImages, LabelledImages]:
     """All but the last `fraction` of the images, and those."""
-    count = len(whole.labels)
-    start = count - num_held_out(count, fraction)
-    return head(whole, start), LabelledImages(*(array[start:] for array in whole))
+    start = len(whole.labels) - num_held_out(len(whole.labels), fraction)
+    return take(whole, slice(start)), take(whole, slice(start, None))
 
 
 def num_held_out(count: int, fraction: float) -> int:
@@ -220,12 +256,8 @@ def num_held_out(count: int, fraction: float) -> int:
     return min(max(round(fraction * count), 1), count - 1)
 
 
-def head(whole: LabelledImages, count: int) -> LabelledImages:
-    return LabelledImages(*(array[:count] for array in whole))
-
-
-def select(whole: LabelledImages, mask: torch.Tensor) -> LabelledImages:
-    return LabelledImages(*(array[mask] for array in whole))
+def take(whole: LabelledImages, which: slice | Tensor) -> LabelledImages:
+    return LabelledImages(*(array[which] for array in whole))
 
 
 def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:

@@ -10,7 +10,6 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -27,15 +26,15 @@ from svhn_vae.errors import (
     root_of,
     wants_traceback,
 )
-from svhn_vae.experiment.build import Job, build_job, load_data
-from svhn_vae.experiment.configuration import plain, register_resolvers
-from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
-from svhn_vae.experiment.run import fit, run
-from svhn_vae.runs.files import replacing
+from svhn_vae.evaluation.score import lacks
+from svhn_vae.experiment.build import build_job, fit_device, load_data, load_judge
+from svhn_vae.experiment.configuration import plain
+from svhn_vae.experiment.loading import complete_scores
+from svhn_vae.experiment.run import run
+from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import DELETED, Config, differences, identity
-from svhn_vae.runs.lock import locked
-from svhn_vae.runs.study import commit
+from svhn_vae.runs.installation import commit
 
 commit_now = functools.cache(commit)  # what this process has read
 
@@ -54,7 +53,10 @@ def run_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_stu
     try:
         digest = load_data(cfg).digest
         note_command(folder, note_study)
-        return known(cfg, folder, digest) or run_alone(cfg, chosen, folder, digest)
+        found = known(cfg, folder, digest)
+        if found and found.status == "done":
+            complete(cfg, folder)
+        return found or run_alone(cfg, chosen, folder, digest)
     except Busy as busy:
         print(f"  left alone: {busy}", flush=True)
         return Outcome(folder.path.name, "elsewhere")
@@ -100,6 +102,19 @@ def check_same_settings(cfg: DictConfig, facts: Config) -> None:
         )
 
 
+def complete(cfg: DictConfig, folder: RunFolder) -> None:
+    """Adds scores that are asked for to the result of a finished run, from its weights. Raises Busy."""
+    if not lacks(folder.result, judge=cfg.judge, iw_samples=cfg.iw_samples):
+        return
+    dataset = load_data(cfg)
+    with locked(folder.path):
+        judge = load_judge(cfg, dataset) if lacks(folder.result, judge=cfg.judge, iw_samples=0) else None
+        if judge is None and not lacks(folder.result, judge=False, iw_samples=cfg.iw_samples):
+            return
+        complete_scores(folder, dataset, judge, iw_samples=cfg.iw_samples, device=fit_device(cfg))
+    print(f"  scored with what is asked for now: {in_words(folder.result)}", flush=True)
+
+
 def is_of_other_code(folder: RunFolder) -> bool:
     """Whether the commit is known, and another one now."""
     return folder.facts.get("commit") not in (None, commit_now()) and commit_now() is not None
@@ -114,7 +129,7 @@ def run_alone(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest
         try:
             note_configuration(folder, cfg)
             folder.begin(digest, plain(cfg), chosen, commit_now())
-            result = run(divided(build_job(cfg, chosen, folder), cfg))
+            result = run(build_job(cfg, chosen, folder))
             folder.end("done")
         except Diverged as error:
             print(f"  diverged: {error}", flush=True)
@@ -139,27 +154,6 @@ def announce_continuation(cfg: DictConfig, folder: RunFolder) -> None:
         print(f"  {folder.damage}", flush=True)
     if is_of_other_code(folder):
         print(f"  begun at commit {folder.facts['commit']}, now {commit_now()}; rerun=true starts over", flush=True)
-
-
-def divided(built: Job, cfg: DictConfig) -> Job:
-    """The job as it is, or one that is fitted in several processes."""
-    num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
-    if num == 1:
-        return built
-    described = (cfg, HydraConfig.instance().cfg, built.choices, built.folder)
-    return built._replace(
-        fit_on_ranks=lambda resume: run_on_ranks(functools.partial(fit_rank, *described, resume), num)
-    )
-
-
-def fit_rank(
-    cfg: DictConfig, hydra_cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, resume: Path | None, place: Place
-) -> None:
-    """What each of these processes does: builds the run anew, and fits it."""
-    quiet()
-    register_resolvers()
-    HydraConfig.instance().set_config(hydra_cfg)
-    fit(build_job(cfg, chosen, folder, place), resume)
 
 
 def in_words(result: dict) -> str:

@@ -17,8 +17,8 @@ from typing import TextIO
 
 from svhn_vae.errors import Busy, Interrupted
 from svhn_vae.experiment.attempt import Outcome
+from svhn_vae.runs.files import locked
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.lock import locked
 from svhn_vae.training.interruption import INTERRUPTION, ctrl_c_kept_from_children
 
 POLL = 0.5  # seconds

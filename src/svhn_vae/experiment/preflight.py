@@ -83,7 +83,7 @@ def configured(config_name: str, words: list[str], *, is_run: bool = False) -> D
         cfg = composer.composed(words)
         if not is_run:
             check_values(plain(cfg), flatten(plain(composer.base(()))))
-    return cfg
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
 
 def with_home(word: str) -> str:

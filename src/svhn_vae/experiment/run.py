@@ -12,8 +12,7 @@ from typing import Any
 import lightning as L  # noqa: N812  its usual name
 import torch
 
-from svhn_vae.data.batches import EvaluationBatches
-from svhn_vae.data.moments import spaced
+from svhn_vae.data.batches import EvaluationBatches, every_nth
 from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import (
     Damaged,
@@ -23,24 +22,24 @@ from svhn_vae.errors import (
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
-from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.latents import posteriors_of
+from svhn_vae.evaluation.samples import sample_metrics
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.experiment.build import Job
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.runs.folder import write_json
+from svhn_vae.runs.files import write_json
 from svhn_vae.runs.identity import Config, identity
-from svhn_vae.runs.study import commit
-from svhn_vae.runs.tensors import save_tensors
-from svhn_vae.runs.weights import load_best, save_prior, save_representation
+from svhn_vae.runs.installation import commit
+from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
-from svhn_vae.training.checkpoints import Last, continuation, history_of
+from svhn_vae.training.checkpoints import Last, continuation
 from svhn_vae.training.divergence import load_last_finite
 from svhn_vae.training.interruption import INTERRUPTION
+from svhn_vae.training.loggers import TensorBoard, history_of
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it
@@ -81,8 +80,8 @@ def train_and_score(job: Job) -> Config:
     draw(job)
     folder.check_there()
     others = folder.facts["learnt"] | bound_of(job, "seen")
-    if job.judge is not None:
-        others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
+    if job.judge is not None and (judge := job.judge(job.data.dataset)) is not None:
+        others |= sample_metrics(job.module.vae, job.data.dataset, judge)
     result = result_of(job, val | others, score, folder.facts["cost"])
     folder.check_there()
     write_json(folder.path / "result.json", result)
@@ -108,10 +107,7 @@ def train(job: Job) -> None:
     resume = continuation(job.folder, job.module, job.data.dataset.digest)
     if resume:
         print(f"  continues from {resume}", flush=True)
-    if job.fit_on_ranks is None:
-        fit(job, resume)
-    else:
-        job.fit_on_ranks(resume)
+    fit(job, resume)
     if INTERRUPTION.is_requested:
         raise Interrupted(INTERRUPTION.signum, "when its training was over")
 
@@ -147,14 +143,15 @@ def announce_hyperparameters(job: Job) -> None:
     settings = {**identity(job.config), **job.choices}
     shown = (*job.choices, "seed", *job.typed)
     values = {key: settings[key] for key in shown if isinstance(settings.get(key), bool | int | float | str)}
-    job.trainer.logger.experiment.announce(values)
+    if isinstance(job.trainer.logger, TensorBoard):
+        job.trainer.logger.announce(values)
 
 
 def fit_prior(job: Job) -> None:
     """On the posteriors of training images, everything else being as it is."""
-    images = spaced(job.data.dataset.train.images, MAX_FITTED)
+    images = every_nth(job.data.dataset.train.images, MAX_FITTED)
     with on_device(job) as vae:
-        posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation, keep=False))
+        posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation))
         vae.prior.fit(*posteriors, derive_seed(Stream.PRIOR, job.config["seed"]))
     save_prior(job.module.vae, job.folder)
 
@@ -171,20 +168,17 @@ def score_test(job: Job) -> Score:
     """Scores the test images, for TensorBoard and image by image for the run folder."""
     logger = job.trainer.logger
     with on_device(job) as vae:
-        score = score_run(vae, job.data.represented, split="test", iw_samples=job.config["iw_samples"])
+        score = score_run(vae, job.data.evaluation, split="test", iw_samples=job.config["iw_samples"])
     logger.log_metrics(score.metrics, job.folder.facts["cost"]["steps"])
     logger.finalize("success")
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
-    if score.calibration:
-        by_component = calibration.by_component(score.calibration, job.module.vae.representation)
-        save_tensors(by_component, job.folder.path / "calibration.safetensors")
     return score
 
 
 def bound_of(job: Job, split: str) -> dict[str, float | None]:
     """The metrics of `val`, or of `seen`, training images scored as test images are: their excess is overfitting."""
     with on_device(job) as vae:
-        return split_metrics(vae, getattr(job.data.represented, split), split)
+        return split_metrics(vae, getattr(job.data.evaluation, split), split)
 
 
 @contextlib.contextmanager
@@ -237,7 +231,7 @@ def result_of(job: Job, metrics: dict[str, float], score: Score, cost: Config) -
         **described(job),
         "metrics": metrics | score.metrics,
         "parts": score.parts,
-        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, job.data.represented)},
+        "details": score.details | {"post_loss_of_gaussian": gaussian_post_loss(job.module.vae, job.data.evaluation)},
         "baselines": baselines(dataset, job.data.moments, num_components, job.data.cache),
         "cost": cost,
     }

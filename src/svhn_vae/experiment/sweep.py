@@ -4,7 +4,6 @@ import argparse
 import gc
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -24,10 +23,10 @@ from svhn_vae.experiment.launchers import Command, launching, run_in_worker
 from svhn_vae.experiment.preflight import Job, Refused, jobs_of, with_home
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
-from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.files import locked
+from svhn_vae.runs.folder import RunFolder, note_command, noted_times
 from svhn_vae.runs.identity import Config
-from svhn_vae.runs.lock import locked
-from svhn_vae.runs.study import note_command, noted_times
+from svhn_vae.runs.installation import command_line
 from svhn_vae.training.interruption import INTERRUPTION
 
 MAX_LISTED = 3  # jobs that share a fault
@@ -42,7 +41,7 @@ class StudyTable:
 
     def __init__(self, settings: Config) -> None:
         self.study = OUTPUTS / str(settings["study"])
-        self._command, self._time = shlex.join(["python", *sys.argv]), time.time()
+        self._command, self._time = command_line(), time.time()
         self._asked = (settings["question"], settings["hypotheses"])
         self._has_noted = False  # in this process
 

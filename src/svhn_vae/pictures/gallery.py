@@ -146,7 +146,7 @@ def traversals(subject: Subject) -> Picture:
 def arithmetic(subject: Subject) -> Picture:
     """z(image of digit a) - mean code of a + mean code of b, for every b."""
     vae = subject.vae
-    images, labels = (spaced(array, MAX_MEAN_CODES) for array in subject.dataset.val)
+    images, labels = (evenly(array, MAX_MEAN_CODES) for array in subject.dataset.val)
     codes = torch.cat([infer(vae, centred(chunk, 0).to(vae.device)).mean for chunk in images.split(BATCH)])
     first, digits = first_of_each(labels)
     means = torch.stack([codes[labels == digit].mean(0) for digit in digits])  # (number of digits, Z)
@@ -177,7 +177,7 @@ def pixel_stddev(representation: Representation, likelihood: Distribution, num_d
     """
     mean = representation.inverse(likelihood.mean)
     errors = (representation.inverse(likelihood.sample()) - mean for _ in range(num_draws))
-    return (sum(error.square() for error in errors) / num_draws).sqrt()
+    return (sum((error.square() for error in errors), start=torch.zeros_like(mean)) / num_draws).sqrt()
 
 
 def likely(subject: Subject) -> Picture:
@@ -206,6 +206,7 @@ def elbos(vae: VAE, images: Tensor) -> Tensor:
 def pca_round_trip(subject: Subject) -> Picture:
     """What an image keeps in K coordinates of a basis; without clipping, levels beyond 0..255 wrap around."""
     basis = subject.vae.representation
+    assert isinstance(basis, Projection)
     x = pixels(subject.dataset.val.images, COLUMNS).to(subject.vae.device)
     sizes = [size for size in NUM_COMPONENTS if size <= len(basis.components)]
     rows = torch.cat([x, *(round_trip(basis, x, size) for size in sizes)])
@@ -268,10 +269,10 @@ def infer(vae: VAE, x: Tensor) -> Inferred:
 
 def pixels(images: Tensor, count: int) -> Tensor:
     """uint8 images -> x of `count` of them, evenly spaced."""
-    return centred(spaced(images, count), 0)
+    return centred(evenly(images, count), 0)
 
 
-def spaced(array: Tensor, count: int) -> Tensor:
+def evenly(array: Tensor, count: int) -> Tensor:
     """`count` entries or all, evenly spaced: SVHN's files are in picture order, and neighbours look alike."""
     return array[:: max(1, len(array) // count)][:count]
 

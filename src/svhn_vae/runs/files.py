@@ -1,15 +1,26 @@
-"""Files that are whole or not there: written beside, brought to the disk, renamed."""
+"""Files that are whole or not there, JSON that any program reads, and one writer at a time."""
 
 import contextlib
+import errno
 import glob
+import json
+import math
 import os
-import re
+import secrets
 import socket
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-PARTIAL = ".partial"  # the end of NAME.HOST.PID.partial, which becomes NAME
-HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())  # no dot, so that a partial's name can be taken apart
+from filelock import FileLock, Timeout
+
+from svhn_vae.errors import Busy
+
+PARTIAL = ".partial"  # the end of NAME.RANDOM.partial, which becomes NAME
+ABANDONED = 24 * 3600  # seconds without a change, after which nobody is still writing a partial file
+LOCKS = ".locks"  # in the study, and not in the run's folder, which a rerun renames
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what some network file systems answer
 
 
 @contextlib.contextmanager
@@ -17,13 +28,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Gives a place beside `path` to write to. What was written there is `path` once the block has ended.
 
     Where the block fails, or bringing its file to the disk, `path` is what it was. Several processes may write it, on
-    several machines that share the disk.
+    several machines that share the disk. The file gets the rights that the umask leaves, whatever wrote it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove(left_of(path))
-    beside = path.with_name(f"{path.name}.{HOST}.{os.getpid()}{PARTIAL}")
+    remove(abandoned(path))
+    # A random name, because containers that share a disk may also share a host's name and a process's number.
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
         yield beside
+        beside.chmod(0o666 & ~umask())
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -35,32 +48,83 @@ def replacing(path: Path) -> Iterator[Path]:
         remove([beside])
 
 
-def left_of(path: Path) -> Iterator[Path]:
-    """What processes left of a file that were killed on this machine while they wrote it; of another machine's nobody
-    here can say whether it still runs."""
-    for partial in path.parent.glob(f"{glob.escape(path.name)}.{HOST}.*{PARTIAL}"):
-        if not is_running(partial.name.removesuffix(PARTIAL).rpartition(".")[2]):
-            yield partial
+def umask() -> int:
+    """The process's; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
-def is_running(pid: str) -> bool:
-    """Whether there is a process of this number on this machine."""
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, OverflowError, OSError):  # no number of a process, or somebody else's process
-        return True
-    return True
+def abandoned(path: Path) -> Iterator[Path]:
+    """The partial files of `path` that were left by processes killed while they wrote them."""
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
+        with contextlib.suppress(OSError):  # another process has just removed it
+            if time.time() - partial.stat().st_mtime > ABANDONED:
+                yield partial
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what killed processes of any machine left half-written; nobody may be writing in the folder."""
+    """Removes all partial files of a folder. Nobody may be writing in the folder: its lock is held."""
     remove(folder.rglob(f"*{PARTIAL}"))
 
 
 def remove(partials: Iterable[Path]) -> None:
-    """Those that can be: what stays lies beside, and is in nobody's way."""
+    """Removes those that can be removed; a partial file that stays does no harm."""
     for partial in partials:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes numbers that are not finite as null, because JSON has none."""
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        json.dump(finite(content), file, indent=2, allow_nan=False)
+
+
+def finite(content: Any) -> Any:
+    """The same mappings, lists and values, with None for each float that is not finite."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The file's object, or {} where there is none or a damaged one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Holds the lock of a study's file or run folder. Raises Busy if another process still has it after `wait` seconds.
+
+    The lock is the operating system's, so that a killed process has none. On a file system without locks a notice is
+    printed, and the block runs unlocked. The holder's name stands in another file, because to open a lock may empty it.
+    """
+    place = path.parent / LOCKS
+    place.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(place / f"{path.name}.lock"), place / f"{path.name}.json"
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise Busy(named(read_json(holder))) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        print(f"  {place} cannot be locked ({error}): start no second process that writes {path}", flush=True)
+    try:
+        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")})
+        yield
+    finally:
+        remove([holder])
+        lock.release()
+
+
+def named(holder: dict) -> str:
+    known = {"pid": "?", "host": "?", "since": "?", **holder}
+    return "process {pid} on {host} writes here since {since}".format_map(known)

@@ -1,31 +1,17 @@
-"""A run's folder and its status. Knows neither torch nor Hydra.
+"""A run's folder and its status, and what is noted of its study. Knows neither torch nor Hydra.
 
-outputs/<study>/<readable name>-<hash>/ holds status.json, result.json, checkpoints, TensorBoard events and figures/.
+outputs/<study>/study.json has the commands of the study; outputs/<study>/<readable name>-<hash>/ of each run has
+status.json, result.json, checkpoints, TensorBoard events and figures/.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svhn_vae.runs.files import remove_partials, replacing
+from svhn_vae.runs.files import read_json, remove_partials, write_json
 from svhn_vae.runs.identity import Config
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as beside, beside.open("w") as file:
-        json.dump(content, file, indent=2)
-
-
-def read_json(path: Path) -> Config:
-    """The file's object, or {} where there is none or a damaged one."""
-    try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
+from svhn_vae.runs.installation import commit
 
 # Facts that outlast a change of status.
 KEPT = ("started", "data", "config", "choices", "commit", "cost", "learnt")
@@ -41,6 +27,7 @@ class RunFolder:
         self.figures = path / "figures"
         self.representation = path / "representation.safetensors"
         self.prior = path / "prior.safetensors"  # where it was fitted after training
+        self.basis = path / "basis.safetensors"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.best_checkpoint = self.checkpoints / "best.ckpt"
         self.error_log = path / "error.log"
@@ -133,3 +120,21 @@ def unused(path: Path) -> Path:
     while (numbered := path.with_name(f"{path.name}{number}")).exists():
         number += 1
     return numbered
+
+
+def note_command(
+    study: Path, command: str, begun: float, question: str | None, hypotheses: list[dict[str, Any]]
+) -> None:
+    """Adds a command, `begun` at that time, to the study's study.json. Its question and hypotheses are those of the
+    last command that had any: the runs do not depend on them."""
+    path = study / "study.json"
+    before = read_json(path)
+    asked = {"question": question, "hypotheses": hypotheses}
+    commands = [*before.get("commands", []), {"command": command, "time": begun, "commit": commit()}]
+    write_json(path, {**before, **{key: value for key, value in asked.items() if value}, "commands": commands})
+
+
+def noted_times(study: Path) -> list[float]:
+    """When the commands that are noted were begun."""
+    commands = read_json(study / "study.json").get("commands", [])
+    return [entry.get("time") for entry in commands if isinstance(entry, dict)]

@@ -1,31 +1,83 @@
-"""What a run folder keeps of a model: the representation once, and checkpoints of the rest. Nothing is unpickled.
+"""What a run folder keeps of a model: its fitted coordinates once, and checkpoints of the rest. Nothing is unpickled.
 
-What is read is checked: of a flipped bit, torch says nothing.
+Every file is checked when it is read, because torch says nothing of a flipped bit.
 """
 
 import errno
+import hashlib
+import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
+from torch import Tensor
 
 from svhn_vae.errors import Damaged
 from svhn_vae.model.vae import VAE
+from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.tensors import load_tensors, save_tensors
+
+BASIS = "components"  # the buffer (D, D) of a projection: 38 MB of 32 x 32 x 3 pixels, alike in most runs of a study
+BASES = ".bases"  # the study's folder of such buffers
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:
+    """A safetensors file with the checksum of its content."""
+    content = save(tensors)
+    with replacing(path) as beside:
+        beside.write_bytes(save(tensors, {"sha256": hashlib.sha256(content).hexdigest(), **metadata}))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Raises Damaged if its content is not what was written."""
+    content = path.read_bytes()
+    try:
+        tensors = load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except Exception as error:  # whatever a parser makes of any bytes
+        raise Damaged(path, error) from None
+    expected = metadata.get("sha256")  # older files have none
+    if expected not in (None, hashlib.sha256(save(tensors)).hexdigest()):
+        raise Damaged(path, "its checksum is another")
+    return tensors
 
 
 def save_representation(vae: VAE, folder: RunFolder) -> None:
     """It never changes once fitted, so the checkpoints do without it."""
     state = {name: buffer.contiguous() for name, buffer in vae.representation.named_buffers()}
+    if BASIS in state:
+        share_basis({BASIS: state.pop(BASIS)}, folder)
     save_tensors(state, folder.representation)
+
+
+def share_basis(basis: dict[str, Tensor], folder: RunFolder) -> None:
+    """Keeps one file of a basis per study, and hard links to it in the run folders.
+
+    A run folder that is moved or copied takes the file along. Where there are no hard links, each run has a copy.
+    """
+    name = hashlib.sha256(basis[BASIS].cpu().numpy()).hexdigest()[:16]
+    shared = folder.path.parent / BASES / f"{name}.safetensors"
+    try:
+        try:
+            load_tensors(shared)
+        except (FileNotFoundError, Damaged):
+            save_tensors(basis, shared)
+        with replacing(folder.basis) as beside:
+            os.link(shared, beside)
+    except OSError:
+        save_tensors(basis, folder.basis)
 
 
 def load_representation(vae: VAE, folder: RunFolder) -> None:
     """Raises Damaged."""
     state = load_tensors(folder.representation)
-    for name, buffer in vae.representation.named_buffers():
+    buffers = dict(vae.representation.named_buffers())
+    if BASIS in buffers and BASIS not in state:  # runs of versions before 0.2 have it in the same file
+        state |= load_tensors(folder.basis)
+    for name, buffer in buffers.items():
         if name not in state or state[name].shape != buffer.shape:
             raise Damaged(folder.representation, f"it has no {name} of the shape {list(buffer.shape)}")
         buffer.copy_(state[name])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from svhn_vae.errors import UserError
 from svhn_vae.model.networks.checks import at_least, fraction, one_of, square_images
 from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import ACTIVATIONS, Dropout, group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.layers import ACTIVATIONS, group_norm, shrink_channels, zero_linear
 
 IMAGE_NORMALISATIONS = {"batch": nn.BatchNorm2d, "group": group_norm, "none": nn.Identity}
 VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": group_norm, "none": nn.Identity}
@@ -154,8 +154,8 @@ class Block:
         """From step.after to step.before channels, and `stride` times the size."""
         k = self.kernel_size
         if self.upsampling == "transposed":
-            padding = {"padding": (k - 1) // 2, "output_padding": (step.stride - k) % 2}
-            return [nn.ConvTranspose2d(step.after, step.before, k, step.stride, **padding)]
+            padding, output_padding = (k - 1) // 2, (step.stride - k) % 2
+            return [nn.ConvTranspose2d(step.after, step.before, k, step.stride, padding, output_padding)]
         upsample = [nn.Upsample(scale_factor=2)] if step.stride == 2 else []
         return [*upsample, nn.Conv2d(step.after, step.before, k, padding=k // 2)]
 
@@ -169,4 +169,4 @@ class Block:
 
     def finish(self, normalisation: nn.Module) -> list[nn.Module]:
         """What follows a layer."""
-        return [normalisation, ACTIVATIONS[self.activation](), Dropout(self.dropout)]
+        return [normalisation, ACTIVATIONS[self.activation](), nn.Dropout(self.dropout)]

@@ -1,0 +1,213 @@
+"""Tensors that are kept: made of the right images, and their file is whole, or damaged and noticed, or done without."""
+
+import errno
+import os
+
+import numpy as np
+import pooch
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from svhn_vae.data import cache, digits
+from svhn_vae.data.cache import cached_moments, fitted_moments
+from svhn_vae.data.digits import cached_digits, draw_digits
+from svhn_vae.model.covariance import FITS, Moments, sample_moments
+
+RNG = np.random.default_rng(0)
+IMAGES = torch.from_numpy(RNG.integers(0, 256, (60, 3, 4, 4), dtype=np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """What another test has in memory."""
+    monkeypatch.setattr(cache, "_in_memory", {})
+
+
+@pytest.fixture
+def fitted_on(monkeypatch):
+    """The x (N, D) of every fit, one after the other."""
+    calls = []
+
+    def fit(batches):
+        calls.append(torch.cat(list(batches)).numpy())
+        return sample_moments([torch.from_numpy(calls[-1])])
+
+    monkeypatch.setitem(FITS, "sample", fit)
+    return calls
+
+
+def assert_same(found, expected) -> None:
+    for array, due in zip(found, expected, strict=True):
+        assert torch.equal(array, due)
+        assert array.dtype == due.dtype
+
+
+def moments_of(folder, images=IMAGES, digest: str = "digest", scatter: str = "sample") -> Moments:
+    """As another process has them: nothing is in memory."""
+    cache._in_memory.clear()
+    return cached_moments(images, digest, scatter, folder)
+
+
+# --- images -> moments ----------------------------------------------------------------------------------------------
+
+
+def test_fitted_on_the_dequantised_images(fitted_on, tmp_path):
+    moments_of(tmp_path)
+    [x] = fitted_on
+    assert x.dtype == np.float64
+    np.testing.assert_array_equal(np.floor(256 * x), IMAGES.flatten(1))
+    assert (256 * x - np.floor(256 * x)).std() == pytest.approx(12**-0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("max_images", "step"), [(60, 1), (59, 2), (30, 2), (25, 3), (7, 9)])
+def test_at_most_so_many_evenly_spaced_images(fitted_on, tmp_path, monkeypatch, max_images, step):
+    monkeypatch.setitem(cache.MAX_IMAGES, "sample", max_images)
+    moments_of(tmp_path)
+    [x] = fitted_on
+    assert len(x) <= max_images
+    np.testing.assert_array_equal(np.floor(256 * x), IMAGES[::step].flatten(1))
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_fitted_once_and_read_afterwards(fitted_on, tmp_path):
+    folder = tmp_path / "not" / "there yet"
+    first = moments_of(folder)
+    [path] = folder.iterdir()
+    written = path.stat()
+    assert_same(moments_of(folder), first)
+    assert len(fitted_on) == 1
+    assert list(folder.iterdir()) == [path]
+    assert path.stat().st_mtime_ns == written.st_mtime_ns
+
+
+def test_other_images_and_the_other_fit_have_files_of_their_own(fitted_on, tmp_path):
+    first, robust = moments_of(tmp_path, digest="one"), moments_of(tmp_path, digest="one", scatter="robust")
+    second = moments_of(tmp_path, IMAGES[:50], "two")
+    assert first.degrees_of_freedom.isinf()
+    assert robust.degrees_of_freedom.isfinite()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"moments-{cache.MOMENTS_FORMAT}-{name}.safetensors" for name in ("sample-one", "robust-one", "sample-two")
+    }
+    assert_same(moments_of(tmp_path, digest="one"), first)
+    assert_same(moments_of(tmp_path, digest="one", scatter="robust"), robust)
+    assert not torch.equal(first.mean, second.mean)
+    assert len(fitted_on) == 2
+
+
+def truncated(length):
+    return lambda path: path.write_bytes(path.read_bytes()[:length])
+
+
+def garbage(path):
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def wrong_names(path):
+    save_file({"average": torch.zeros(3)}, path)
+
+
+def one_name_missing(path):
+    content = load_file(path)
+    del content["eigenvalues"]
+    save_file(content, path)
+
+
+DAMAGES = {f"{length} bytes": truncated(length) for length in (0, 1, 7, 8, 9, 100, 1000, 5000, -1)}
+DAMAGES |= {"garbage": garbage, "wrong names": wrong_names, "one name missing": one_name_missing}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_file_is_replaced_with_a_notice(fitted_on, tmp_path, capsys, damage):
+    expected = moments_of(tmp_path)
+    [path] = tmp_path.iterdir()
+    damage(path)
+    assert_same(moments_of(tmp_path), expected)
+    [notice] = capsys.readouterr().out.splitlines()
+    assert notice.startswith(f"  {path} is damaged")
+    assert_same(moments_of(tmp_path), expected)
+    assert len(fitted_on) == 2
+    assert list(tmp_path.iterdir()) == [path]
+    assert capsys.readouterr().out == ""
+
+
+def denied(*_, **__):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+REFUSALS = {
+    "a full disk": (os, "fsync", full),
+    "a sticky folder": (os, "replace", denied),
+    "no rights to write": (cache, "save_tensors", denied),
+    "another user's private file": (cache, "load_tensors", denied),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_a_cache_that_cannot_be_used_costs_one_fit_per_command(fitted_on, tmp_path, monkeypatch, capsys, refusal):
+    """Root may read and write everything, so the refusals are simulated."""
+    monkeypatch.setattr(*refusal)
+    expected = fitted_moments(IMAGES, "sample")
+    for _ in range(3):  # jobs of one command
+        assert_same(cached_moments(IMAGES, "digest", "sample", tmp_path), expected)
+    assert len(fitted_on) == 2
+    notices = capsys.readouterr().out.splitlines()
+    assert len(notices) == 1
+    assert "damaged" not in notices[0]
+    assert "cache=FOLDER is another place" in notices[0]
+
+
+def test_what_is_not_finite_is_not_kept(tmp_path, monkeypatch):
+    good = fitted_moments(IMAGES, "sample")
+    monkeypatch.setitem(FITS, "sample", lambda batches: good._replace(mean=good.mean * torch.nan))
+    assert cached_moments(IMAGES, "digest", "sample", tmp_path).mean.isnan().all()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(FITS, "sample", lambda batches: good)
+    assert_same(cached_moments(IMAGES, "digest", "sample", tmp_path), good)
+
+
+# --- digits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawings(tmp_path, monkeypatch):
+    """The user's cache folder, for 10 to 20 digits."""
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / name)
+    monkeypatch.setattr(digits, "CACHED", range(10, 21))
+    return tmp_path / "svhn-vae"
+
+
+def assert_drawn(found, num_images: int, seed: int) -> None:
+    images, labels = draw_digits(num_images, seed)
+    np.testing.assert_array_equal(found.images.numpy(), images)
+    np.testing.assert_array_equal(found.labels.numpy(), labels)
+
+
+def test_digits_are_drawn_once(drawings, monkeypatch):
+    for num_images, seed in ((12, 3), (13, 3), (12, 4), (12, 3)):
+        assert_drawn(cached_digits(num_images, seed), num_images, seed)
+    assert len(list(drawings.iterdir())) == 3
+    cache._in_memory.clear()
+    monkeypatch.setattr(digits, "draw_digits", None)
+    assert len(cached_digits(12, seed=3).labels) == 12
+
+
+@pytest.mark.parametrize("num_images", [9, 21])
+def test_few_and_very_many_digits_are_not_kept(drawings, num_images):
+    assert_drawn(cached_digits(num_images, seed=3), num_images, seed=3)
+    assert not drawings.exists()
+
+
+def test_other_code_draws_anew(drawings, monkeypatch):
+    cached_digits(12, seed=3)
+    digits._drawer.cache_clear()
+    monkeypatch.setattr(digits, "version", lambda library: "0.1")
+    cached_digits(12, seed=3)
+    digits._drawer.cache_clear()
+    assert len(list(drawings.iterdir())) == 2
