@@ -1,42 +1,37 @@
 """Scores models without a network on a data set: python src/baselines.py data.root=FOLDER data.verify=none
 
 Fitted on the training images, as every run's table has them, and on training and validation images together:
-a baseline has nothing to select, and figures elsewhere are often for whole files.
+a baseline has nothing to select, and figures elsewhere are often for whole files. causal=true adds one that predicts
+each value from the pixels before it: no density of dequantised pixels, but a probability of the 256 levels.
 """
 
-import argparse
+# ruff: noqa: E402
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
+
 import functools
 import sys
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
 from svhn_vae.data.cache import cached_moments
-from svhn_vae.data.sources import Dataset, concatenate, digest, load_once
-from svhn_vae.errors import DataError
-from svhn_vae.evaluation.baselines import diagonal_post_loss, fitted, score
-from svhn_vae.experiment.build import cache_folder, fit_device
-from svhn_vae.experiment.configuration import CONF, register_resolvers
+from svhn_vae.data.sources import Dataset, concatenate, digest
+from svhn_vae.errors import UserError
+from svhn_vae.evaluation.baselines import fitted, score
+from svhn_vae.evaluation.causal import CausalCode, bits_of_code
+from svhn_vae.experiment.build import cache_folder, fit_device, load_data
+from svhn_vae.experiment.script import check_as_a_run, run_script
 from svhn_vae.report.table import wide_console
 
-POST_COMPONENTS, POST_EPSILON = 500, 0.010  # of the 2017 post, whose network reached -266.1 in training
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="as for train.py: data=synthetic, pca.n_components=1000, ...")
-    register_resolvers()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            cfg = compose("train", parser.parse_args().overrides)
-        dataset = load_once(instantiate(cfg.data, _convert_="all"))
-        wide_console().print(baseline_table(cfg, dataset))
-        print(post_loss_line(cfg, dataset))
-    except (HydraException, DataError) as error:
-        sys.exit(f"failed: {' '.join(str(error).split())}")
+def main(cfg: DictConfig) -> None:
+    check_as_a_run("baselines", sys.argv[1:])
+    if not isinstance(cfg.causal, bool):
+        raise UserError(f"causal must be true or false, got {cfg.causal}")
+    dataset = load_data(cfg)
+    wide_console().print(baseline_table(cfg, dataset))
 
 
 def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
@@ -50,25 +45,15 @@ def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
         moments = functools.partial(cached_moments, images.images, digest(images), **where)
         densities = fitted(images.images, moments, cfg.pca.n_components)
         columns.append(score(dataset.test.images, densities))
+        if cfg.causal:
+            code = CausalCode(images.images.shape[1:])
+            code.fit(images.images)
+            columns[-1]["causal prediction: a probability of levels"] = bits_of_code(code, dataset.test.images)
         table.add_column(f"fitted on {len(images.labels):,}", justify="right")
     for name in dict.fromkeys(name for column in columns for name in column):
         table.add_row(name, *(f"{column[name]:.3f}" if name in column else "-" for column in columns))
     return table
 
 
-def post_loss_line(cfg: DictConfig, dataset: Dataset) -> str:
-    """The post's own loss without a network, fitted on all images that are not for the test."""
-    images = concatenate([dataset.train, dataset.val])
-    moments = cached_moments(images.images, digest(images), "sample", cache_folder(cfg), fit_device(cfg))
-    train, test = (
-        diagonal_post_loss(part, moments, POST_COMPONENTS, POST_EPSILON)
-        for part in (images.images, dataset.test.images)
-    )
-    return (
-        f"post_loss of a diagonal Gaussian, variance at least {POST_EPSILON}, in nats of {POST_COMPONENTS} raw "
-        f"coordinates of pixels / 255: train {train:.1f}, test {test:.1f}"
-    )
-
-
 if __name__ == "__main__":
-    main()
+    run_script("baselines", __doc__, main)

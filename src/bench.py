@@ -1,59 +1,49 @@
-"""Measures the framework on the machine at hand: python src/bench.py [device=cuda] [parts=[training,start]] [repeats=5]
+"""Measures the framework on the machine at hand: python src/bench.py [device=cuda] [parts=[updates,start]] [repeats=5]
 
 Ratios are medians over rounds in which each way had its turn; what is absolute depends on what else the machine does.
 """
 
 import os
 import platform
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ lies beside src/
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from benchmarks.parts import PARTS, Rows
+from benchmarks import commands, updates
 from svhn_vae.errors import UserError
-from svhn_vae.experiment.configuration import CONF, register_resolvers
-from svhn_vae.experiment.turn import quiet
+from svhn_vae.experiment.configuration import composing
+from svhn_vae.experiment.script import run_script
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import commit
 from svhn_vae.runs.identity import Config
 
-
-def main() -> None:
-    quiet()
-    register_resolvers()
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            bench(OmegaConf.to_container(compose("bench", sys.argv[1:])), folder)
-    except (HydraException, ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"failed: {' '.join(str(error).split())}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+Rows = list[dict[str, Any]]  # of a table; times are in seconds unless a column's name says otherwise
 
 
-def bench(settings: Config, folder: Path) -> None:
+def bench(cfg: DictConfig) -> None:
     """Measures the parts in a temporary folder, prints a table of each, and writes them all as JSON."""
+    settings = OmegaConf.to_container(cfg)
     if unknown := [name for name in settings["parts"] if name not in PARTS]:
         raise UserError(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
     device = device_of(settings["device"])
     found = {"machine": machine(device), "commit": commit(), "settings": settings}
     out = Path(settings["out"]) / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
-    for name in settings["parts"]:
-        found[name] = PARTS[name](settings, device, folder)
-        write_json(out, found)  # after each part: the next may fail
-        out.with_suffix(".md").write_text("\n".join(markdown_of(part, found[part]) for part in PARTS if part in found))
-        wide_console().print(table_of(name, found[name]))
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for name in settings["parts"]:
+            found[name] = PARTS[name](settings, device, Path(folder) / name)
+            write_json(out, found)  # after each part: the next may fail
+            wide_console().print(table_of(name, found[name]))
     print(f"written to {out}", flush=True)
 
 
@@ -76,32 +66,76 @@ def machine(device: torch.device) -> Config:
     }
 
 
+def of_updates(settings: Config, device: torch.device, folder: Path) -> Rows:
+    """An update of each variant at each size, and its speed relative to the bare float32 loop."""
+    on_gpu, rows = device.type == "cuda", []
+    accelerator = f"trainer.accelerator={'gpu' if on_gpu else 'cpu'}"
+    for name, how in settings["sizes"].items():
+        for variant, extra in settings["variants"].items():
+            own = ("data=synthetic", accelerator, f"cache={folder}", *how["overrides"], *extra)
+            with composing():
+                train = compose("train", list(own), return_hydra_config=True)
+            fit = updates.fit_of(train, folder / "run", how["images_on_gpu" if on_gpu else "images"])
+            ours, bare = updates.timed(
+                fit, updates.bare_loop_of(fit), num_epochs=how["epochs"], num_rounds=settings["repeats"]
+            )
+            row = {"size": name, "way": variant, "ms per update": 1000 * median(ours)}
+            row["images/s"] = fit.size.batch_size / median(ours)
+            rows.append(row | {"of the bare loop": median(b / o for o, b in zip(ours, bare, strict=True))})
+    return rows
+
+
+def of_spectrum(settings: Config, device: torch.device, folder: Path) -> Rows:
+    numbers = settings["spectrum_images_on_gpu" if device.type == "cuda" else "spectrum_images"]
+    found = {num: updates.spectrum_times(num, device) for num in numbers}
+    return [{"images": num, "what": what, "s": s} for num, times in found.items() for what, s in times.items()]
+
+
+def of_start(settings: Config, device: torch.device, folder: Path) -> Rows:
+    return seconds_rows(commands.start_times(commands.Workplace(folder, device.type), settings["repeats"]))
+
+
+def of_sweep(settings: Config, device: torch.device, folder: Path) -> Rows:
+    return seconds_rows(commands.sweep_times(commands.Workplace(folder, device.type), 4))
+
+
+def seconds_rows(found: dict[str, list[float]]) -> Rows:
+    return [{"what": name, "median s": median(each), "all s": each} for name, each in found.items()]
+
+
+def of_whole_run(settings: Config, device: torch.device, folder: Path) -> Rows:
+    overrides = settings["whole_run_on_gpu" if device.type == "cuda" else "whole_run"]
+    place = commands.Workplace(folder, device.type)
+    found = commands.whole_run(place, *overrides, *settings["whole_run_data"])
+    return [{"what": name, "value": "-" if value is None else value} for name, value in found.items()]
+
+
+PARTS = {
+    "updates": of_updates,
+    "spectrum": of_spectrum,
+    "start": of_start,
+    "sweep": of_sweep,
+    "whole_run": of_whole_run,
+}
+
+
 def table_of(name: str, rows: Rows) -> Table:
     table = Table(title=name, title_justify="left")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    for column in columns:
+    for column in rows[0]:
         table.add_column(column, justify="left" if column in ("size", "way", "what") else "right")
     for row in rows:
-        table.add_row(*(in_words(row.get(column, "")) for column in columns))
+        table.add_row(*map(shown, row.values()))
     return table
 
 
-def markdown_of(name: str, rows: Rows) -> str:
-    """As the README has it."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[f"**{name}**", *columns[1:]], ["---"] * len(columns)]
-    cells += [[in_words(row.get(column, "")) for column in columns] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-
-def in_words(value: object) -> str:
+def shown(value: object) -> str:
     """Three digits of a number, or all before the point."""
     if isinstance(value, list):
-        return " ".join(map(in_words, value))
+        return " ".join(map(shown, value))
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
-    main()
+    run_script("bench", __doc__, bench)

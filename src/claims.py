@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from svhn_vae.report.claims import NOTE, gather, markdown, reasons, table
+from svhn_vae.report.hypotheses.claims import NOTE, gather, markdown, reasons, table
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.files import replacing
 
@@ -27,12 +27,12 @@ def main() -> None:
         )
     text = markdown(claims)
     with replacing(asked.outputs / "claims.md") as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
     if asked.markdown:
         print(text, end="")
         return
     console = wide_console()
-    console.print(table(claims))
+    console.print(table(claims, console.width))
     for line in [*NOTE, *reasons(claims), *claims.damaged]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

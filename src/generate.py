@@ -3,27 +3,23 @@
 They lie in its figures/ folder and in its TensorBoard, under generated/.
 """
 
+# ruff: noqa: E402
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
+
 import math
-import sys
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 
-from svhn_vae.errors import DataError, UserError
+from svhn_vae.errors import UserError
 from svhn_vae.experiment.loading import load_dataset, load_run
+from svhn_vae.experiment.script import run_script
 from svhn_vae.pictures.gallery import Subject, draw, possible
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.folder import RunFolder
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
-def main(cfg: DictConfig) -> None:
-    try:
-        generate(cfg)
-    except (ValueError, OSError, DataError) as error:
-        sys.exit(f"failed: {' '.join(str(error).split())}")
 
 
 def generate(cfg: DictConfig) -> None:
@@ -56,4 +52,4 @@ def chosen(wanted: str | list[str] | None, there_are: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script("generate", __doc__, generate)

@@ -3,44 +3,37 @@
 It is kept in the user's cache folder for every later evaluation on the same images.
 """
 
-import argparse
+# ruff: noqa: E402
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
+
 import sys
 
-import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from svhn_vae.data.sources import load_once
-from svhn_vae.errors import DataError
-from svhn_vae.evaluation.judge import judge_once
-from svhn_vae.experiment.build import cache_folder
-from svhn_vae.experiment.configuration import CONF, register_resolvers
+from svhn_vae.errors import UserError
+from svhn_vae.evaluation.judge import judge_once, why_no_judge
+from svhn_vae.experiment.build import cache_folder, fit_device, load_data, make
+from svhn_vae.experiment.script import check_as_a_run, run_script
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="as for train.py and of conf/judge.yaml: judge.epochs=30, ...")
-    register_resolvers()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            cfg = compose("judge", parser.parse_args().overrides)
-        print(report(cfg))
-    except (HydraException, DataError) as error:
-        sys.exit(f"failed: {' '.join(str(error).split())}")
-
-
-def report(cfg: DictConfig) -> str:
-    dataset = load_once(instantiate(cfg.data, _convert_="all"))
-    device = "cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    judge = judge_once(dataset, instantiate(cfg.judge), cache_folder(cfg), device)
-    return (
-        f"judge of {dataset.name} data: {judge.test_accuracy:.1%} of {len(dataset.test.labels):,} test images right, "
+def main(cfg: DictConfig) -> None:
+    check_as_a_run("judge", sys.argv[1:])
+    settings, dataset = make("judge", cfg.judge), load_data(cfg)
+    if reason := why_no_judge(dataset):
+        raise UserError(f"{dataset.name} data can have no judge: {reason}")
+    judge = judge_once(dataset, settings, cache_folder(cfg), fit_device(cfg))
+    print(
+        f"judge of {dataset.name} data: {judge.accuracy:.1%} of {len(dataset.test.labels):,} test images right, "
         f"{judge.val_accuracy:.1%} of {len(dataset.val.labels):,} validation images; "
         f"trained on {len(dataset.train.labels):,} in {judge.seconds:.0f} s"
+    )
+    print(
+        f"its confidence is off by {judge.calibration_error:.1%} on average; it is 90 % or more for "
+        f"{judge.legible:.1%} of the test images, of which {judge.legible_accuracy:.1%} are read right"
     )
 
 
 if __name__ == "__main__":
-    main()
+    run_script("judge", __doc__, main)

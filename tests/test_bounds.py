@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA as SklearnPCA
 from torch import Tensor
 
 from conftest import in_batches
-from svhn_vae.evaluation.importance import importance_weighted, latent_noise, log_weight
+from svhn_vae.evaluation.bound import importance_weighted, latent_noise, log_weight
 from svhn_vae.model.coordinates import DCT, PCA, Features, Frequencies, Pixels, Representation
 from svhn_vae.model.covariance import sample_moments
 from svhn_vae.model.networks.interface import OneLevel

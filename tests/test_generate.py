@@ -1,6 +1,7 @@
 """src/generate.py, as a user types it, on a tiny finished run."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,18 @@ def test_the_pictures_of_training_are_generated_again_and_another_seed_gives_oth
 def test_bad_input_is_one_line(arguments, message, finished, tmp_path):
     (tmp_path / "run").symlink_to(finished)
     refused(generate(tmp_path, *arguments), message)
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "svg"])
+def test_plots_are_drawn_whatever_a_notebook_exports(backend):
+    """MPLBACKEND of a backend that is not installed: matplotlib itself cannot be imported with it."""
+    plot = (
+        "from svhn_vae.pictures.sheet import rendered; from matplotlib.figure import Figure; f = Figure(); f.subplots()"
+    )
+    command = [sys.executable, "-c", f"{plot}; assert rendered(f).std() > 0; import matplotlib.pyplot"]
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": str(REPO / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def refused(done: subprocess.CompletedProcess, message: str) -> None:

@@ -57,7 +57,7 @@ def test_the_comparison_sees_a_difference(alone, tmp_path):
     (run / "figures" / "data.png").write_bytes((run / "figures" / "samples.png").read_bytes())
     (run / "status.json.host.1.partial").touch()
     assert {name.rpartition("/")[2] for name in differing(folder, alone)} == {
-        "basis.safetensors", "best.ckpt", "calibration.safetensors", "data.png", "history.csv", "last.ckpt",
+        "basis.safetensors", "best.ckpt", "data.png", "history.csv", "last.ckpt",
         "order_of_learning.safetensors", "per_image.safetensors", "representation.safetensors", "result.json",
         "status.json.host.1.partial",
     }  # fmt: skip

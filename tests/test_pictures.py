@@ -21,12 +21,12 @@ from svhn_vae.pictures.gallery import (
     Subject,
     draw,
     elbos,
+    evenly,
     farthest,
     first_of_each,
     pixel_stddev,
     possible,
     round_trip,
-    spaced,
 )
 from svhn_vae.pictures.sheet import (
     CAPTION_HEIGHT,
@@ -377,9 +377,9 @@ def test_pictures_of_a_basis_need_one(whole, truncated):
     assert set(PICTURES) - set(possible(whole.vae)) == OF_PROJECTIONS
 
 
-def test_spaced_spans_the_array():
-    assert spaced(torch.arange(95), 10).tolist() == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81]
-    assert spaced(torch.arange(3), 10).tolist() == [0, 1, 2]
+def test_evenly_chosen_entries_span_the_array():
+    assert evenly(torch.arange(95), 10).tolist() == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81]
+    assert evenly(torch.arange(3), 10).tolist() == [0, 1, 2]
 
 
 def test_first_of_each_leaves_out_digits_that_do_not_occur():

@@ -5,6 +5,7 @@ Shapes: N images, Z latent dimensions. Units: nats per image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svhn_vae.evaluation.bound import as_double
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
 
@@ -38,7 +40,7 @@ def mutual_information(mean: Tensor, log_variance: Tensor, z: Tensor) -> float:
     mean, log_variance, z (N, Z): posteriors and one sample of each. Of the N images themselves this is exact but for
     the sampling; of the law that they come from it says too little, since it cannot exceed log N.
     """
-    mean, log_variance, z = mean.double(), log_variance.double(), z.double()
+    mean, log_variance, z = map(as_double, (mean, log_variance, z))
     # -2 log q(z | x_j), less Z log 2 pi, is linear in (z^2, z): one matrix product for all pairs.
     precision = (-log_variance).exp()
     slopes = torch.cat([precision, -2 * mean * precision], dim=1).T  # (2 Z, N)
@@ -48,7 +50,7 @@ def mutual_information(mean: Tensor, log_variance: Tensor, z: Tensor) -> float:
         part = z[start : start + CHUNK]
         log_q = -0.5 * (torch.cat([part.square(), part], dim=1) @ slopes + constant)  # (CHUNK, N)
         information += (log_q.diagonal(start) - log_q.logsumexp(1)).sum().item()
-    return information / len(z) + torch.tensor(len(z)).double().log().item()
+    return information / len(z) + math.log(len(z))
 
 
 def of_the_aggregate(mean: Tensor, log_variance: Tensor, z: Tensor, kl: Tensor) -> dict[str, float]:
@@ -58,7 +60,7 @@ def of_the_aggregate(mean: Tensor, log_variance: Tensor, z: Tensor, kl: Tensor) 
     Where the first is near its limit log N, its missing rest is counted to the second.
     """
     information = mutual_information(mean, log_variance, z)
-    return {"mutual_information": information, "aggregate_kl": kl.double().mean().item() - information}
+    return {"mutual_information": information, "aggregate_kl": as_double(kl).mean().item() - information}
 
 
 def linear_probe(codes: np.ndarray, labels: Tensor) -> Pipeline:

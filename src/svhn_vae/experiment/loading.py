@@ -13,8 +13,11 @@ import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, Source, load_once
 from svhn_vae.errors import UserError
+from svhn_vae.evaluation.judge import Judge
+from svhn_vae.evaluation.score import completed
 from svhn_vae.experiment.build import build_vae, make
 from svhn_vae.experiment.configuration import CONF, register_resolvers
 from svhn_vae.model.coordinates import Representation
@@ -22,8 +25,9 @@ from svhn_vae.model.networks.interface import Networks
 from svhn_vae.model.prior import Prior
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
+from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import load_best, load_prior, load_representation
+from svhn_vae.runs.weights import load_best, load_prior, load_representation, load_tensors, save_tensors
 
 BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead, "prior": Prior}
 BEFORE = {"prior": {"_target_": "svhn_vae.model.prior.StandardNormal"}}  # what runs had that are older than the group
@@ -137,3 +141,16 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
     if dataset.digest != expected and not other_images:
         raise UserError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
     return dataset
+
+
+def complete_scores(
+    folder: RunFolder, dataset: Dataset, judge: Judge | None, *, iw_samples: int, device: torch.device
+) -> None:
+    """Merges into a finished run's result what `score.completed` finds that it lacks. Under the run's lock."""
+    vae = load_run(folder.path).to(device)
+    splits = EvaluationSplits(dataset, vae.representation)
+    result, columns = completed(folder.result, vae, splits, judge, iw_samples=iw_samples)
+    path = folder.path / "per_image.safetensors"
+    if columns and path.is_file():
+        save_tensors(load_tensors(path) | columns, path)
+    write_json(folder.path / "result.json", result)

@@ -20,8 +20,8 @@ from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.judged import judged
 from svhn_vae.evaluation.latents import posteriors_of
+from svhn_vae.evaluation.samples import sample_metrics
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
@@ -33,9 +33,10 @@ from svhn_vae.runs.identity import Config, identity
 from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
-from svhn_vae.training.checkpoints import Last, continuation, history_of
+from svhn_vae.training.checkpoints import Last, continuation
 from svhn_vae.training.divergence import load_last_finite
 from svhn_vae.training.interruption import INTERRUPTION
+from svhn_vae.training.loggers import TensorBoard, history_of
 from svhn_vae.training.module import LitVAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
@@ -52,9 +53,8 @@ class Job(NamedTuple):
     data: DataModule  # set up
     module: LitVAE
     trainer: L.Trainer
-    judge: Callable[[Dataset], Judge] | None  # loads it, or trains it
+    judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
     typed: list[str]  # the settings that the command or its sweep names
-    fit_on_ranks: Callable[[Path | None], None] | None = None  # `fit` in processes of its own; None: in this one
 
 
 def run(job: Job) -> Config:
@@ -91,8 +91,8 @@ def train_and_score(job: Job) -> Config:
     draw(job)
     folder.check_there()
     others = folder.facts["learnt"] | bound_of(job, "seen")
-    if job.judge is not None:
-        others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
+    if job.judge is not None and (judge := job.judge(job.data.dataset)) is not None:
+        others |= sample_metrics(job.module.vae, job.data.dataset, judge)
     result = result_of(job, val | others, score, folder.facts["cost"])
     folder.check_there()
     write_json(folder.path / "result.json", result)
@@ -118,10 +118,7 @@ def train(job: Job) -> None:
     resume = continuation(job.folder, job.module, job.data.dataset.digest)
     if resume:
         print(f"  continues from {resume}", flush=True)
-    if job.fit_on_ranks is None:
-        fit(job, resume)
-    else:
-        job.fit_on_ranks(resume)
+    fit(job, resume)
     if INTERRUPTION.is_requested:
         raise Interrupted(INTERRUPTION.signum, "when its training was over")
 
@@ -157,14 +154,15 @@ def announce_hyperparameters(job: Job) -> None:
     settings = {**identity(job.config), **job.choices}
     shown = (*job.choices, "seed", *job.typed)
     values = {key: settings[key] for key in shown if isinstance(settings.get(key), bool | int | float | str)}
-    job.trainer.logger.experiment.announce(values)
+    if isinstance(job.trainer.logger, TensorBoard):
+        job.trainer.logger.announce(values)
 
 
 def fit_prior(job: Job) -> None:
     """On the posteriors of training images, everything else being as it is."""
     images = every_nth(job.data.dataset.train.images, MAX_FITTED)
     with on_device(job) as vae:
-        posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation, keep=False))
+        posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation))
         vae.prior.fit(*posteriors, derive_seed(Stream.PRIOR, job.config["seed"]))
     save_prior(job.module.vae, job.folder)
 
@@ -185,9 +183,6 @@ def score_test(job: Job) -> Score:
     logger.log_metrics(score.metrics, job.folder.facts["cost"]["steps"])
     logger.finalize("success")
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
-    if score.calibration:
-        by_component = calibration.by_component(score.calibration, job.module.vae.representation)
-        save_tensors(by_component, job.folder.path / "calibration.safetensors")
     return score
 
 

@@ -14,7 +14,6 @@ from svhn_vae.model.elbo import ElboTerms, kl_to_standard_normal
 from svhn_vae.model.networks import Inferred, Networks
 from svhn_vae.model.prior import Prior
 from svhn_vae.model.variance import VarianceHead
-from svhn_vae.model.whole_batch import num_parts, own_rows
 
 
 class Pass(NamedTuple):
@@ -72,10 +71,7 @@ class VAE(nn.Module):
         return self.representation.inverse(self.variance(params).mean)
 
     def _noise(self, num: int) -> Tensor:
-        """(B, Z), in training that of the images' places in the whole batch."""
-        parts = num_parts() if self.training else 1
-        noise = torch.randn(parts * num, self.networks.latent_dim, device=self.device)
-        return own_rows(noise) if self.training else noise
+        return torch.randn(num, self.networks.latent_dim, device=self.device)
 
     @property
     def device(self) -> torch.device:

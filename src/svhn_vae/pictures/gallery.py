@@ -146,7 +146,7 @@ def traversals(subject: Subject) -> Picture:
 def arithmetic(subject: Subject) -> Picture:
     """z(image of digit a) - mean code of a + mean code of b, for every b."""
     vae = subject.vae
-    images, labels = (spaced(array, MAX_MEAN_CODES) for array in subject.dataset.val)
+    images, labels = (evenly(array, MAX_MEAN_CODES) for array in subject.dataset.val)
     codes = torch.cat([infer(vae, centred(chunk, 0).to(vae.device)).mean for chunk in images.split(BATCH)])
     first, digits = first_of_each(labels)
     means = torch.stack([codes[labels == digit].mean(0) for digit in digits])  # (number of digits, Z)
@@ -268,10 +268,10 @@ def infer(vae: VAE, x: Tensor) -> Inferred:
 
 def pixels(images: Tensor, count: int) -> Tensor:
     """uint8 images -> x of `count` of them, evenly spaced."""
-    return centred(spaced(images, count), 0)
+    return centred(evenly(images, count), 0)
 
 
-def spaced(array: Tensor, count: int) -> Tensor:
+def evenly(array: Tensor, count: int) -> Tensor:
     """`count` entries or all, evenly spaced: SVHN's files are in picture order, and neighbours look alike."""
     return array[:: max(1, len(array) // count)][:count]
 

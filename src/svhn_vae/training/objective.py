@@ -7,12 +7,12 @@ Shapes: B images, Z latent dimensions, E = event_shape of y. Units: nats per ima
 
 import math
 
+import torch
 from torch import Tensor
 
 from svhn_vae.errors import UserError
 from svhn_vae.model.vae import VAE, Pass
 from svhn_vae.model.variance import DiagonalNormal
-from svhn_vae.model.whole_batch import mean_over_parts
 
 
 class Objective:
@@ -44,13 +44,15 @@ class Objective:
         self.beta, self.free_bits, self.kl_warmup_epochs = beta, free_bits, kl_warmup_epochs
         self.mean_weight, self.mean_sigma = mean_weight, mean_sigma
 
-    def loss(self, vae: VAE, result: Pass, y: Tensor, epoch: int) -> Tensor:
-        """A pass of images with features y (B, *E), in the epoch counted from 0 -> the mean loss, ()."""
+    def loss(self, vae: VAE, result: Pass, y: Tensor, epoch: Tensor | int) -> Tensor:
+        """A pass of images with features y (B, *E), in the epoch () counted from 0 -> the mean loss, ()."""
         terms = result.terms
-        rate = self.beta * min(1.0, epoch / self.kl_warmup_epochs if self.kl_warmup_epochs else 1.0)
+        rate = self.beta
+        if self.kl_warmup_epochs:
+            rate = rate * torch.as_tensor(epoch / self.kl_warmup_epochs).clamp(max=1)
         kl = result.kl_in_loss
         if self.free_bits:
-            kl = mean_over_parts(result.latents_kl.mean(0)).clamp(min=self.free_bits).sum()
+            kl = result.latents_kl.mean(0).clamp(min=self.free_bits).sum()
         log_likelihood = terms.log_likelihood
         if self.mean_weight:
             around = vae.variance(vae.variance.detach_mean(result.inferred.params)).log_prob(y)

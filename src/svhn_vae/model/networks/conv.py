@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from svhn_vae.errors import UserError
 from svhn_vae.model.networks.checks import at_least, fraction, one_of, square_images
 from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import ACTIVATIONS, Dropout, group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.layers import ACTIVATIONS, group_norm, shrink_channels, zero_linear
 
 IMAGE_NORMALISATIONS = {"batch": nn.BatchNorm2d, "group": group_norm, "none": nn.Identity}
 VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": group_norm, "none": nn.Identity}
@@ -169,4 +169,4 @@ class Block:
 
     def finish(self, normalisation: nn.Module) -> list[nn.Module]:
         """What follows a layer."""
-        return [normalisation, ACTIVATIONS[self.activation](), Dropout(self.dropout)]
+        return [normalisation, ACTIVATIONS[self.activation](), nn.Dropout(self.dropout)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from svhn_vae.model.networks.checks import at_least, fraction, one_of, positive
 from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import ACTIVATIONS, INITIALISATIONS, Dropout, NoOutput, zero_linear
+from svhn_vae.model.networks.layers import ACTIVATIONS, INITIALISATIONS, NoOutput, zero_linear
 
 
 class Dense(OneLevel):
@@ -112,7 +112,7 @@ class Block:
         return [
             layer
             for before, after in itertools.pairwise(widths)
-            for layer in (self.linear(before, after), self.normalise(after), activation(), Dropout(self.dropout))
+            for layer in (self.linear(before, after), self.normalise(after), activation(), nn.Dropout(self.dropout))
         ]
 
     def branch(self, widths: Sequence[int], num_outputs: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from svhn_vae.model.networks.checks import at_least, fraction, square_images
 from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import Dropout, group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.layers import group_norm, shrink_channels, zero_linear
 
 
 class ResNet(OneLevel):
@@ -70,7 +70,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(last.weight)
         self.f = nn.Sequential(
             group_norm(width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
-            group_norm(width), nn.SiLU(), Dropout(dropout), last,
+            group_norm(width), nn.SiLU(), nn.Dropout(dropout), last,
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:

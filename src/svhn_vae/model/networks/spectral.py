@@ -13,7 +13,7 @@ from svhn_vae.errors import UserError
 from svhn_vae.model.cosine import cosines, to_places
 from svhn_vae.model.networks.checks import at_least, fraction
 from svhn_vae.model.networks.interface import Inferred, Networks
-from svhn_vae.model.networks.layers import Dropout, zero_linear
+from svhn_vae.model.networks.layers import zero_linear
 
 ENERGY_FLOOR = 1e-3  # of whitened coefficients, whose mean energy is 1: keeps the logarithm finite
 POOL = 2  # neighbouring frequencies whose energies the encoder sees together
@@ -127,7 +127,7 @@ def perceptron(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequ
     """Two hidden layers."""
     layers: list[nn.Module] = []
     for before in (inputs, width):
-        layers += [nn.Linear(before, width), nn.SiLU(), nn.LayerNorm(width), Dropout(dropout)]
+        layers += [nn.Linear(before, width), nn.SiLU(), nn.LayerNorm(width), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 

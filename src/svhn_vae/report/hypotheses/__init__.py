@@ -18,10 +18,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from svhn_vae.errors import UserError
-from svhn_vae.report.advantage import Advantage, Trial, advantage
 from svhn_vae.report.collect import Run
-from svhn_vae.report.matching import DIVERGED, claimed, fits, in_words, label, points
-from svhn_vae.report.reasons import left_out, method, size, why_undecided
+from svhn_vae.report.hypotheses.design import (
+    DIVERGED,
+    Advantage,
+    Trial,
+    advantage,
+    claimed,
+    fits,
+    label,
+    left_out,
+    method,
+    points,
+    side_name,
+    size,
+    why_undecided,
+)
 from svhn_vae.report.statistics import Estimate
 
 SIGNS = {"lower": -1, "higher": 1}
@@ -73,14 +85,14 @@ def verdicts(study: Path, runs: Sequence[Run], hypotheses: Sequence[Mapping[str,
 def _verdict(study: Path, runs: Sequence[Run], content: Mapping[str, Any]) -> Verdict:
     try:
         hypothesis = parse(content)
-    except ValueError as error:
+    except UserError as error:
         claim = content.get("claim") if isinstance(content, Mapping) else content
         return Verdict(str(claim), "", "undecided", None, "", "", 0.0, 0, 0, "", str(error), "", "", [], [])
     if not runs:
         return without_runs(hypothesis, "undecided", f"{study} holds no runs")
     tried = points(runs, hypothesis.metric, hypothesis.minus)
     conditions = [side for side in (hypothesis.favours, hypothesis.over) if side is not None]
-    sides = [(in_words(side), [point for point in tried if fits(point, side)]) for side in conditions]
+    sides = [(side_name(side), [point for point in tried if fits(point, side)]) for side in conditions]
     sign, names = SIGNS[hypothesis.better], claimed(hypothesis.favours, hypothesis.over or {})
     trial = Trial(hypothesis.metric, sign, hypothesis.margin, sides, names)
     return _decided(hypothesis, trial, advantage(trial), num_unknown=len(runs) - len(tried))
@@ -89,10 +101,10 @@ def _verdict(study: Path, runs: Sequence[Run], content: Mapping[str, Any]) -> Ve
 def _decided(hypothesis: Hypothesis, trial: Trial, found: Advantage, num_unknown: int) -> Verdict:
     why = why_undecided(trial, found)
     verdict = "undecided" if why else "supported" if found.effect.low > trial.margin else "refuted"
-    reason = "; ".join([*why, *method(trial, found), *left_out(trial, found, num_unknown)])
+    parts = [*([why] if why else []), *method(trial, found), *left_out(trial, found, num_unknown)]
     drawn = [[(label(point, found.keys), point.run.seed, point.value) for point in side] for side in found.sides]
     compared = [point.run for side in found.sides for point in side]
-    return without_runs(hypothesis, verdict, reason)._replace(
+    return without_runs(hypothesis, verdict, "; ".join(parts))._replace(
         effect=found.effect,
         num_seeds=found.num_seeds,
         num_runs=len(compared),
@@ -104,9 +116,18 @@ def _decided(hypothesis: Hypothesis, trial: Trial, found: Advantage, num_unknown
 
 def without_runs(hypothesis: Hypothesis, verdict: str, reason: str) -> Verdict:
     metric = hypothesis.metric + (f" - {hypothesis.minus}" if hypothesis.minus else "")
-    names = in_words(hypothesis.favours), "0" if hypothesis.over is None else in_words(hypothesis.over)
+    names = side_name(hypothesis.favours), "0" if hypothesis.over is None else side_name(hypothesis.over)
     asked = hypothesis.better, hypothesis.margin
     return Verdict(hypothesis.claim, hypothesis.source, verdict, None, metric, *asked, 0, 0, "", reason, *names, [], [])
+
+
+def effect_text(effect: Estimate) -> str:
+    """With its interval, to two figures of that."""
+    reach = (effect.high - effect.low) / 2
+    if not reach > 0:  # of one seed there is none, or all seeds agree
+        return f"{effect.mean:+.4g}" + (" (1 seed)" if math.isnan(reach) else " (with every seed)")
+    decimals = max(0, 1 - math.floor(math.log10(reach)))
+    return "{:+z,.{d}f} [{:+z,.{d}f}, {:+z,.{d}f}]".format(effect.mean, effect.low, effect.high, d=decimals)
 
 
 # --- what is a hypothesis -------------------------------------------------------------------------------------------

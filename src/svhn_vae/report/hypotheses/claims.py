@@ -1,6 +1,5 @@
 """The table of claims: the verdicts of all studies, and what no study has tried yet."""
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ from rich.text import Text
 
 from svhn_vae.errors import UserError
 from svhn_vae.report.collect import read_runs
-from svhn_vae.report.hypotheses import Verdict, parse, verdicts, without_runs
-from svhn_vae.report.statistics import Estimate
+from svhn_vae.report.hypotheses import Verdict, effect_text, parse, verdicts, without_runs
 from svhn_vae.runs.files import read_json
 
 HEADER = ("study", "claim", "verdict", "effect", "margin", "seeds", "size")
+LEAST_WIDTH = {"size": 100, "margin": 85, "seeds": 85, "study": 70, "effect": 55}
 NOTE = (
     "effect: how much better the runs do that the claim favours, + as claimed, with its 95 % interval; supported: all "
     "of this is above the margin; refuted: all is below; a negative margin allows them to be worse by as much.",
@@ -46,7 +45,7 @@ def gather(outputs: Path, experiments: Path) -> Claims:
     for path in sorted(experiments.glob("*.yaml")):
         try:
             name, waiting = not_run(path)
-        except (ValueError, yaml.YAMLError) as error:
+        except (UserError, yaml.YAMLError) as error:
             damaged.append(f"{path}: {' '.join(str(error).split())}")
         else:
             untried.setdefault(name, []).extend(waiting)
@@ -56,7 +55,7 @@ def gather(outputs: Path, experiments: Path) -> Claims:
 
 def not_run(path: Path) -> tuple[str, list[Verdict]]:
     """The study of an experiment, and its hypotheses, with the command that would try them."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise UserError(f"expected keys and values, got {content!r}")
@@ -80,19 +79,13 @@ def row(study: str, verdict: Verdict) -> tuple[str, ...]:
     return study, verdict.claim, verdict.verdict, effect, margin, seeds, verdict.size
 
 
-def effect_text(effect: Estimate) -> str:
-    """With its interval, to two figures of that."""
-    reach = (effect.high - effect.low) / 2
-    if not reach > 0:  # of one seed there is none, or all seeds agree
-        return f"{effect.mean:+.4g}" + (" (1 seed)" if math.isnan(reach) else " (with every seed)")
-    decimals = max(0, 1 - math.floor(math.log10(reach)))
-    return "{:+z,.{d}f} [{:+z,.{d}f}, {:+z,.{d}f}]".format(effect.mean, effect.low, effect.high, d=decimals)
-
-
-def table(claims: Claims) -> Table:
-    found = Table(*HEADER, show_lines=True)
+def table(claims: Claims, width: int) -> Table:
+    """Of a terminal's width: columns of least weight are left out where it is narrow."""
+    shown = [place for place, title in enumerate(HEADER) if width >= LEAST_WIDTH.get(title, 0)]
+    found = Table(*(HEADER[place] for place in shown), show_lines=True)
     for name, verdict in claims.found:
-        found.add_row(*(Text(cell, overflow="fold") for cell in row(name, verdict)))
+        cells = row(name, verdict)
+        found.add_row(*(Text(cells[place], overflow="fold") for place in shown))
     return found
 
 
@@ -102,16 +95,9 @@ def reasons(claims: Claims) -> list[str]:
 
 def markdown(claims: Claims) -> str:
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]
-    rows = [row(name, verdict) for name, verdict in claims.found]
-    lines += [_line(_without_repetition(*pair)) for pair in zip([("",) * len(HEADER), *rows], rows, strict=False)]
+    lines += [_line(row(name, verdict)) for name, verdict in claims.found]
     parts = [lines, *([note] for note in NOTE), [f"- {_escaped(each)}" for each in [*reasons(claims), *claims.damaged]]]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
-
-
-def _without_repetition(before: Sequence[str], cells: Sequence[str]) -> list[str]:
-    """A row without its study and size where the row before has them."""
-    study, *rest, size = cells
-    return ["" if study == before[0] else study, *rest, "" if (study, size) == (before[0], before[-1]) else size]
 
 
 def _line(cells: Sequence[str]) -> str:
