@@ -28,8 +28,9 @@ from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.folder import RunFolder, commit
+from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config, identity
+from svhn_vae.runs.installation import commit
 from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress

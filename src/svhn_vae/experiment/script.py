@@ -1,5 +1,5 @@
-"""What src/generate.py, evaluate.py, judge.py and baselines.py have in common: a configuration from the command line,
-and an error or Ctrl-C told in one line."""
+"""What the commands generate, evaluate, judge, baselines and bench share: a configuration from the command line, and an
+error or Ctrl-C told in one line."""
 
 import argparse
 import os
@@ -15,12 +15,15 @@ from svhn_vae.errors import MEANT_FOR_A_PERSON, UserError, one_line, printable, 
 from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.preflight import Refused, plan
 from svhn_vae.experiment.turn import quiet
+from svhn_vae.runs.installation import as_typed, program
 
 
-def run_script(config_name: str, description: str, work: Callable[[DictConfig], None]) -> None:
+def run_script(config_name: str, description: str | None, work: Callable[[DictConfig], None]) -> None:
     """Calls `work` with conf/CONFIG_NAME.yaml and what the command line overrides. Exits with 1 and one line after an
     error that is meant for a person, with 130 after Ctrl-C; HYDRA_FULL_ERROR=1 shows the traceback."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=program(), description=as_typed(description or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for train.py")
     overrides = parser.parse_args().overrides
     signal.signal(signal.SIGINT, signal.default_int_handler)

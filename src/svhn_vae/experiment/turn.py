@@ -29,7 +29,8 @@ from svhn_vae.experiment.build import build_job, fit_device, load_data, load_jud
 from svhn_vae.experiment.configuration import plain
 from svhn_vae.experiment.loading import complete_scores
 from svhn_vae.runs.files import locked, replacing
-from svhn_vae.runs.folder import RunFolder, commit
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.installation import commit
 
 commit_now = functools.cache(commit)  # what this process has read
 

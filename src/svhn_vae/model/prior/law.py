@@ -60,6 +60,7 @@ class StandardNormal(Prior):
 
     def __init__(self, networks: Networks) -> None:
         super().__init__(networks)
+        self.origin: Tensor
         self.register_buffer("origin", torch.zeros(self.latent_dim), persistent=False)
 
     def log_prob(self, z: Tensor) -> Tensor:
