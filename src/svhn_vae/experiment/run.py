@@ -163,7 +163,7 @@ def fit_prior(job: Job) -> None:
     """On the posteriors of training images, everything else being as it is."""
     images = every_nth(job.data.dataset.train.images, MAX_FITTED)
     with on_device(job) as vae:
-        posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation, keep=False))
+        posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation))
         vae.prior.fit(*posteriors, derive_seed(Stream.PRIOR, job.config["seed"]))
     save_prior(job.module.vae, job.folder)
 

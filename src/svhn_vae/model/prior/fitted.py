@@ -12,7 +12,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-import zuko
 from torch import Tensor
 
 from svhn_vae.model.elbo import kl_to_standard_normal
@@ -122,6 +121,8 @@ class Flow(FittedPrior):
         learning_rate: float,
         weight_decay: float,
     ) -> None:
+        import zuko  # what most runs do without
+
         super().__init__(networks)
         check_takes_any_prior("flow", networks)
         for name, value in (("num_transforms", num_transforms), ("num_steps", num_steps), ("batch_size", batch_size)):
