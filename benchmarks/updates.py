@@ -35,7 +35,7 @@ class Noise(Source):
 
     num_train: int
     is_synthetic = True
-    name = "noise"
+    name: str = "noise"
 
     def read(self, split: str) -> LabelledImages:
         num, seed = (self.num_train, 0) if split == "train" else (100, 1)

@@ -79,7 +79,7 @@ def score_run(vae: VAE, splits: EvaluationSplits, *, split: str, iw_samples: int
     }
     details = {
         "iw_curve": weighted.curve,
-        "kl_per_latent": sum(passes.kl_per_latent).tolist(),
+        "kl_per_latent": torch.stack(passes.kl_per_latent).sum(0).tolist(),
     }
     return score._replace(
         metrics=bound | {f"{split}/{name}": value for name, value in found.items()},

@@ -137,4 +137,4 @@ def note_command(
 def noted_times(study: Path) -> list[float]:
     """When the commands that are noted were begun."""
     commands = read_json(study / "study.json").get("commands", [])
-    return [entry.get("time") for entry in commands if isinstance(entry, dict)]
+    return [entry["time"] for entry in commands if isinstance(entry, dict) and "time" in entry]

@@ -31,7 +31,7 @@ class LitVAE(L.LightningModule):
     a step takes longer than an update of a small network on a GPU, and so does a look at what came out.
     """
 
-    automatic_optimization = False
+    automatic_optimization: bool = False
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class LitVAE(L.LightningModule):
         return self.optimizer(weights, **as_fused(self.optimizer, weights[0].device))
 
     def on_train_start(self) -> None:
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()  # one
         self._update = Update(
             self.vae,
             self.objective,
@@ -117,7 +117,7 @@ class LitVAE(L.LightningModule):
         if len(sizes):
             found["train/gradient_norm"] = sizes[-1]
         if self.skips.max_gradient_norm is not None or self.skips.num_skipped:
-            found["train/skipped_updates"] = float(self.skips.num_skipped)
+            found["train/skipped_updates"] = torch.tensor(float(self.skips.num_skipped))
         self._log(found)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
