@@ -101,7 +101,7 @@ def judge_scores(judge: Judge, samples: Tensor, against: References) -> dict[str
     }
 
 
-class AsTheyAre(nn.Identity):
+class GivenFeatures(nn.Identity):
     """Features as they are; torchmetrics asks for their number."""
 
     def __init__(self, num_features: int) -> None:
@@ -114,7 +114,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     Not the FID, which is of Inception's features (Heusel et al. 2017): figures of different judges do not compare.
     """
-    metric = FrechetInceptionDistance(feature=AsTheyAre(a.shape[1]))
+    metric = FrechetInceptionDistance(feature=GivenFeatures(a.shape[1]))
     metric.update(a.double(), real=False)
     metric.update(b.double(), real=True)
     return metric.compute().item()
