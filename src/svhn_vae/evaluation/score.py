@@ -116,8 +116,9 @@ def concatenated(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
 def parts_of(vae: VAE, split: str, metrics: dict[str, float]) -> dict[str, float]:
     if not vae.variance.is_density:
         return {}
-    terms = ElboTerms(*(metrics[f"{split}/{name}"] for name in ElboTerms._fields))
-    return bits_of_parts(terms, NUM_DIMS, vae.representation.event_shape.numel())
+    terms = ElboTerms(*(torch.tensor(metrics[f"{split}/{name}"], dtype=torch.float64) for name in ElboTerms._fields))
+    parts = bits_of_parts(terms, NUM_DIMS, vae.representation.event_shape.numel())
+    return {name: value.item() for name, value in parts.items()}
 
 
 def per_image(passes: Passes, labels: Tensor) -> dict[str, Tensor]:

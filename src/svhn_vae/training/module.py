@@ -112,12 +112,12 @@ class LitVAE(L.LightningModule):
         made = epoch.means[epoch.loss.isfinite()]  # the updates of the others were left out
         objective, *terms = made.T.contiguous().mean(1)
         bound = bound_metrics("train", torch.stack(terms), is_density=self.vae.variance.is_density)
-        found = {"train/objective": objective, **bound}
+        found: dict[str, Any] = {"train/objective": objective, **bound}
         sizes = epoch.size[epoch.size.isfinite()]
         if len(sizes):
             found["train/gradient_norm"] = sizes[-1]
         if self.skips.max_gradient_norm is not None or self.skips.num_skipped:
-            found["train/skipped_updates"] = torch.tensor(float(self.skips.num_skipped))
+            found["train/skipped_updates"] = float(self.skips.num_skipped)
         self._log(found)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
