@@ -98,7 +98,7 @@ def test_what_was_scored_is_not_projected_again(dataset):
 
 
 def test_a_judge_is_asked_about_samples_and_analogies(dataset):
-    vae, judge = fitted("model=conv", SMALL).vae.eval(), Judge(4, 0.0).eval()
+    vae, judge = fitted("model=conv", SMALL).vae.eval(), Judge(4, 0.0, 3).eval()
     judge.test_accuracy.fill_(0.75)
     found = judged(vae, dataset, judge)
     assert found.metrics["judge/accuracy"] == 0.75

@@ -108,7 +108,7 @@ def make_files(folder: Path) -> None:
     moments_of(folder)
     baselines_of(folder)
     torch.manual_seed(0)
-    _write(Judge(JUDGE.width, JUDGE.dropout), JUDGE, _path(dataset(), JUDGE, folder / "small-cache"))
+    _write(Judge(JUDGE.width, JUDGE.dropout, 3), JUDGE, _path(dataset(), JUDGE, folder / "small-cache"))
 
 
 def dataset() -> Dataset:

@@ -32,6 +32,8 @@ def dequantise(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) 
 
     Makes a density of x a lower bound on the probability of the image (Theis et al. 2016).
     """
+    if images.dtype != torch.uint8:
+        raise UserError(f"expected images (N, C, H, W) of uint8 levels, got {tuple(images.shape)} {images.dtype}")
     generator, whole = torch.Generator(images.device).manual_seed(seed), (num_parts * len(images), *images.shape[1:])
     noise = torch.rand(whole, generator=generator, device=images.device).chunk(num_parts)[part]
     # 255 + u has 16 binary places in float32: a noise closer to 1 would round up into the next level.

@@ -24,7 +24,6 @@ from svhn_vae.runs.weights import load_tensors, save_tensors
 
 FORMAT = 1  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
-SIDE = 32  # pixels
 MAX_IMAGES = 10_000  # for the scales of channels and features
 CHUNK = 500  # images in the network at a time, when it does not learn: bounds memory
 
@@ -52,8 +51,8 @@ class Settings:
         for name in ("width", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"judge.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.max_shift < SIDE:
-            raise UserError(f"judge.max_shift must be in 0..{SIDE - 1} pixels, got {self.max_shift}")
+        if self.max_shift < 0:
+            raise UserError(f"judge.max_shift must be 0 or more pixels, got {self.max_shift}")
 
     @property
     def digest(self) -> str:
@@ -70,11 +69,11 @@ class Opinion(NamedTuple):
 class Judge(nn.Module):
     """Seven layers: a pair of convolutions at each of 32, 16 and 8 pixels, the mean over space, a linear one."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, num_channels: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
             [
-                nn.Sequential(*convolution_pair(3, width)),
+                nn.Sequential(*convolution_pair(num_channels, width)),
                 nn.Sequential(nn.MaxPool2d(2), *convolution_pair(width, 2 * width)),
                 nn.Sequential(nn.MaxPool2d(2), *convolution_pair(2 * width, 4 * width)),
             ]
@@ -82,7 +81,7 @@ class Judge(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.to_logits = nn.Linear(4 * width, NUM_DIGITS)
         for name in ("mean", "stddev"):  # of each channel of the training images
-            self.register_buffer(name, torch.ones(3, 1, 1))
+            self.register_buffer(name, torch.ones(num_channels, 1, 1))
         self.register_buffer("feature_stddev", torch.ones(7 * width))  # of the training images
         for name in ("val_accuracy", "test_accuracy", "seconds"):  # of training, on the machine that did it
             self.register_buffer(name, torch.zeros(()))
@@ -128,7 +127,7 @@ def judge_once(dataset: Dataset, settings: Settings, cache: Path, device: str) -
 
 def kept_judge(dataset: Dataset, settings: Settings, cache: Path, device: str) -> Judge | None:
     """None if there is none, or a damaged one."""
-    judge, path = Judge(settings.width, settings.dropout), _path(dataset, settings, cache)
+    judge, path = Judge(settings.width, settings.dropout, dataset.image_shape[0]), _path(dataset, settings, cache)
     try:
         judge.load_state_dict(load_tensors(path))
     except FileNotFoundError:
@@ -141,9 +140,10 @@ def kept_judge(dataset: Dataset, settings: Settings, cache: Path, device: str) -
 
 def fit(dataset: Dataset, settings: Settings, device: str) -> Judge:
     """A judge that learnt from the training images, with its accuracy on the others, which chose nothing."""
+    check(dataset, settings)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        judge = Judge(settings.width, settings.dropout)
+        judge = Judge(settings.width, settings.dropout, dataset.image_shape[0])
         x = centred(every_nth(dataset.train.images, MAX_IMAGES), 0)
         judge.mean.copy_(x.mean((0, 2, 3))[:, None, None])
         judge.stddev.copy_(x.std((0, 2, 3))[:, None, None])
@@ -154,6 +154,17 @@ def fit(dataset: Dataset, settings: Settings, device: str) -> Judge:
     judge.val_accuracy.fill_(accuracy(judge, dataset.val))
     judge.test_accuracy.fill_(accuracy(judge, dataset.test))
     return judge
+
+
+def check(dataset: Dataset, settings: Settings) -> None:
+    """Raises UserError for images that this network cannot learn to read."""
+    highest, side = int(dataset.train.labels.max()), min(dataset.image_shape[1:])
+    if not 1 <= highest < NUM_DIGITS:
+        raise UserError(
+            f"the judge needs images of 2 to {NUM_DIGITS} labels, the highest of {dataset.name} is {highest}"
+        )
+    if side < 4 or settings.max_shift >= side:
+        raise UserError(f"judge.max_shift={settings.max_shift} needs larger images, these have {side} pixels a side")
 
 
 def _learn(judge: Judge, train: LabelledImages, settings: Settings) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from svhn_vae.data.batches import EvaluationBatches, centred, every_nth
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import LabelledImages
-from svhn_vae.evaluation.bound import NUM_DIMS, evaluate, evaluation_pass, summarise
+from svhn_vae.evaluation.bound import evaluate, evaluation_pass, summarise
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
 from svhn_vae.evaluation.importance import Estimate, importance_weighted
 from svhn_vae.evaluation.latents import linear_probe, of_the_aggregate
@@ -66,12 +66,12 @@ def score_run(vae: VAE, represented: EvaluationSplits, *, split: str, iw_samples
     (images, labels), batches = getattr(represented.dataset, split), getattr(represented, split)
     is_density = vae.variance.is_density
     passes = run_passes(vae, batches)
-    bound = {name: value.item() for name, value in summarise(split, passes.evaluated, is_density=is_density).items()}
+    bound = {name: value.item() for name, value in summarise(split, passes.evaluated, num_dims=vae.num_dims).items()}
     score = Score(bound, parts_of(vae, split, bound), {}, per_image(passes, labels), None)
     if not math.isfinite(bound[f"{split}/elbo"]):
         return score
     estimates = importance_estimates(vae, batches, iw_samples)
-    curve = [curve_point(k, estimate, is_density=is_density) for k, estimate in estimates.items()]
+    curve = [curve_point(k, estimate, num_dims=vae.num_dims) for k, estimate in estimates.items()]
     calibrated = calibration(passes.residuals) if is_density else None
     found = {
         **(importance_metrics(curve[-1]) if curve else {}),
@@ -109,10 +109,10 @@ def run_passes(vae: VAE, batches: EvaluationBatches) -> Passes:
 
 
 def parts_of(vae: VAE, split: str, metrics: dict[str, float]) -> dict[str, float]:
-    if not vae.variance.is_density:
+    if vae.num_dims is None:
         return {}
     terms = ElboTerms(*(metrics[f"{split}/{name}"] for name in ElboTerms._fields))
-    return bits_of_parts(terms, NUM_DIMS, vae.representation.event_shape.numel())
+    return bits_of_parts(terms, vae.num_dims, vae.representation.event_shape.numel())
 
 
 def per_image(passes: Passes, labels: Tensor) -> dict[str, Tensor]:
@@ -131,9 +131,9 @@ def importance_estimates(vae: VAE, batches: EvaluationBatches, num_samples: int)
     }
 
 
-def curve_point(k: int, estimate: Estimate, *, is_density: bool) -> CurvePoint:
+def curve_point(k: int, estimate: Estimate, *, num_dims: int | None) -> CurvePoint:
     elbo, size = (array.mean().item() for array in estimate)
-    return CurvePoint(k, elbo, bits_per_dim(elbo, NUM_DIMS) if is_density else None, size)
+    return CurvePoint(k, elbo, bits_per_dim(elbo, num_dims) if num_dims else None, size)
 
 
 def importance_metrics(last: CurvePoint) -> dict[str, float]:

@@ -5,6 +5,7 @@
 
 import functools
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
-from svhn_vae.evaluation.bound import NUM_DIMS
 from svhn_vae.evaluation.judge import Judge, judge_once
 from svhn_vae.experiment.configuration import CONF, is_of_training, plain
 from svhn_vae.experiment.ranks import Place, num_ranks
@@ -33,9 +33,6 @@ from svhn_vae.training.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.training.history import History
 from svhn_vae.training.module import LitVAE
 from svhn_vae.training.whole_batch_layers import WholeBatchLayers
-
-IMAGE_SHAPE = (3, 32, 32)
-assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
 
 def make(group: str, node: DictConfig, **wired: Any) -> Any:
@@ -100,10 +97,14 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place:
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
 
 
-def build_vae(cfg: DictConfig) -> VAE:
-    """An untrained VAE, its representation not yet fitted; the same weights for the same seed."""
+def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None) -> VAE:
+    """An untrained VAE, its representation not yet fitted; the same weights for the same seed.
+
+    image_shape: (C, H, W); None: that of the configuration's data.
+    """
+    image_shape = image_shape or make("data", cfg.data).image_shape
     torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
-    representation = make("pca", cfg.pca, image_shape=IMAGE_SHAPE)
+    representation = make("pca", cfg.pca, image_shape=image_shape)
     variance = make("variance", cfg.variance, event_shape=representation.event_shape)
     networks = make(
         "model",

@@ -22,7 +22,7 @@ from svhn_vae.model.networks.interface import Networks
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import load_best, load_representation
+from svhn_vae.runs.weights import load_best, load_representation, stored_image_shape
 
 BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead}
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
@@ -42,7 +42,8 @@ def load_run(path: str | Path) -> VAE:
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
-        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance")))
+        shape = stored_image_shape(folder)
+        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance"), shape))
     load_best(vae, folder)
     load_representation(vae, folder)
     return vae.eval()

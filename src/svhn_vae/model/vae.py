@@ -74,5 +74,10 @@ class VAE(nn.Module):
         return own_rows(noise) if self.training else noise
 
     @property
+    def num_dims(self) -> int | None:
+        """Pixels of an image, by which its bits are divided; None where the bound is of no density of pixels."""
+        return self.representation.image_shape.numel() if self.variance.is_density else None
+
+    @property
     def device(self) -> torch.device:
         return self.representation.mean.device

@@ -95,7 +95,7 @@ class LitVAE(L.LightningModule):
         self._records.clear()
         made = epoch.means[epoch.loss.isfinite()]  # the updates of the others were left out
         objective, *terms = made.T.contiguous().mean(1)
-        bound = bound_metrics("train", torch.stack(terms), is_density=self.vae.variance.is_density)
+        bound = bound_metrics("train", torch.stack(terms), num_dims=self.vae.num_dims)
         found = {"train/objective": objective, "train/gradient_norm": self._gradient_norm, **bound}
         if self.skips.max_gradient_norm is not None or self.skips.num_skipped:
             found["train/skipped_updates"] = float(self.skips.num_skipped)
@@ -111,7 +111,7 @@ class LitVAE(L.LightningModule):
         self._evaluated.append(evaluate(self.vae, evaluation_pass(self.vae, batch, batch_idx)))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(summarise("val", self._evaluated, is_density=self.vae.variance.is_density), sync_dist=True)
+        self.log_dict(summarise("val", self._evaluated, num_dims=self.vae.num_dims), sync_dist=True)
         self._evaluated.clear()
 
     def _note(self, first: int, record: Record) -> None:
