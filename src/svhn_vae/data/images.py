@@ -152,8 +152,8 @@ def _opened(path: Path, size: int | None, channels: int | None) -> np.ndarray:
 
 def read_array(path: Path) -> LabelledImages:
     """The images of a .npy, or the `images` and `labels` of a .npz file."""
-    with _errors_of(path):
-        loaded = np.load(path, allow_pickle=False)
+    with _errors_of(path), path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             loaded = {"images": loaded}
         if "images" not in loaded:
@@ -171,13 +171,14 @@ def _fits(labels: np.ndarray) -> bool:
 
 def _with_channels_first(images: np.ndarray) -> np.ndarray:
     """(N, H, W), (N, H, W, C) or (N, C, H, W) uint8 -> (N, C, H, W)."""
+    given = f"{images.shape} {images.dtype}"
     images = images[:, None] if images.ndim == 3 else images
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
         raise DataError(
             "expected images (N, H, W), (N, H, W, C) or (N, C, H, W) of uint8 levels, grey or colour, got "
-            f"{images.shape} {images.dtype}: convert them"
+            f"{given}: convert them"
         )
     return np.ascontiguousarray(images)
 
