@@ -230,6 +230,12 @@ def test_no_pictures_are_one_line(tmp_path):
             images(root).image_shape  # noqa: B018
 
 
+def test_images_of_more_values_than_a_covariance_can_have_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 70, 90, 3), np.uint8))
+    with pytest.raises(DataError, match=r"^[^\n]*18,900 values[^\n]*data\.size=32$"):
+        images(tmp_path / "x.npy").image_shape  # noqa: B018
+
+
 def test_a_changed_folder_has_another_fingerprint(tmp_path):
     source = images(write(tmp_path))
     before = source.fingerprint()

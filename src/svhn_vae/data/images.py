@@ -6,6 +6,7 @@ Files are untrusted: nothing is unpickled, and whatever is wrong with a file is 
 
 import gzip
 import hashlib
+import math
 import os
 import tarfile
 import warnings
@@ -28,6 +29,7 @@ ARRAYS = (".npz", ".npy")
 GREY = ("1", "L", "LA")  # Pillow's modes; of 16 bits and of floats are I and F
 DEEP = ("I", "F")
 MAX_LABELS = 256
+MAX_VALUES = 64 * 64 * 3  # of an image: the eigenvectors of a covariance of D values take D^3, here an hour of a core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +66,16 @@ class Images(Source):
     def image_shape(self) -> tuple[int, int, int]:
         place, _ = self._place("train")
         if place.suffix in ARRAYS:
-            return tuple(read_array(place).images.shape[1:])
-        with _errors_of(first := pictures_in(place)[0]):
-            return _opened(first, self.size, self.channels).shape[-3:]
+            shape = tuple(read_array(place).images.shape[1:])
+        else:
+            with _errors_of(first := pictures_in(place)[0]):
+                shape = _opened(first, self.size, self.channels).shape
+        if math.prod(shape) > MAX_VALUES:
+            raise DataError(
+                f"data.root={self.root}: images {shape} have {math.prod(shape):,} values, more than {MAX_VALUES:,}: "
+                "their covariance takes hours: resize them by data.size=32"
+            )
+        return shape
 
     def read(self, split: str) -> LabelledImages:
         place, is_whole = self._place(split)
