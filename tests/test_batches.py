@@ -58,12 +58,9 @@ def chunks_of_ten(monkeypatch):
     monkeypatch.setattr(batches, "CHUNK", 10)
 
 
-WHOLE = {"part": 0, "num_parts": 1}
-
-
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:
     usual = {"batch_size": 4, "per_step": 1, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0}
-    return TrainingBatches(images, representation, epoch=epoch, **WHOLE | usual | settings)
+    return TrainingBatches(images, representation, epoch=epoch | usual | settings)
 
 
 def taken(images, representation, **settings) -> list[Features]:

@@ -8,10 +8,11 @@ from sklearn.decomposition import PCA as SklearnPCA
 from torch import Tensor
 
 from conftest import in_batches
-from svhn_vae.evaluation.importance import importance_weighted, latent_noise, log_weight
+from svhn_vae.evaluation.bound import importance_weighted, latent_noise, log_weight
 from svhn_vae.model.coordinates import DCT, PCA, Features, Frequencies, Pixels, Representation
 from svhn_vae.model.covariance import sample_moments
 from svhn_vae.model.networks.interface import OneLevel
+from svhn_vae.model.prior import StandardNormal
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance import GaussianHead
 
@@ -81,7 +82,8 @@ def probabilistic_pca(representation: Representation, x: Tensor) -> tuple[VAE, F
     b = (torch.from_numpy(oracle.mean_).float() @ linear + origin).squeeze(0)
     variance = noise * linear.square().sum(0)  # the rows of `linear` are orthogonal
     networks = LinearGaussian(linear.T @ W, b, variance, representation.event_shape)
-    return VAE(representation, networks, Given(variance.view(representation.event_shape))).eval(), features
+    head = Given(variance.view(representation.event_shape))
+    return VAE(representation, networks, head, StandardNormal(networks)).eval(), features
 
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)

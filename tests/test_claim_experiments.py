@@ -59,7 +59,7 @@ def test_there_are_24_claims():
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_an_experiment_says_how_to_run_it_and_what_it_asks(name):
-    package, command, *_ = Path(FOLDER / f"{name}.yaml").read_text().splitlines()
+    package, command, *_ = Path(FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     assert package == "# @package _global_"
     assert command == f"# python src/train.py -m experiment=claims/{name} data.root=FOLDER data.verify=none"
     cfg = composed(f"experiment=claims/{name}")

@@ -1,15 +1,17 @@
 """The table of claims, by the command itself: every study's verdicts, what has no runs, what is damaged."""
 
-import itertools
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from conftest import REPO
-from svhn_vae.report.claims import HEADER, NOTE, effect_text, gather
+from svhn_vae.report.hypotheses import effect_text
+from svhn_vae.report.hypotheses.claims import HEADER, NOTE, gather, table
 from svhn_vae.report.statistics import Estimate
 from test_hypotheses import NOISE, Study, hypothesis
 
@@ -100,11 +102,6 @@ def test_an_experiment_that_has_only_been_asked_is_not_run(outputs, experiments)
     assert found(outputs, experiments) == DUE
 
 
-def test_a_study_that_has_only_been_asked_and_is_no_experiment_is_undecided(outputs, experiments):
-    write_study(outputs / "b", hypothesis(), num_seeds=0)
-    assert found(outputs, experiments) == [*DUE[:2], ("b", "A claim.", "undecided"), *DUE[2:]]
-
-
 def test_what_states_no_hypothesis_is_no_claim(outputs, experiments):
     write_study(outputs / "quiet")
     (outputs / "older" / "run").mkdir(parents=True)
@@ -175,6 +172,19 @@ def test_the_command_prints_a_table_and_writes_it(outputs, experiments):
     assert [path.name for path in outputs.glob("*claims.md*")] == ["claims.md"]
 
 
+@pytest.mark.parametrize("width", range(40, 121, 5))
+def test_claims_and_verdicts_can_be_read_at_every_width(outputs, experiments, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(gather(outputs, experiments), width))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    titles = [title.strip() for title in lines[1].strip("┃").split("┃")]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    for name in ("claim", "verdict"):
+        folded = "".join(row[titles.index(name)] for row in cells).replace(" ", "")
+        assert all(row[HEADER.index(name)].replace(" ", "") in folded for row in DUE)
+
+
 def test_markdown_is_what_is_written(outputs, experiments):
     (outputs / "hurt").mkdir()
     (outputs / "hurt" / "study.json").write_text("{")
@@ -185,8 +195,7 @@ def test_markdown_is_what_is_written(outputs, experiments):
     assert cells[0] == list(HEADER)
     assert all(len(row) == len(HEADER) for row in cells)
     due = [[cell.replace("|", "/") for cell in row] for row in DUE]
-    shown = [["" if row[0] == before[0] else row[0], *row[1:]] for before, row in itertools.pairwise([[""], *due])]
-    assert [row[:3] for row in cells[2:]] == shown
+    assert [row[:3] for row in cells[2:]] == due
     mean = 0.1 + (NOISE[1] - NOISE[0]).mean()
     assert cells[4][3].startswith(f"{mean:+.3f} [+0.0")
     assert cells[4][3].endswith("] test/bits_per_dim")
@@ -211,7 +220,8 @@ def test_a_missing_folder_is_a_line(tmp_path):
 
 
 def test_claims_need_neither_torch_nor_matplotlib():
-    code = "import sys, svhn_vae.report.claims; print({'torch', 'lightning', 'hydra', 'matplotlib'} & set(sys.modules))"
+    heavy = "{'torch', 'lightning', 'hydra', 'matplotlib'}"
+    code = f"import sys, svhn_vae.report.hypotheses.claims; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
 

@@ -1,4 +1,5 @@
-"""A run that diverged keeps its last finite state, with pictures and scores of it, and leaves the test images alone."""
+"""Updates that were left out are counted, and too many of them are divergence. A run that diverged keeps its last
+finite state, with pictures and scores of it, and leaves the test images alone."""
 
 import json
 import math
@@ -14,8 +15,7 @@ from svhn_vae.experiment import run as job
 from svhn_vae.model.coordinates import Features
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import read_checkpoint
-from svhn_vae.training import checkpoints
-from svhn_vae.training.divergence import head_state, load_last_finite
+from svhn_vae.training.divergence import Skips, head_state, load_last_finite
 from svhn_vae.training.update import Record, Update
 from test_checkpoints import tiny_job
 from test_lit import features, fitted_module
@@ -25,7 +25,7 @@ def spoil(monkeypatch, is_bad: Callable[[int], bool]) -> None:
     """The loss of some steps is NaN."""
     update, steps = Update.__call__, count()
 
-    def spoilt(self: Update, batch: Features, epoch: int) -> Record:
+    def spoilt(self: Update, batch: Features, epoch: torch.Tensor) -> Record:
         return update(self, batch._replace(y=batch.y * (math.nan if is_bad(next(steps)) else 1)), epoch)
 
     monkeypatch.setattr(Update, "__call__", spoilt)
@@ -38,8 +38,7 @@ def diverging(monkeypatch):
     return lambda first: spoil(monkeypatch, lambda step: step >= first)
 
 
-def test_the_last_finite_state_stays(diverging, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "WRITING", math.inf)
+def test_the_last_finite_state_stays(diverging, tmp_path):
     diverging(4)  # in the second of epochs of three steps
     whole = tiny_job(tmp_path / "run", "skips.max_skips=3")
     with pytest.raises(Diverged, match="the loss was not finite at step 4, and so for 4 steps in a row") as error:
@@ -100,3 +99,61 @@ def test_the_best_checkpoint_is_taken_and_where_it_is_damaged_the_last(tmp_path)
     assert load_last_finite(vae, folder) == folder.last_checkpoint
     torch.save({"state_dict": vae.state_dict()}, folder.best_checkpoint)
     assert load_last_finite(vae, folder) == Path(folder.best_checkpoint)
+
+
+def noted(*losses: float, max_skips: int = 2, size: float = 0.0) -> Skips:
+    skips = Skips(max_gradient_norm=None, max_skips=max_skips)
+    skips.begin_epoch()
+    for step, loss in enumerate(losses):
+        skips.note(step, is_left_out=not math.isfinite(loss + size), loss=loss, size=size)
+    return skips
+
+
+def test_only_skips_in_a_row_are_too_many():
+    skips = noted(*[1.0, math.nan, math.inf] * 3)
+    assert (skips.num_skipped, skips.num_in_a_row, skips.are_too_many) == (6, 2, False)
+    skips = noted(*[1.0, math.nan, math.inf] * 3, math.nan)
+    assert skips.are_too_many
+    assert skips.first_in_a_row == 7
+    assert skips.in_words() == (
+        "the loss was not finite at step 7, and so for 3 steps in a row; the last finite loss was 1.0 nats"
+    )
+
+
+def test_nothing_is_counted_after_the_one_too_many():
+    """However many updates there are in a step."""
+    one, other = noted(*[math.nan] * 3), noted(*[math.nan] * 9, 1.0)
+    assert one.state_dict() == other.state_dict()
+    assert other.are_too_many
+
+
+def test_the_reason_is_the_firsts():
+    assert "the gradient was not finite at step 0" in noted(1.0, size=math.inf).in_words()
+    skips = Skips(max_gradient_norm=5.0, max_skips=0)
+    skips.note(4, is_left_out=True, loss=1.0, size=6.0)
+    assert skips.in_words().startswith("the gradient's norm was 6 at step 4, above skips.max_gradient_norm, and so")
+
+
+def test_an_epoch_without_a_finite_loss():
+    assert noted(math.nan).are_all_of_an_epoch
+    assert not noted(math.nan, 1.0).are_all_of_an_epoch
+    assert not noted().are_all_of_an_epoch
+
+
+def test_its_state_goes_on():
+    skips, other = noted(1.0, math.nan), noted()
+    other.load_state_dict(skips.state_dict())
+    assert other.state_dict() == skips.state_dict()
+    assert other.in_words() == skips.in_words()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"max_gradient_norm": 0, "max_skips": 1}, "max_gradient_norm must be above 0 or null, got 0"),
+        ({"max_gradient_norm": None, "max_skips": -1}, "max_skips must be 0 or more, got -1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(settings, text):
+    with pytest.raises(ValueError, match=text):
+        Skips(**settings)

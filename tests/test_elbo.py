@@ -10,6 +10,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
 from svhn_vae.model.networks import OneLevel
+from svhn_vae.model.prior import StandardNormal
 from svhn_vae.model.residual import Spectrum
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance import Fixed
@@ -46,7 +47,8 @@ def linear_gaussian_vae() -> VAE:
     representation.mean = torch.zeros(())  # where the model is
     representation.residual = Spectrum(0, 1)
     representation.residual.fit(torch.empty(0))
-    return VAE(representation, LinearGaussian(), Fixed((6,), sigma=SIGMA))
+    networks = LinearGaussian()
+    return VAE(representation, networks, Fixed((6,), sigma=SIGMA), StandardNormal(networks))
 
 
 def test_bound_of_a_linear_gaussian_vae_is_its_closed_form_likelihood():

@@ -18,7 +18,7 @@ from conftest import REPO
 from svhn_vae import load_run
 
 DATA = ("data=synthetic", "data.num_train=1200", "data.num_test=200")
-TINY = (*DATA, "trainer=demo", "network_scale=0.03125", "trainer.max_epochs=2")
+TINY = (*DATA, "trainer=demo", "network_scale=0.03125", "trainer.max_epochs=2", "judge=false")
 
 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -71,7 +71,7 @@ def test_table_has_the_best_row_first(sweep):
 
 def test_every_run_leaves_what_the_readme_promises(sweep):
     folder, _ = sweep
-    for run in (folder / "outputs" / "default").glob("dense-*"):
+    for run in (folder / "outputs" / "default").glob("small_dense-*"):
         for name in (
             "status.json",
             "result.json",
@@ -90,7 +90,7 @@ def test_every_run_leaves_what_the_readme_promises(sweep):
 
 def test_result_is_complete(sweep):
     folder, _ = sweep
-    run = next((folder / "outputs" / "default").glob("dense-relu_eps-synthetic-pca500-raw-*"))
+    run = next((folder / "outputs" / "default").glob("small_dense-relu_eps-synthetic-pca500-raw-*"))
     content = json.loads((run / "result.json").read_text())
     metrics = content["metrics"]
     assert content["data"]["synthetic"] is True
@@ -108,7 +108,7 @@ def test_tensorboard_holds_scalars_pictures_histograms_and_hyperparameters(sweep
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder, _ = sweep
-    run = next((folder / "outputs" / "default").glob("dense-*"))
+    run = next((folder / "outputs" / "default").glob("small_dense-*"))
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     tags = events.Tags()
     assert {"train/bits_per_dim", "val/bits_per_dim", "test/bits_per_dim", "val/kl"} <= set(tags["scalars"])
@@ -129,7 +129,7 @@ def test_finished_runs_are_not_run_again(sweep):
 
 def test_a_run_loads_from_a_folder_moved_elsewhere(sweep, tmp_path):
     folder, _ = sweep
-    run = next((folder / "outputs" / "default").glob("dense-logvar-synthetic-pca500-white-*"))
+    run = next((folder / "outputs" / "default").glob("small_dense-logvar-synthetic-pca500-white-*"))
     moved = shutil.copytree(run, tmp_path / "moved")
     vae = load_run(moved)
     assert not vae.training
@@ -145,7 +145,7 @@ def test_loading_what_is_no_run_says_so(tmp_path):
 
 def test_a_different_data_set_under_the_same_configuration_is_refused(sweep, tmp_path):
     folder = shutil.copytree(sweep[0], tmp_path / "copy")
-    run = next((folder / "outputs" / "default").glob("dense-relu_eps-synthetic-pca500-raw-*"))
+    run = next((folder / "outputs" / "default").glob("small_dense-relu_eps-synthetic-pca500-raw-*"))
     status = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps({**status, "data": "another"}))
     refused = train(folder, *TINY)
@@ -166,7 +166,9 @@ def test_rerun_keeps_the_earlier_run(sweep, tmp_path):
     folder = shutil.copytree(sweep[0], tmp_path / "copy")
     done = train(folder, *TINY, "rerun=true")
     assert done.returncode == 0, done.stderr
-    assert len(list((folder / "outputs" / "default").glob("dense-relu_eps-synthetic-pca500-raw-*.previous1"))) == 1
+    assert (
+        len(list((folder / "outputs" / "default").glob("small_dense-relu_eps-synthetic-pca500-raw-*.previous1"))) == 1
+    )
     assert len(runs(folder)) == 5
 
 

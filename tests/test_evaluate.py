@@ -18,8 +18,7 @@ from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.evaluation.baselines import gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.judged import judged
-from svhn_vae.evaluation.samples import generated, judge_scores, references
+from svhn_vae.evaluation.samples import generated, judge_scores, references, sample_metrics
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.model.elbo import bits_per_dim
@@ -90,30 +89,37 @@ def test_training_images_are_scored_as_test_images_are(dataset):
 
 def test_what_was_scored_is_not_projected_again(dataset):
     vae = fitted_module().vae
-    represented = EvaluationSplits(dataset, vae.representation)
-    score_run(vae, represented, split="test", iw_samples=2)
-    split_metrics(vae, represented.seen, "seen")
+    splits = EvaluationSplits(dataset, vae.representation)
+    score_run(vae, splits, split="test", iw_samples=2)
+    split_metrics(vae, splits.seen, "seen")
     vae.representation.register_forward_hook(lambda *_: pytest.fail("projected again"))
-    gaussian_post_loss(vae, represented)
+    gaussian_post_loss(vae, splits)
 
 
 def test_a_judge_is_asked_about_samples_and_analogies(dataset):
     vae, judge = fitted("model=conv", SMALL).vae.eval(), Judge(4, 0.0, 3).eval()
-    judge.test_accuracy.fill_(0.75)
-    found = judged(vae, dataset, judge)
-    assert found.metrics["judge/accuracy"] == 0.75
-    kinds = {name.partition("/")[0] for name in found.metrics}
-    assert kinds == {"samples", "noisy_samples", "validation", "analogies", "judge"}
-    real = references(judge, dataset.test.images, dataset.train.images)
-    assert found.scores["validation"] == judge_scores(judge, dataset.val.images, real)
-    means = generated(vae, len(dataset.val.labels), noisy=False)
-    assert found.scores["samples"] == judge_scores(judge, means, real)
-    assert found.scores["noisy_samples"] != found.scores["samples"]
-    assert judged(vae, dataset, judge) == found
+    judge.accuracy.fill_(0.75)
+    judge.temperature.fill_(1e-3)  # sure of all that it says
+    state = torch.get_rng_state()
+    found = sample_metrics(vae, dataset, judge)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found["judge/accuracy"] == 0.75
+    assert {name.partition("/")[0] for name in found} == {
+        "samples", "noisy_samples", "validation", "analogies", "judge"
+    }  # fmt: skip
+    against, of_validation = references(judge, dataset)
+    assert of_validation == judge_scores(judge, dataset.val.images, against)
+    means = generated(vae, NUM_TEST, noisy=False)  # as many as test images
+    due = {name: value for name, value in judge_scores(judge, means, against).items() if math.isfinite(value)}
+    assert {name: found[f"samples/{name}"] for name in due} == due
+    assert found["noisy_samples/frechet"] != found["samples/frechet"]
+    assert sample_metrics(vae, dataset, judge) == found
 
 
 def test_without_samples_there_is_no_curve(dataset):
-    found = scored(fitted("model=conv", SMALL).vae, dataset, split="val", iw_samples=0)
+    vae, state = fitted("model=conv", SMALL).vae, torch.get_rng_state()
+    found = scored(vae, dataset, split="val", iw_samples=0)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's random numbers are the caller's
     assert not any("iw_" in name or "effective" in name for name in found.metrics)
     assert {name.split("/")[0] for name in found.metrics} == {"val"}
     assert found.details["iw_curve"] == []
@@ -133,7 +139,7 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     done = train(folder, *TINY, "iw_samples=5")
     assert done.returncode == 0, done.stdout
-    [run] = (folder / "outputs" / "default").glob("dense-*")
+    [run] = (folder / "outputs" / "default").glob("small_dense-*")
     return run
 
 
@@ -169,7 +175,7 @@ def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_the_script_prints_the_scores_and_leaves_the_run_alone(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    done = evaluate(finished.parent, f"run={finished.name}", "iw_samples=5")
+    done = evaluate(finished.parent, f"run={finished.name}", "judge=false")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     metrics = json.loads((finished / "result.json").read_text())["metrics"]
@@ -207,18 +213,52 @@ def test_a_run_refuses_a_negative_number_of_samples_before_it_trains(tmp_path):
     assert "refused: iw_samples must be 0 or more, got -1" in refused.stdout
 
 
-def test_samples_are_judged_beside_validation_images(finished):
-    done = evaluate(finished.parent, f"run={finished}", "iw_samples=0", "judge=true")
+JUDGED = {"samples/frechet", "samples/legibility", "noisy_samples/recall", "validation/frechet", "judge/accuracy"}
+
+
+def without_training(run: Path) -> dict:
+    """What a run has that another training would change."""
+    return {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+
+
+def test_the_script_adds_what_the_result_lacks(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / finished.name)
+    before, weights = json.loads((run / "result.json").read_text()), without_training(run)
+    done = evaluate(tmp_path, f"run={run.name}", "iw_samples=7", "cache=cache")
     assert done.returncode == 0, done.stderr
-    for words in (
-        "by a judge that reads",
-        "validation images",
-        "frechet",
-        "recall",
-        "memorised",
-        "the judge sees the source's digit in",
-    ):
+    for words in ("by a judge that reads", "validation images", "frechet", "legibility", "memorised",
+                  "the judge sees the source's digit in"):  # fmt: skip
         assert words in done.stdout
+    after = json.loads((run / "result.json").read_text())
+    assert set(after["metrics"]) >= JUDGED
+    assert after["metrics"]["test/iw_k"] == 7
+    assert [point["k"] for point in after["details"]["iw_curve"]] == [1, 2, 4, 7]
+    assert load_file(run / "per_image.safetensors")["iw_elbo"].mean().item() == pytest.approx(
+        after["metrics"]["test/iw_elbo"], rel=1e-5
+    )
+    kept = {name: value for name, value in before["metrics"].items() if "iw_" not in name and "effective" not in name}
+    assert {name: after["metrics"][name] for name in kept} == kept
+    assert without_training(run) == weights
+    again = (run / "result.json").read_bytes()
+    assert evaluate(tmp_path, f"run={run.name}", "iw_samples=2", "cache=cache").returncode == 0  # fewer, and judged
+    assert (run / "result.json").read_bytes() == again
+
+
+def test_the_same_command_adds_what_is_asked_for_now(finished, tmp_path):
+    """To runs that are done: without training, and once."""
+    shutil.copytree(finished.parents[2], tmp_path, dirs_exist_ok=True)
+    run = tmp_path / finished.relative_to(finished.parents[2])
+    weights = without_training(run)
+    words = [word for word in TINY if word != "judge=false"]
+    done = train(tmp_path, *words, "iw_samples=6")
+    assert done.returncode == 0, done.stdout
+    assert "done already" in done.stdout
+    assert "scored with what is asked for now" in done.stdout
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    assert set(metrics) >= JUDGED
+    assert metrics["test/iw_k"] == 6
+    assert without_training(run) == weights
+    assert "scored with" not in train(tmp_path, *words, "iw_samples=6").stdout
 
 
 def test_other_images_are_scored_only_when_asked_for(finished, tmp_path):
@@ -229,6 +269,6 @@ def test_other_images_are_scored_only_when_asked_for(finished, tmp_path):
     (run / "result.json").write_text(json.dumps(result))
     refused = evaluate(tmp_path, "run=run")
     assert (refused.returncode, "ran on other images" in refused.stderr) == (1, True)
-    done = evaluate(tmp_path, "run=run", "other_images=true", "iw_samples=0")
+    done = evaluate(tmp_path, "run=run", "other_images=true", "iw_samples=0", "judge=false")
     assert "200 test images that are not the run's: synthetic data" in " ".join(done.stdout.split())
     assert "(-)" not in done.stdout  # baselines of those images are not the run's

@@ -169,7 +169,7 @@ def whole(tmp_path_factory) -> Path:
 
 NAMES = (
     ".hydra/config.yaml", "basis.safetensors", "best.ckpt", "cached baselines", "cached judge", "cached moments",
-    "calibration.safetensors", "compressed.mat", "config.yaml, its data", "history.csv", "last.ckpt",
+    "compressed.mat", "config.yaml, its data", "history.csv", "last.ckpt",
     "order_of_learning.safetensors",
     "per_image.safetensors", "plain.mat", "representation.safetensors", "result.json", "status.json", "study.json",
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """src/generate.py, as a user types it, on a tiny finished run."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     done = train(folder, *TINY)
     assert done.returncode == 0, done.stdout
-    [run] = (folder / "outputs" / "default").glob("dense-*")
+    [run] = (folder / "outputs" / "default").glob("small_dense-*")
     return run
 
 
@@ -58,8 +59,9 @@ def test_the_pictures_of_training_are_generated_again_and_another_seed_gives_oth
     assert set(drawn) >= {f"{name}.png" for name in ("data", "samples", "reconstructions")}
     assert generate(tmp_path, f"run={run}", "pictures=samples").returncode == 0
     assert (run / "figures" / "samples.png").read_bytes() == drawn["samples.png"]
-    assert generate(tmp_path, f"run={run}", "pictures=samples", "seed=1").returncode == 0
-    assert (run / "figures" / "samples.png").read_bytes() != drawn["samples.png"]
+    for other in ("seed=1", "temperature=0.5"):
+        assert generate(tmp_path, f"run={run}", "pictures=samples", other).returncode == 0
+        assert (run / "figures" / "samples.png").read_bytes() != drawn["samples.png"]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,7 @@ def test_the_pictures_of_training_are_generated_again_and_another_seed_gives_oth
         ([], "run=FOLDER is missing"),
         (["run=nowhere"], "nowhere is not a finished run: there is no .hydra/config.yaml"),
         (["run=run", "pictures=[samples,sample]"], "pictures must be among data, samples, "),
+        (["run=run", "temperature=-1"], "temperature must be 0 or more, got -1"),
         (["run=run", "seed=-1"], "seed must be a whole number, 0 or more, got -1"),
         (["run=run", "data_root=elsewhere"], "data_root=elsewhere is for images from files"),
     ],
@@ -75,6 +78,18 @@ def test_the_pictures_of_training_are_generated_again_and_another_seed_gives_oth
 def test_bad_input_is_one_line(arguments, message, finished, tmp_path):
     (tmp_path / "run").symlink_to(finished)
     refused(generate(tmp_path, *arguments), message)
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "svg"])
+def test_plots_are_drawn_whatever_a_notebook_exports(backend):
+    """MPLBACKEND of a backend that is not installed: matplotlib itself cannot be imported with it."""
+    plot = (
+        "from svhn_vae.pictures.sheet import rendered; from matplotlib.figure import Figure; f = Figure(); f.subplots()"
+    )
+    command = [sys.executable, "-c", f"{plot}; assert rendered(f).std() > 0; import matplotlib.pyplot"]
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": str(REPO / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def refused(done: subprocess.CompletedProcess, message: str) -> None:
@@ -118,7 +133,7 @@ def test_files_may_have_moved(tmp_path):
     done = train(tmp_path, *tiny, "data.root=old", "data.verify=none", "pca.n_components=20")
     assert done.returncode == 0, done.stdout
     (tmp_path / "old").rename(tmp_path / "new")
-    [run] = (tmp_path / "outputs" / "default").glob("dense-*")
+    [run] = (tmp_path / "outputs" / "default").glob("small_dense-*")
     arguments = [f"run={run.relative_to(tmp_path)}", "pictures=likely"]
     refused(generate(tmp_path, *arguments), "old")
     moved = generate(tmp_path, *arguments, "data_root=new")

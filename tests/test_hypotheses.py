@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from scipy import stats
 
 from conftest import CONF
 from svhn_vae.report.collect import read_runs
 from svhn_vae.report.hypotheses import Verdict, parse, verdicts
-from svhn_vae.report.svg import drawn, styled
-from svhn_vae.report.verdict_plot import draw
+from svhn_vae.report.plots import draw_verdict, verdict_drawing
 
 BITS = "test/bits_per_dim"
 CONFIG = {
@@ -186,13 +186,6 @@ def test_the_margin_decides(paired, margin, due):
     assert paired.verdict(margin=margin).verdict == due
 
 
-def test_to_lose_little_is_supported_by_a_negative_margin(paired):
-    sides = {"favours": {"variance": "fixed"}, "over": {"variance": "per_dimension"}}
-    assert paired.verdict(**sides).verdict == "refuted"
-    assert paired.verdict(**sides, margin=-0.05).verdict == "refuted"
-    assert paired.verdict(**sides, margin=-0.2).verdict == "supported"
-
-
 def test_an_interval_that_holds_the_margin_is_undecided(study):
     for seed, (a, b) in enumerate(NOISE.T):
         study.add(3.0 + a, seed=seed, variance="per_dimension")
@@ -280,16 +273,8 @@ def test_missing_cells_are_left_out_on_both_sides_and_said(study):
     found = study.verdict()
     assert found.effect.mean == pytest.approx(np.mean(by_seed(differences)))
     assert found.num_runs == 14
-    assert "not every seed has every setting" in found.reason
     assert "left out of variance=per_dimension: 1 without a counterpart (optimizer.lr=0.0001: 1)" in found.reason
     assert "left out of variance=fixed: 1 without a counterpart (optimizer.lr=0.005: 1)" in found.reason
-
-
-def test_a_setting_that_one_side_alone_was_run_at_is_left_out(study):
-    crossed(study, without={("b", seed, 5e-3) for seed in range(3)})
-    found = study.verdict()
-    assert found.num_runs == 12
-    assert "3 without a counterpart (optimizer.lr=0.005: 3)" in found.reason
 
 
 def test_what_follows_from_a_choice_does_not_keep_runs_apart(study):
@@ -328,15 +313,6 @@ def test_what_follows_from_a_crossed_setting_and_the_claim_does_not_keep_runs_ap
     assert found.reason == ("paired by seed and optimizer.lr, t over 3 seeds; the sides differ also in batch_size")
 
 
-def test_what_some_runs_do_not_have_does_not_keep_runs_apart(study):
-    """A run that failed before it had read its data."""
-    for seed in range(3):
-        study.add(3.0 + NOISE[0, seed], seed=seed, variance="per_dimension")
-        study.add(3.5, seed=seed)
-    study.add(None, "failed", seed=3, digest=None)
-    assert study.verdict().reason == "paired by seed, t over 3 seeds; left out of variance=fixed: 1 failed (seed 3)"
-
-
 def test_what_follows_from_the_claim_and_another_choice_does_not_keep_runs_apart(study):
     """The width follows from the scale, which the claim is about, and there is none where the model is conv."""
     for seed, scale in itertools.product(range(2), (1, 2)):
@@ -358,16 +334,6 @@ def test_sides_that_differ_in_what_the_claim_does_not_name_are_said(study):
     assert found.reason.endswith("the sides differ also in optimizer.lr")
 
 
-def test_settings_that_change_places_between_the_sides_are_said(study):
-    """Within each side the model decides the rate, but not the same way."""
-    for seed, (model, rate, other) in itertools.product(range(2), (("dense", 1e-4, 1e-3), ("conv", 1e-3, 1e-4))):
-        study.add(3.0 + NOISE[0, seed], seed=seed, model=model, optimizer__lr=rate, variance="per_dimension")
-        study.add(3.5, seed=seed, model=model, optimizer__lr=other)
-    assert study.verdict().reason.endswith(
-        "paired by seed and model, t over 2 seeds; the sides differ also in optimizer.lr"
-    )
-
-
 def test_runs_on_other_images_are_not_compared(study):
     for seed in range(3):
         study.add(3.0 + NOISE[0, seed], seed=seed, variance="per_dimension")
@@ -375,7 +341,7 @@ def test_runs_on_other_images_are_not_compared(study):
         study.add(1.0, seed=seed, digest="fedcba9876543210")
     found = study.verdict()
     assert found.num_runs == 6
-    assert "left out of variance=fixed: 3 without a counterpart (data.digest=fedcba9876543210: 3)" in found.reason
+    assert "left out of variance=fixed: 3 without a counterpart (data.test_digest=fedcba9876543210: 3)" in found.reason
 
 
 def test_a_claim_about_the_data_compares_runs_on_other_images(study):
@@ -418,15 +384,6 @@ def test_another_metric_is_subtracted(study):
     assert found.favours == "all runs"
 
 
-def test_each_seed_is_one_value_however_many_settings_it_has(study):
-    differences = crossed(study)
-    values = [3.1 + np.mean([300 * lr for lr in RATES]) - 0.1 + value for value in by_seed(differences)]
-    due = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    found = study.verdict(favours={"variance": "fixed"}, over=None, better="higher")
-    assert (found.num_seeds, found.num_runs) == (3, 9)
-    assert (found.effect.low, found.effect.high) == pytest.approx(tuple(due))
-
-
 @pytest.mark.parametrize(
     ("metric", "due"),
     [("baseline/uniform", 8.0), ("cost/num_parameters", 967_000), ("details/post_loss_of_gaussian", -400.0)],
@@ -456,15 +413,6 @@ def test_seeds_that_agree_decide_by_their_value_without_a_p_value(study):
     assert math.isnan(found.effect.p_value)
     assert "alike with all 3 seeds, which leaves no spread to test: the value alone decides" in found.reason
     assert study.verdict(margin=0.2).verdict == "refuted"
-
-
-def test_runs_without_any_difference_are_undecided(study):
-    for seed in range(3):
-        study.add(3.0, seed=seed, variance="per_dimension")
-        study.add(3.0, seed=seed)
-    found = study.verdict()
-    assert (found.verdict, found.effect.mean) == ("undecided", 0.0)
-    assert found.reason.startswith("the effect is the margin; ")
 
 
 @pytest.mark.parametrize("changes", [(1e-15, 2e-15, 3e-15), (1e-15, 1e-15, 1e-15)])
@@ -641,19 +589,10 @@ def test_size_of_runs_that_differ(study):
     assert "batch 500 to 2,000, 0.97 M weights" in study.verdict().size
 
 
-def test_size_of_runs_that_diverged(study):
-    for seed in range(2):
-        study.add(None, "diverged", seed=seed, variance="logvar")
-    found = study.verdict(metric="diverged", favours={"variance": "logvar"}, over=None)
-    assert found.size == "svhn (01234567), 8 epochs, batch 500"
-
-
 def test_the_picture_holds_runs_effect_and_margin(study):
     crossed(study)
-    verdict = study.verdict(margin=0.02)
-    with styled():
-        figure = draw(verdict)
-        svg = drawn(figure, "verdict", "", "").svg
+    verdict, figure = study.verdict(margin=0.02), Figure()
+    draw_verdict(figure, verdict, {f"optimizer.lr={lr}": row for row, lr in enumerate(("0.0001", "0.001", "0.005"))})
     runs, effect = figure.axes
     dots = sorted(value for line in runs.lines if line.get_marker() == "o" for value in line.get_xdata())
     assert dots == pytest.approx(sorted(value for *_, value in [*verdict.favoured, *verdict.other]))
@@ -663,15 +602,14 @@ def test_the_picture_holds_runs_effect_and_margin(study):
     assert bar.lines[0].get_xdata() == pytest.approx([verdict.effect.mean])
     [[left, right]] = [segment[:, 0] for segment in bar.lines[2][0].get_segments()]
     assert (left, right) == pytest.approx((verdict.effect.low, verdict.effect.high))
-    assert all(text in svg for text in ("variance=per_dimension", "variance=fixed", "optimizer.lr=0.005", "supported"))
 
 
-@pytest.mark.parametrize("num", [0, 1, 13])
+@pytest.mark.parametrize("num", [1, 13])
 def test_there_is_a_picture_of_every_verdict(study, num):
-    """Of none, of one seed, of more settings than fit beside each other."""
+    """Of one seed, of more settings than fit beside each other."""
+    assert verdict_drawing(study.verdict(), "verdict") is None
     for lr in range(num):
         study.add(3.0, variance="per_dimension", optimizer__lr=1.0 + lr)
         study.add(3.1, optimizer__lr=1.0 + lr)
-    with styled():
-        assert "<svg" in drawn(draw(study.verdict()), "verdict", "", "").svg
-        assert "<svg" in drawn(draw(study.verdict(over=None)), "verdict", "", "").svg
+    for asked in ({}, {"over": None}):
+        assert "variance=per_dimension" in verdict_drawing(study.verdict(**asked), "verdict").svg

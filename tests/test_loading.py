@@ -18,7 +18,7 @@ from stress import malice
 from svhn_vae.data import batches
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.errors import UserError
-from svhn_vae.evaluation import bound, importance
+from svhn_vae.evaluation import bound
 from svhn_vae.evaluation.score import score_run
 from svhn_vae.experiment.build import build_vae
 from svhn_vae.experiment.loading import BASES, load_dataset, load_run, registered, trusted
@@ -34,7 +34,7 @@ def seed_of_0010f91(stream: int, *place: int) -> int:
 
 
 def test_a_run_of_0010f91_gives_its_figures_again(monkeypatch):
-    for place in (batches, bound, importance):
+    for place in (batches, bound):
         monkeypatch.setattr(place, "derive_seed", seed_of_0010f91)
     run = OLD / "conv"
     vae, due = load_run(run), json.loads((run / "result.json").read_text())["metrics"]
@@ -46,7 +46,7 @@ def test_a_run_of_0010f91_gives_its_figures_again(monkeypatch):
 
 def test_a_configuration_of_0010f91_builds_the_same_modules():
     run = OLD / "dense"
-    vae = build_vae(trusted(run / ".hydra" / "config.yaml", "pca", "model", "variance"), (3, 32, 32))
+    vae = build_vae(trusted(run / ".hydra" / "config.yaml", "pca", "model", "variance", "prior"), (3, 32, 32))
     load_weights(vae, run / "checkpoints" / "best.ckpt")  # strictly: every name and every shape
     due = json.loads((run / "result.json").read_text())["cost"]["num_parameters"]
     assert sum(parameter.numel() for parameter in vae.parameters()) == due
@@ -67,6 +67,7 @@ def test_every_choice_is_registered_and_can_be_loaded(tmp_path):
 # --- a stranger's folder ----------------------------------------------------------------------------------------------
 
 CONFIG = OmegaConf.to_container(OmegaConf.load(OLD / "conv" / ".hydra" / "config.yaml"))
+CONFIG["prior"] = {"_target_": "svhn_vae.model.prior.Mixture", "num_components": 3}
 NAMES = tuple(malice.configurations(CONFIG, Path("nowhere")))
 
 

@@ -17,8 +17,8 @@ SMALL = {"latent_dim": 4, "width": 4, "max_width": 8, "dense_width": 8}
 
 
 def conv(event_shape: tuple[int, int, int] = (3, 16, 16), **settings) -> Conv:
-    """conf/model/conv.yaml, small, but for these settings."""
-    published = {key: value for key, value in composed("model=conv").model.items() if key != "_target_"}
+    """conf/model/deep_conv.yaml, small, but for these settings."""
+    published = {key: value for key, value in composed("model=deep_conv").model.items() if key != "_target_"}
     return Conv(event_shape, 2, 1, **{**published, **SMALL, **settings})
 
 
@@ -67,6 +67,13 @@ def test_any_size_that_can_be_halved(event_shape, num_strided, kernel_size):
         assert inferred.params.shape == (2, 2, *event_shape)
 
 
+@pytest.mark.parametrize("kernel_size", [2, 4, 6])
+def test_an_even_kernel_halves_and_doubles_where_every_layer_does(kernel_size):
+    networks = conv(kernel_size=kernel_size, num_layers=3, upsampling="transposed")
+    assert networks(torch.randn(2, 3, 16, 16), torch.randn(2, 4)).params.shape == (2, 2, 3, 16, 16)
+    assert without_gradient(networks, (3, 16, 16)) == []
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -76,7 +83,9 @@ def test_any_size_that_can_be_halved(event_shape, num_strided, kernel_size):
         ({"num_strided": -1}, "model.num_strided must be in 0..3, as often as 5 layers can"),
         ({"num_layers": 0}, "model.num_layers must be at least 1, got 0"),
         ({"max_width": 3}, "model.max_width must be at least 4, got 3"),
-        ({"kernel_size": 4}, "model.kernel_size must be odd, so that a layer keeps the size, got 4"),
+        ({"kernel_size": 0}, "model.kernel_size must be at least 1, got 0"),
+        ({"kernel_size": 4, "upsampling": "transposed"}, "model.kernel_size must be odd, got 4"),
+        ({"kernel_size": 4, "num_layers": 3}, "model.kernel_size must be odd, got 4"),
         ({"upsampling": "bilinear"}, "model.upsampling must be one of nearest, transposed, got bilinear"),
         ({"normalisation": "layer"}, "model.normalisation must be one of batch, group, none, got layer"),
     ],

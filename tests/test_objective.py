@@ -1,5 +1,7 @@
 """The training objective: the bound itself by default, and each modification against its formula."""
 
+import math
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -9,7 +11,7 @@ from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import Pass
 from svhn_vae.training.module import LitVAE
 from svhn_vae.training.objective import Objective
-from test_lit import features, fitted_module
+from test_lit import SMALL, features, fitted, fitted_module
 
 
 @pytest.fixture
@@ -20,10 +22,11 @@ def passed() -> tuple[LitVAE, Features, Pass]:
 
 
 def objective(**changes: float) -> Objective:
-    return instantiate(composed(*(f"objective.{name}={value}" for name, value in changes.items())).objective)
+    chosen = composed("objective=elbo", *(f"objective.{name}={value}" for name, value in changes.items()))
+    return instantiate(chosen.objective)
 
 
-def test_by_default_it_is_the_negative_bound():
+def test_elbo_is_the_negative_bound():
     module = fitted_module()
     batch = features(module)
     result = module.vae(batch)
@@ -61,15 +64,52 @@ def test_free_bits_are_free_for_each_latent_on_the_average_of_the_batch(passed):
     torch.testing.assert_close(objective(free_bits=free).loss(module.vae, result, batch.y, 0), expected)
 
 
-def test_before_the_variance_is_released_sigma_is_one(passed):
-    module, batch, result = passed
-    mean, warming = result.likelihood.mean, objective(mean_warmup_epochs=3)
-    unit = torch.distributions.Normal(mean, 1.0).log_prob(batch.y).sum(1).mean()
-    difference = warming.loss(module.vae, result, batch.y, 2) - warming.loss(module.vae, result, batch.y, 3)
-    torch.testing.assert_close(difference, result.terms.log_likelihood.mean() - unit, rtol=1e-3, atol=1e-3)
+COORDINATES = {
+    "raw": (*SMALL,),
+    "whitened": (*SMALL, "pca.whiten=true"),
+    "unscaled": (*SMALL, "pca.scale=false"),
+    "cosines": (*SMALL, "pca=dct"),
+    "pixels": ("model=conv", "variance=shared"),
+}
 
 
-@pytest.mark.parametrize("name", ["beta", "free_bits", "kl_warmup_epochs", "mean_warmup_epochs"])
+@pytest.mark.parametrize("overrides", COORDINATES.values(), ids=COORDINATES)
+def test_the_second_likelihood_is_that_of_the_mean_at_a_sigma_of_pixels(overrides):
+    """In any coordinates: with y and the mean brought back to pixels, along the directions that y has."""
+    module, weight, sigma = fitted(*overrides), 0.5, 0.2
+    batch, inverse = features(module), module.vae.representation.inverse
+    result, plain, both = module.vae(batch), objective(), objective(mean_weight=weight, mean_sigma=sigma)
+    found = plain.loss(module.vae, result, batch.y, 0) - both.loss(module.vae, result, batch.y, 0)
+    errors = (inverse(batch.y) - inverse(result.likelihood.mean)).flatten(1)
+    log_p = -0.5 * (errors / sigma).square().sum(1) - batch.y[0].numel() * math.log(sigma * math.sqrt(2 * math.pi))
+    density_of_y = log_p - batch.log_det
+    torch.testing.assert_close(found, weight * density_of_y.mean(), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("variance", ["logvar", "relu_eps", "student_t", "low_rank", "banded"])
+def test_beside_it_the_heads_likelihood_moves_all_but_the_mean(variance):
+    """Without the second likelihood's weight, which is all but 0 here, the mean's own layer has no gradient."""
+    module = fitted_module(f"variance={variance}")
+    batch, gradients = features(module), {}
+    for weight in (0.0, 1e-12):
+        module.zero_grad()
+        torch.manual_seed(0)
+        objective(mean_weight=weight).loss(module.vae, module.vae(batch), batch.y, 0).backward()
+        networks = module.vae.networks
+        gradients[weight] = [layer.grad.abs().max().item() for layer in (networks.mean.weight, networks.raw[-1].weight)]
+    (of_mean, of_raw), (held, same) = gradients.values()
+    assert of_mean > 1e-3
+    assert held < 1e-6
+    assert of_raw > 0
+    assert same == pytest.approx(of_raw, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["beta", "free_bits", "kl_warmup_epochs", "mean_weight"])
 def test_bad_settings_say_what_was_expected(name):
     with pytest.raises(Exception, match=rf"objective\.{name} must be 0 or more, got -1"):
         objective(**{name: -1})
+
+
+def test_a_sigma_of_zero_says_what_was_expected():
+    with pytest.raises(Exception, match=r"objective\.mean_sigma must be above 0, got 0"):
+        objective(mean_sigma=0)

@@ -9,9 +9,10 @@ import torch
 from conftest import composed, options
 from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.experiment.build import build_vae
-from svhn_vae.model.coordinates import PCA, Pixels, Representation
+from svhn_vae.model.coordinates import PCA, Representation
 from svhn_vae.model.covariance import Moments
 from svhn_vae.model.networks import Inferred, Networks
+from svhn_vae.model.prior import StandardNormal
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance import DiagonalNormal, VarianceHead
 from svhn_vae.pictures.gallery import (
@@ -20,12 +21,12 @@ from svhn_vae.pictures.gallery import (
     Subject,
     draw,
     elbos,
+    evenly,
     farthest,
     first_of_each,
     pixel_stddev,
     possible,
     round_trip,
-    spaced,
 )
 from svhn_vae.pictures.sheet import (
     CAPTION_HEIGHT,
@@ -40,7 +41,6 @@ from svhn_vae.pictures.sheet import (
 
 SIZE = 32 * MAGNIFICATION + GAP
 # Of independent uniform pixels.
-NO_PCA = dict.fromkeys(("n_components", "residual", "num_bands", "pixel_levels", "scatter"))
 POWER_LAW = torch.arange(1, 3073).double() ** -1.0
 MOMENTS = Moments(
     torch.full((3072,), 0.5).double(),
@@ -57,48 +57,32 @@ def at(picture: np.ndarray, row: int, column: int) -> np.ndarray:
     return image[::MAGNIFICATION, ::MAGNIFICATION].astype(float) / 255
 
 
-def test_grid_puts_images_row_by_row():
+def test_a_grid_puts_images_row_by_row_magnifies_and_clips_them():
     x = torch.arange(6).view(6, 1, 1, 1).expand(6, 3, 32, 32) / 255
     sheet = grid(x, 3)
     assert sheet.shape == (2 * SIZE, 3 * SIZE, 3)
-    assert [[int(sheet[row * SIZE, column * SIZE, 0]) for column in range(3)] for row in range(2)] == [
-        [0, 1, 2],
-        [3, 4, 5],
-    ]
-
-
-def test_grid_magnifies_pixels_and_keeps_channels():
+    assert sheet[::SIZE, ::SIZE, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
     x = torch.zeros(1, 3, 32, 32)
-    x[0, 1, 4, 7] = 1.0
+    x[0, 1, 4, 7] = 7.0
     sheet = grid(x, 1)
     top, left = 4 * MAGNIFICATION, 7 * MAGNIFICATION
     assert (sheet[top : top + MAGNIFICATION, left : left + MAGNIFICATION] == [0, 255, 0]).all()
     assert (sheet[:-GAP, :-GAP, 1] > 0).sum() == MAGNIFICATION**2
-
-
-def test_grid_clips_what_leaves_the_range():
-    sheet = grid(torch.tensor([-3.0, 0.5, 7.0]).view(3, 1, 1, 1).expand(3, 3, 32, 32), 3)
-    assert [int(sheet[0, column * SIZE, 0]) for column in range(3)] == [0, 128, 255]
-
-
-def test_grid_shows_the_levels_of_centred_pixels():
     levels = torch.arange(256)
     x = ((levels + 0.5) / 256).view(256, 1, 1, 1).expand(256, 3, 1, 1)
     assert (grid(x, 256)[0, :: MAGNIFICATION + GAP, 0] == levels.numpy()).all()
+    assert (grid(-x, 256)[:-GAP, :: MAGNIFICATION + GAP] == 0).all()
 
 
-def test_caption_is_below_and_leaves_the_picture_alone():
+def test_a_caption_is_below_in_as_many_lines_as_it_needs():
     picture = np.random.default_rng(0).integers(0, 256, (60, 300, 3), dtype=np.uint8)
     sheet = captioned(picture, "samples, synthetic data")
     assert sheet.shape == (60 + CAPTION_HEIGHT, 300, 3)
     assert (sheet[:60] == picture).all()
     assert (sheet[60:] < 128).any()
-
-
-def test_a_long_caption_takes_more_lines_and_is_not_cut_off():
-    sheet = captioned(np.zeros((10, 300, 3), np.uint8), "word " * 30)
-    assert sheet.shape[0] > 10 + 3 * CAPTION_HEIGHT
-    assert (sheet[10:, -4:] == 255).all()
+    long = captioned(picture, "word " * 30)
+    assert len(long) > 60 + 3 * CAPTION_HEIGHT
+    assert (long[60:, -4:] == 255).all()  # nothing is cut off
 
 
 def test_stacked_pictures_have_gaps_between_them_alone():
@@ -153,28 +137,15 @@ class Known(VarianceHead):
 
 def pca(num_components: int) -> PCA:
     """A PCA in a random basis of images (3, 32, 32), its variances a power law."""
-    representation = PCA(
-        (3, 32, 32), n_components=num_components, whiten=True, scale=True, pixel_levels=256,
-        scatter="sample", residual="spectrum", num_bands=1,
-    )  # fmt: skip
+    representation = built("pca.whiten=true", f"pca.n_components={num_components}", "pca.residual=spectrum")
     basis = torch.linalg.qr(torch.randn(3072, 3072)).Q
     return representation.fit(
         Moments(torch.full((3072,), 0.5).double(), basis, POWER_LAW, torch.tensor(1e9), POWER_LAW.sum())
     )
 
 
-def unit_pixels() -> Pixels:
-    representation = Pixels(
-        (3, 32, 32),
-        scale=False,
-        n_components=None,
-        whiten=False,
-        residual=None,
-        num_bands=None,
-        pixel_levels=None,
-        scatter=None,
-    )
-    return representation.fit(MOMENTS)
+def built(*overrides: str) -> Representation:
+    return build_vae(composed("network_scale=0.03125", *overrides)).representation
 
 
 def part(num: int) -> LabelledImages:
@@ -184,15 +155,16 @@ def part(num: int) -> LabelledImages:
 
 def subject(representation: Representation, num_val: int = 40) -> Subject:
     shape = representation.event_shape
-    vae = VAE(representation, Copies(shape, shape.numel()), Known(shape)).eval()
-    return Subject(vae, Dataset("random", True, part(30), part(num_val), part(130)), "stub", seed=0)
+    networks = Copies(shape, shape.numel())
+    vae = VAE(representation, networks, Known(shape), StandardNormal(networks)).eval()
+    return Subject(vae, Dataset("random", True, part(30), part(num_val), part(130)), "stub", seed=0, temperature=1.0)
 
 
 @pytest.fixture(scope="module")
 def whole() -> Subject:
     """A model that reproduces every image."""
     torch.manual_seed(0)
-    return subject(unit_pixels())
+    return subject(built("model=conv", "pca=unit_pixels").fit(MOMENTS))
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +337,7 @@ NETWORKS = [[f"model={model}"] for model in options("model") if model != "spectr
 def test_there_are_pictures_of_every_head_and_network(choices):
     vae = build_vae(composed(*choices, "network_scale=0.0625")).eval()
     vae.representation.fit(MOMENTS)
-    few = Subject(vae, Dataset("random", True, part(4), part(4), part(4)), "stub", seed=0)
+    few = Subject(vae, Dataset("random", True, part(4), part(4), part(4)), "stub", seed=0, temperature=1.0)
     for name in ("samples_noisy", "interpolations", "sigma", "likely"):
         assert draw(few, name).std() > 0
 
@@ -375,9 +347,9 @@ def test_pictures_of_a_basis_need_one(whole, truncated):
     assert set(PICTURES) - set(possible(whole.vae)) == OF_PROJECTIONS
 
 
-def test_spaced_spans_the_array():
-    assert spaced(torch.arange(95), 10).tolist() == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81]
-    assert spaced(torch.arange(3), 10).tolist() == [0, 1, 2]
+def test_evenly_chosen_entries_span_the_array():
+    assert evenly(torch.arange(95), 10).tolist() == [0, 9, 18, 27, 36, 45, 54, 63, 72, 81]
+    assert evenly(torch.arange(3), 10).tolist() == [0, 1, 2]
 
 
 def test_first_of_each_leaves_out_digits_that_do_not_occur():

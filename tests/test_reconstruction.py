@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import mean_squared_error
 
-from svhn_vae.evaluation.reconstruction import psnr, reconstruction_metrics, round_trip_metrics, sharpness
+from svhn_vae.evaluation.samples import psnr, reconstruction_metrics, round_trip_metrics, sharpness
 from test_lit import fitted, fitted_module
 
 

@@ -1,4 +1,4 @@
-"""The report on fake run folders: every run is in it, under a label that tells it from the others, the best first."""
+"""Runs as they are read from fake folders, and the terminal's table: every run is in it, under a label of its own."""
 
 import copy
 import io
@@ -7,14 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
-from safetensors.numpy import save_file
 from scipy import stats
 
-from svhn_vae.report.collect import Run, by_data, labels, read_runs, variants
-from svhn_vae.report.table import print_study
+from svhn_vae.report.collect import Run, by_test_images, read_runs, variants
+from svhn_vae.report.table import MIN_NAME, print_study
 
 SVHN = {"name": "svhn train", "synthetic": False, "digest": "0123456789abcdef"}
 SVHN |= {"num_train": 6749, "num_val": 750, "num_test": 1499}
@@ -22,7 +20,7 @@ SYNTHETIC = {**SVHN, "name": "synthetic", "synthetic": True, "digest": "fedcba98
 CONFIG = {
     "study": "s",
     "seed": 0,
-    "data": {"_target_": "svhn_vae.data.svhn.SVHN", "root": "/a", "limit": None},
+    "data": {"_target_": "svhn_vae.data.svhn.SVHN", "root": "/a b", "verify": "none", "limit": None},
     "pca": {"_target_": "svhn_vae.model.coordinates.PCA", "n_components": 500, "whiten": False},
     "variance": {"_target_": "svhn_vae.model.variance.ReluEps", "epsilon": 0.01},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
@@ -63,11 +61,11 @@ def study(tmp_path):
     return path
 
 
-def write_status(study: Path, name: str, status: str, reason: str = "") -> Path:
+def write_status(study: Path, name: str, status: str, reason: str = "", **facts) -> Path:
     folder = study / name
     folder.mkdir()
-    facts = {"started": 1000.0, "data": "d", "status": status, "reason": reason, "step": None, "ended": 1060.0}
-    (folder / "status.json").write_text(json.dumps(facts))
+    facts = {"started": 1000.0, "data": SVHN["digest"], "reason": reason, "step": None, "ended": 1060.0} | facts
+    (folder / "status.json").write_text(json.dumps(facts | {"status": status}))
     return folder
 
 
@@ -81,22 +79,37 @@ def runs_of(*settings: dict) -> list[Run]:
     return [Run(f"run{i}", "done", "", result_of(f"run{i}", **given)) for i, given in enumerate(settings)]
 
 
-def printed(study: Path) -> str:
-    console = Console(file=io.StringIO(), width=120)
+def printed(study: Path, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
     print_study(study, console)
     return console.file.getvalue()
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of each row of the tables printed; a folded name is put together again."""
+    """The cells of each row of the tables printed; a folded name is put together again, its spaces left out."""
     table: list[list[str]] = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("│┃").split("│")]
-        if line.startswith("│") and cells[2]:
-            table.append(cells)
+        if line.startswith("│") and any(cells[1:]):
+            table.append([cells[0].replace(" ", ""), *cells[1:]])
         elif line.startswith("│"):
-            table[-1][0] += " " + cells[0]
+            table[-1][0] += cells[0].replace(" ", "")
     return table
+
+
+def titles(text: str) -> list[str]:
+    return [cell.strip() for cell in next(line for line in text.splitlines() if "┃" in line).strip("┃").split("┃")]
+
+
+def column(text: str, title: str) -> list[str]:
+    return [row[titles(text).index(title)] for row in rows(text)]
+
+
+def by_k(study: Path, bits_of_k: dict[int, list[float]], **settings) -> None:
+    """A variant per number of components, a run per seed."""
+    for k, bits in bits_of_k.items():
+        for seed, value in enumerate(bits):
+            write_done(study, f"k{k}-{seed}", seed=seed, bits=value, **setting("pca", n_components=k), **settings)
 
 
 # --- collect --------------------------------------------------------------------------------------------------------
@@ -112,14 +125,6 @@ def test_every_status_is_read(study):
     assert [run.reason for run in runs[1:]] == [f"because {run.status}" for run in runs[1:]]
     assert runs[0].result["metrics"]["test/bits_per_dim"] == 2.5
     assert all(run.result == {} for run in runs[1:])
-
-
-def test_a_run_that_has_just_begun(study):
-    folder = study / "new"
-    folder.mkdir()
-    (folder / "status.json").write_text('{"status": "running", "started": 1.0, "data": "d"}')
-    facts = {"status": "running", "started": 1.0, "data": "d"}
-    assert read_runs(study) == [Run("new", "running", "", {}, facts)]
 
 
 def test_an_old_result_of_a_run_that_runs_again_is_not_its_result(study):
@@ -146,7 +151,6 @@ def test_damaged_status_is_not_dropped_silently(study, content):
     (study / "hurt" / "result.json").unlink()
     [run] = read_runs(study)
     assert (run.name, run.status, run.result) == ("hurt", "new", {})
-    assert "new: hurt: status.json is damaged" in printed(study)
 
 
 def test_what_is_no_run_or_was_set_aside_is_left_out(study):
@@ -161,23 +165,24 @@ def test_what_is_no_run_or_was_set_aside_is_left_out(study):
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 
+def labels(*settings: dict) -> list[str]:
+    return [variant.label for variant in variants(runs_of(*settings))]
+
+
 def test_one_variant_has_the_name_of_its_run_without_seed_and_hash():
     [run] = runs_of({})
     named = run._replace(name="dense-relu_eps-pca500-raw-spectrum-seed0-0123abcd")
     assert [variant.label for variant in variants([named])] == ["dense-relu_eps-pca500-raw-spectrum"]
-    assert [variant.label for variant in variants([run])] == ["run0"]
+    assert labels({}) == ["run0"]
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ([setting("pca", whiten=True), setting("pca", whiten=False)], ["pca.whiten=true", "pca.whiten=false"]),
+        ([setting("pca", whiten=True), {}], ["pca.whiten=true", "pca.whiten=false"]),
         ([setting("pca", n_components=100), {}], ["pca.n_components=100", "pca.n_components=500"]),
         ([setting("optimizer", betas=[0.5, 0.9]), {}], ["optimizer.betas=[0.5, 0.9]", "optimizer.betas=[0.9, 0.999]"]),
-        (
-            [{"choices": {"variance": "logvar"}, "variance": LOGVAR}, {}],
-            ["variance=logvar", "variance=relu_eps"],
-        ),
+        ([{"choices": {"variance": "logvar"}, "variance": LOGVAR}, {}], ["variance=logvar", "variance=relu_eps"]),
         (
             [{**setting("pca", whiten=True), **setting("optimizer", lr=1e-3)}, {}, setting("pca", whiten=True)],
             [
@@ -194,173 +199,140 @@ def test_one_variant_has_the_name_of_its_run_without_seed_and_hash():
     ids=["boolean", "number", "list", "choice", "two settings", "one without the choice"],
 )
 def test_label_is_what_differs(settings, expected):
-    assert [" ".join(sorted(label.split(" "))) for label in labels(runs_of(*settings))] == [
-        " ".join(sorted(label.split(" "))) for label in expected
-    ]
+    assert [sorted(label.split(" ")) for label in labels(*settings)] == [sorted(due.split(" ")) for due in expected]
 
 
 def test_label_has_nothing_that_does_not_change_a_result():
     moved = {"study": "other", **setting("data", root="/b"), **setting("trainer", accelerator="gpu")}
-    runs = runs_of({**moved, **setting("pca", whiten=True)}, {"seed": 1})
-    assert labels(runs) == ["pca.whiten=true", "pca.whiten=false"]
+    assert labels({**moved, **setting("pca", whiten=True)}, {"seed": 1}) == ["pca.whiten=true", "pca.whiten=false"]
 
 
-def test_labels_tell_every_run_from_every_other():
-    """A group's choice differs, and so does a setting between two runs of the same choice."""
-    runs = runs_of(
-        setting("variance", epsilon=0.01),
-        setting("variance", epsilon=0.001),
-        {"choices": {"variance": "logvar"}, "variance": LOGVAR},
-    )
-    found = labels(runs)
-    assert len(set(found)) == 3, found
-    assert "epsilon" not in found[2]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [setting("variance", epsilon=0.01), setting("variance", epsilon=0.001),
+         {"choices": {"variance": "logvar"}, "variance": LOGVAR}],
+        [{"choices": {"trainer": "default"}}, {"choices": {"trainer": "demo"}, **setting("trainer", max_epochs=30)},
+         {"choices": {"trainer": "demo"}, **setting("trainer", max_epochs=60)}],
+        [{}, {"data": {**SVHN, "train_digest": "b" * 16, "test_digest": "c"}},
+         {"data": {**SVHN, "train_digest": "d" * 16, "test_digest": "c"}}],
+    ],
+    ids=["a choice and a setting", "presets that were changed", "training images"],
+)  # fmt: skip
+def test_labels_tell_every_variant_from_every_other(settings):
+    assert len(set(labels(*settings))) == 3
 
 
-def test_labels_tell_presets_from_each_other_when_changed():
-    demo = {"choices": {"trainer": "demo"}, **setting("trainer", max_epochs=30)}
-    longer = {"choices": {"trainer": "demo"}, **setting("trainer", max_epochs=60)}
-    found = labels(runs_of({"choices": {"trainer": "default"}}, demo, longer))
-    assert len(set(found)) == 3, found
-
-
-def test_every_variant_has_a_label_of_its_own():
-    """Also where they differ in nothing that a setting is, as in a class that was renamed."""
-    moved = {"variance": {**CONFIG["variance"], "_target_": "elsewhere.ReluEps"}}
-    found = [variant.label for variant in variants(runs_of({}, moved))]
-    assert len(set(found)) == 2
+def test_how_a_value_is_written_makes_no_variant():
+    assert len(labels(setting("variance", epsilon=1), setting("variance", epsilon=1.0))) == 1
+    assert len(labels(setting("trainer", limit_train_batches=1), setting("trainer", limit_train_batches=1.0))) == 2
 
 
 def test_unfinished_runs_are_with_the_others_of_their_configuration(study):
     write_done(study, "a0", seed=0)
-    facts = {"status": "diverged", "reason": "nan", "config": {**copy.deepcopy(CONFIG), "seed": 1}, "choices": CHOICES}
-    (study / "a1").mkdir()
-    (study / "a1" / "status.json").write_text(json.dumps(facts))
+    write_status(study, "a1", "diverged", config={**CONFIG, "seed": 1}, choices=CHOICES)
     [variant] = variants(read_runs(study))
     assert [run.name for run in variant.runs] == ["a0"]
     assert [run.name for run in variant.unfinished] == ["a1"]
+    assert variant.num_diverged == 1
 
 
-def test_seconds_of_a_continued_run_are_marked_as_a_part(study):
-    folder = write_done(study, "a")
-    content = json.loads((folder / "result.json").read_text())
-    content["cost"]["continued"] = True
-    (folder / "result.json").write_text(json.dumps(content))
-    assert ">62" in printed(study)
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
-# --- data -----------------------------------------------------------------------------------------------------------
-
-
-def test_figures_on_different_images_are_apart():
-    less = {**SVHN, "digest": "aaaaaaaaaaaaaaaa", "num_train": 1000}
-    runs = runs_of({"data": SVHN}, {"data": SYNTHETIC}, {"data": SVHN}, {"data": less})
-    groups = by_data(runs)
+def test_runs_on_other_test_images_are_apart():
+    less = {**SVHN, "digest": "aaaaaaaaaaaaaaaa", "num_test": 1000}
+    groups = by_test_images(runs_of({"data": SVHN}, {"data": SYNTHETIC}, {"data": SVHN}, {"data": less}))
     assert [[run.name for run in group] for group in groups.values()] == [["run0", "run2"], ["run1"], ["run3"]]
     assert [data["digest"] in title for data, title in zip((SVHN, SYNTHETIC, less), groups, strict=True)] == [True] * 3
-    assert "6,749 images to train, 1,499 to test" in next(iter(groups))
+    assert ["synthetic" in title for title in groups] == [False, True, False]
 
 
-def test_each_data_set_has_its_table(study):
-    write_done(study, "a", data=SVHN, bits=3.1)
-    write_done(study, "b", data=SYNTHETIC, bits=2.1, baselines={"uniform": 8.0, "independent Gaussian": 7.5})
-    text = printed(study)
-    assert text.count(" model ") - text.count("a model ") == 2
-    assert text.index("variances: svhn train data 0123456789abcdef") < text.index("variances: synthetic data fedcba98")
-    assert [[row[0], row[2]] for row in rows(text)] == [
-        ["a", "3.100"], ["(-) PPCA, K = 500", "3.567"], ["(-) uniform", "8.000"],
-        ["b", "2.100"], ["(-) independent Gaussian", "7.500"], ["(-) uniform", "8.000"],
+def test_a_study_of_the_number_of_training_images_is_one_table(study):
+    """They are a factor like any other: only the test images must be the same."""
+    for limit in (1000, 2000, 4000):
+        data = {**SVHN, "digest": f"all{limit}", "train_digest": f"train{limit}", "test_digest": "same"}
+        path = write_done(study, f"limit{limit}", bits=3.5 - limit / 4000, data=data) / "result.json"
+        config = {**CONFIG, **setting("data", limit=limit)}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+    write_status(study, "failed", "failed", data="all1000")
+    assert len(by_test_images(read_runs(study))) == 1
+    assert [row[0] for row in rows(printed(study)) if "limit" in row[0]] == [
+        "data.limit=4000", "data.limit=2000", "data.limit=1000",
     ]  # fmt: skip
-
-
-def test_synthetic_data_is_marked(study):
-    write_done(study, "a", data=SVHN)
-    assert "synthetic" not in printed(study).replace(str(study), "")
-    write_done(study, "b", data=SYNTHETIC)
-    assert "synthetic" in printed(study).replace(str(study), "")
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_in_the_order_of_their_bits(study):
-    write_done(study, "a", bits=3.6, **setting("pca", n_components=1))
-    write_done(study, "b", bits=10.2, **setting("pca", n_components=2))
-    write_done(study, "c", bits=2.98765, **setting("pca", n_components=3))
-    found = [[row[0], row[2]] for row in rows(printed(study))]
-    assert found == [
-        ["pca.n_components=3", "2.988"], ["(-) PPCA, K = 500", "3.567"], ["pca.n_components=1 !", "3.600"],
-        ["(-) uniform", "8.000"], ["pca.n_components=2 !", "10.200"],
+    by_k(study, {1: [3.6], 2: [10.2], 3: [2.98765]})
+    text = printed(study)
+    assert [*zip(column(text, "model"), column(text, "#"), column(text, "bits/dim"), strict=True)] == [
+        ("pca.n_components=3", "1", "2.988"), ("(-)PPCA,K=500", "", "3.567"), ("pca.n_components=1!", "2", "3.600"),
+        ("(-)uniform", "", "8.000"), ("pca.n_components=2!", "3", "10.200"),
     ]  # fmt: skip
+    assert "one seed each" in text
 
 
 def test_runs_that_differ_in_their_seed_are_one_row_with_its_interval(study):
-    for seed, bits in enumerate([3.0, 3.1, 3.2]):
-        write_done(study, f"run{seed}", seed=seed, bits=bits)
-    [row] = [row for row in rows(printed(study)) if row[1]]
+    by_k(study, {1: [3.0, 3.1, 3.2]})
     half = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
-    assert row[:3] == ["run0", "3", f"3.100 +-{half:.3f}"]
-
-
-def test_what_the_seeds_can_tell_from_the_best_is_said(study):
-    noise = (0.0, 0.01, -0.01)
-    for k, mean, swing in ((1, 3.0, 1), (2, 3.002, -1), (3, 3.5, 1)):
-        for seed, change in enumerate(noise):
-            write_done(study, f"run{k}{seed}", seed=seed, bits=mean + swing * change, **setting("pca", n_components=k))
     text = printed(study)
-    assert "best: pca.n_components=1; worse than it: 1 of 2 (95 %, Holm, paired by seed)" in text
-    assert "cannot be told apart from it: pca.n_components=2" in text
+    assert column(text, "bits/dim")[0] == f"3.100+-{half:.3f}"
+    assert column(text, "runs")[0] == "3"
 
 
-def test_only_pairs_that_share_few_seeds_are_compared_by_image(study):
-    rng = np.random.default_rng(1)
-    noise = (0.0, 0.01, -0.01)
-    for k, num_seeds in ((1, 3), (2, 3), (3, 1)):
-        for seed in range(num_seeds):
-            bits = 3.0 + k + k * noise[seed]
-            folder = write_done(study, f"run{k}{seed}", seed=seed, bits=bits, **setting("pca", n_components=k))
-            save_file(
-                {"elbo": rng.normal(10_000 - 300 * k, 10, 80).astype(np.float32)}, folder / "per_image.safetensors"
-            )
-    how = "by seed; by image, in blocks of neighbours, where two share fewer than 3 seeds"
-    assert f"worse than it: 2 of 2 (95 %, Holm, paired {how})" in printed(study)
+def test_what_other_seeds_may_change_is_marked(study):
+    by_k(study, {1: [3.0, 3.01, 2.99], 2: [3.003, 2.993, 3.01], 3: [3.5, 3.51, 3.49]})
+    text = printed(study)
+    assert [cell[-1:] for cell in column(text, "to best: seeds")[:3]] == [
+        "",
+        "~",
+        column(text, "to best: seeds")[2][-1],
+    ]
+    assert "not told apart from it: pca.n_components=2" in text
+    assert "1 of 2 others is worse" in text
 
 
-def test_variants_without_a_common_seed_are_not_compared_by_seed(study):
-    for k in (1, 2):
-        for seed in range(3):
-            write_done(study, f"run{k}{seed}", seed=3 * k + seed, bits=3.0 + k, **setting("pca", n_components=k))
-    assert "worse than it" not in printed(study)  # and their images were not kept
+def test_a_variant_of_which_a_seed_diverged_has_no_rank(study):
+    """The seed that survived is the lowest of all: it says what survived, not what the variant gives."""
+    by_k(study, {1: [2.0], 2: [3.0, 3.1]})
+    facts = {
+        "status": "diverged",
+        "config": {**CONFIG, **setting("pca", n_components=1), "seed": 1},
+        "choices": CHOICES,
+    }
+    facts["data"] = SVHN["digest"]
+    write_status(study, "k1-1", **facts)
+    text = printed(study)
+    found = [*zip(*(column(text, title) for title in ("model", "#", "bits/dim", "runs")), strict=True)]
+    assert found[0] == ("pca.n_components=2", "1", found[0][2], "2")
+    assert found[-1] == ("pca.n_components=1", "", "(2.000)", "1, 1 diverged")
+    assert "Best density: pca.n_components=2" in text
+    assert "because a seed diverged: pca.n_components=1" in text
 
 
-def test_one_seed_is_compared_image_by_image(study):
-    rng = np.random.default_rng(0)
-    elbo = 10_000 + rng.normal(0, 500, 800)
-    for k, loss in ((1, 0.0), (2, 5 * rng.normal(0, 1, 800)), (3, 40 + 5 * rng.normal(0, 1, 800))):
-        images = (elbo - loss).astype(np.float32)
-        bits = 8 - float(images.mean()) / (3072 * np.log(2))
-        folder = write_done(study, f"run{k}", bits=bits, **setting("pca", n_components=k))
-        save_file({"elbo": images}, folder / "per_image.safetensors")
-    assert "worse than it: 1 of 2 (95 %, Holm, paired by image, in blocks of neighbours)" in printed(study)
+def test_both_sides_are_ranked_and_answered(study):
+    by_k(study, {1: [3.0, 3.01], 2: [3.5, 3.51], 3: [3.6, 3.61]})
+    for k, distance in ((1, 30.0), (2, 20.0), (3, 40.0)):
+        for seed in (0, 1):
+            path = study / f"k{k}-{seed}" / "result.json"
+            result = json.loads(path.read_text())
+            result["metrics"]["samples/frechet"] = distance + seed
+            path.write_text(json.dumps(result))
+    text = printed(study)
+    assert [*zip(column(text, "#"), column(text, "# pictures"), strict=True)][:2] == [("1", "2"), ("2", "1")]
+    assert "Best density: pca.n_components=1" in text
+    assert "Best pictures: pca.n_components=2, 20.5" in text
+    assert "No variant beats these in both: pca.n_components=1; pca.n_components=2." in text
 
 
 def test_a_variant_that_does_not_beat_its_own_baseline_is_marked(study):
     write_done(study, "a", bits=3.6, baselines={"independent Gaussian": 7.9, "PPCA, K = 500": 3.567})
     write_done(study, "b", bits=3.6, **setting("pca", n_components=3), baselines={"independent Gaussian": 7.9})
     marked = {row[0] for row in rows(printed(study)) if row[0].endswith("!")}
-    assert marked == {"pca.n_components=500 !"}
-
-
-def test_a_row_holds_parts_and_cost(study):
-    write_done(study, "a", bits=3.0)
-    assert ["a", "1", "3.000", "1.125", "0.250", "1.625", "17", "7,207", "62"] in rows(printed(study))
-
-
-def test_every_baseline_has_one_row(study):
-    write_done(study, "a", baselines={"uniform": 8.0, "PPCA, K = 500": 3.567})
-    write_done(study, "b", **setting("pca", n_components=100), baselines={"uniform": 8.0, "PPCA, K = 100": 4.5})
-    names = [row[0] for row in rows(printed(study)) if row[0].startswith("(-)")]
-    assert names == ["(-) PPCA, K = 500", "(-) PPCA, K = 100", "(-) uniform"]
+    assert marked == {"pca.n_components=500!"}
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -368,18 +340,45 @@ def test_a_run_without_a_number_stands_last(study, place):
     """Nothing is less than NaN: where it stood, the rows around it would be in no order."""
     bits = [2.5, 3.0, 3.9]
     bits.insert(place, float("nan"))
-    for k, value in enumerate(bits):
-        write_done(study, f"run{k}", bits=value, **setting("pca", n_components=k + 1))
-    assert [row[2] for row in rows(printed(study))] == ["2.500", "3.000", "3.567", "3.900", "8.000", "nan"]
+    by_k(study, {k + 1: [value] for k, value in enumerate(bits)})
+    assert column(printed(study), "bits/dim") == ["2.500", "3.000", "3.567", "3.900", "8.000", "no density"]
 
 
-def test_a_long_label_is_folded_and_no_figure_is_cut(study):
-    name = "dense-per_dimension-pca1000-white-spectrum-seed0-0123abcd"
-    write_done(study, name, bits=2.75)
+def test_figures_of_a_run_and_a_part_of_its_time(study):
+    path = write_done(study, "a") / "result.json"
     text = printed(study)
-    assert "…" not in text
-    assert max(len(line) for line in text.splitlines() if "│" in line) <= 120
-    assert [row[0].replace(" ", "") for row in rows(text) if row[2] == "2.750"] == [name.partition("-seed")[0]]
+    found = [column(text, title)[0] for title in ("active", "KL", "modelled", "residual", "seconds")]
+    assert found == ["17", "0.250", "1.125", "1.625", "62"]
+    result = json.loads(path.read_text())
+    result["cost"]["continued"] = True
+    path.write_text(json.dumps(result))
+    assert column(printed(study), "seconds")[0] == ">62"
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_names_and_figures_can_be_read_at_every_width(study, num_seeds):
+    name = "dense-per_dimension-pca1000-white-spectrum"
+    for seed in range(num_seeds):
+        write_done(study, f"{name}-seed{seed}-0123abcd", bits=2.75 + seed / 100, seed=seed)
+    before: set[str] = set()
+    for width in range(40, 200):
+        text = printed(study, width)
+        table = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
+        assert max(map(len, table)) <= min(width, 100)
+        assert column(text, "model")[0] == name
+        assert column(text, "bits/dim")[0].startswith(f"{2.75 + (num_seeds - 1) / 200:.3f}")
+        assert len(column(text, "model")) == 3  # with two baselines
+        assert "…" not in text
+        assert before <= set(titles(text))  # wider, and no column fewer
+        assert min(len(line.split("┃")[1]) for line in table if "┃" in line) >= min(MIN_NAME, len(name))
+        before = set(titles(text))
+    assert "modelled" in before
+
+
+def test_a_terminal_that_knows_ascii_alone(study, monkeypatch):
+    by_k(study, {1: [3.0, 3.01, 2.99], 2: [3.003, 2.993, 3.01]})
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print_study(study, Console(file=file, width=80))
 
 
 def test_what_did_not_finish_is_listed_with_its_reason(study):
@@ -390,21 +389,22 @@ def test_what_did_not_finish_is_listed_with_its_reason(study):
     lines = printed(study).splitlines()
     assert f"diverged: logvar-seed0: {reason}" in lines
     assert "failed: conv-seed0: conv needs image-shaped features (C, H, W), got (500,)" in lines
-    assert not any("logvar-seed0" in row[0] for row in rows("\n".join(lines)))
 
 
-def test_a_study_in_which_nothing_finished(study):
-    write_status(study, "b", "failed", "no images")
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_a_study_in_which_nothing_finished(study, status):
+    write_status(study, "b", status, "no images")
     text = printed(study)
-    assert "failed: b: no images" in text
+    assert f"{status}: b: no images" in text
     assert rows(text) == []
 
 
-def test_where_the_files_are(study):
-    write_done(study, "a")
-    text = printed(study)
-    assert f"{study}/*/figures/*.png" in text
-    assert f"tensorboard --logdir {study}" in text
+def test_where_the_files_are_is_said_in_shell_words(study):
+    spaced = study.rename(study.with_name("two words"))
+    write_done(spaced, "a")
+    text = printed(spaced)
+    assert f"'{spaced}'/*/figures/*.png" in text
+    assert f"tensorboard --logdir '{spaced}'" in text
 
 
 def test_report_needs_neither_torch_nor_lightning():

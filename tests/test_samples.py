@@ -6,21 +6,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
-from torchmetrics.image.kid import poly_mmd
 
 from svhn_vae.evaluation import samples as module
 from svhn_vae.evaluation.judge import Judge, Opinion
 from svhn_vae.evaluation.samples import (
+    References,
     agreement,
     digit_entropy,
     frechet_distance,
     judge_scores,
-    kernel_distance,
     memorised,
-    nearest_neighbours,
-    precision,
-    recall,
-    references,
+    nearest,
+    share_among,
     to_levels,
 )
 
@@ -77,33 +74,6 @@ def test_frechet_distance_with_fewer_samples_than_features_and_dead_features():
     assert frechet_distance(a, b) == pytest.approx(due, rel=1e-5)
 
 
-def test_kernel_distance_is_the_double_loop():
-    a, b = normal(9), normal(16, shift=0.3)
-
-    def mean_kernel(one, other, *, without_itself: bool) -> float:
-        kernels = [
-            (float(p @ q) / 6 + 1) ** 3
-            for i, p in enumerate(one)
-            for j, q in enumerate(other)
-            if not (without_itself and i == j)
-        ]
-        return sum(kernels) / len(kernels)
-
-    within = mean_kernel(a, a, without_itself=True) + mean_kernel(b, b, without_itself=True)
-    assert kernel_distance(a, b) == pytest.approx(within - 2 * mean_kernel(a, b, without_itself=False), rel=1e-4)
-
-
-def test_kernel_distance_is_that_of_torchmetrics():
-    a, b = normal(30), normal(30, shift=0.3)
-    assert kernel_distance(a, b) == pytest.approx(poly_mmd(a.double(), b.double()).item())
-
-
-def test_kernel_distance_of_one_law_is_unbiased():
-    found = torch.tensor([kernel_distance(normal(20), normal(30)) for _ in range(300)])
-    assert abs(found.mean()) < 3 * found.std() / math.sqrt(300)
-    assert (found < 0).double().mean() > 0.3
-
-
 # --- precision and recall ---------------------------------------------------------------------------------------------
 
 LINE = torch.arange(10.0)[:, None]  # each radius is 2, but 3 at both ends: the third neighbour
@@ -112,41 +82,37 @@ LINE = torch.arange(10.0)[:, None]  # each radius is 2, but 3 at both ends: the 
 @pytest.mark.parametrize(("at", "due"), [(4.5, 1), (-2.9, 1), (-3.1, 0), (11.9, 1), (12.1, 0), (99, 0)])
 def test_precision_of_a_point_by_a_line(at, due):
     """The balls reach from -3 to 12."""
-    assert precision(torch.tensor([[at]]), LINE) == due
+    assert share_among(torch.tensor([[at]]), LINE) == due
 
 
 def test_samples_of_one_mode_are_precise_and_recall_little():
     real = torch.cat([LINE, LINE + 1000])
     generated = LINE[2:8] + 0.25
-    assert precision(generated, real) == 1
-    assert recall(generated, real) == 0.5
-    assert precision(LINE, LINE) == recall(LINE, LINE) == 1
+    assert share_among(generated, real) == 1
+    assert share_among(real, generated) == 0.5
+    assert share_among(LINE, LINE) == 1
 
 
 def test_precision_and_recall_need_neighbours():
     with pytest.raises(ValueError, match="more than k = 3 images of a kind, got 3"):
-        precision(LINE, LINE[:3])
+        share_among(LINE, LINE[:3])
 
 
 # --- digits, neighbours, memory ---------------------------------------------------------------------------------------
 
 
 def test_digit_entropy():
-    entropy, frequencies = digit_entropy(torch.tensor([0, 0, 9, 9]))
-    assert entropy == pytest.approx(math.log(2))
-    assert frequencies.tolist() == [0.5, *[0] * 8, 0.5]
-    assert digit_entropy(torch.arange(10)).entropy == pytest.approx(math.log(10))
-    assert digit_entropy(torch.zeros(5, dtype=torch.long)).entropy == 0
+    assert digit_entropy(torch.tensor([0, 0, 9, 9])) == pytest.approx(math.log(2))
+    assert digit_entropy(torch.arange(10)) == pytest.approx(math.log(10))
+    assert digit_entropy(torch.zeros(5, dtype=torch.long)) == 0
 
 
-def test_nearest_neighbours_of_images_are_those_of_a_loop():
-    points, references = (torch.randint(0, 256, (num, 3, 4, 4), dtype=torch.uint8) for num in (20, 30))
-    points[3] = references[17]
-    distances, indices = nearest_neighbours(points, references)
-    every = (points[:, None].double() - references.double()).square().sum((2, 3, 4)).sqrt()
-    assert torch.equal(indices, every.argmin(1))
-    torch.testing.assert_close(distances, every.min(1).values.float())
-    assert (distances[3], indices[3]) == (0, 17)
+def test_nearest_is_that_of_a_loop():
+    points, others = torch.randn(20, 6), torch.randn(30, 6)
+    points[3] = others[17]
+    every = (points[:, None].double() - others.double()).square().sum(2).sqrt()
+    torch.testing.assert_close(nearest(points, others), every.min(1).values.float())
+    assert nearest(points, others)[3] == 0
 
 
 def test_memorised():
@@ -161,11 +127,11 @@ def test_memorised():
 
 
 class Brightness(Judge):
-    """Sees nothing but the mean level, in steps of 25.6 for the digit."""
+    """Sees nothing but the mean level, in steps of 25.6 for the digit; it is sure of what is dark."""
 
     def opinion(self, images):
         level = images.float().mean((1, 2, 3))
-        return Opinion(level[:, None], (level / 25.6).long())
+        return Opinion(level[:, None], (level / 25.6).long(), 1 - level / 256)
 
 
 def flat(*levels: float) -> torch.Tensor:
@@ -174,25 +140,25 @@ def flat(*levels: float) -> torch.Tensor:
 
 def test_agreement_of_analogies():
     variants = flat(0, 10, 200, 51, 61, 71).view(2, 3, 3, 4, 4)
-    digit, colour_distance, of_others = agreement(Brightness(1, 0), flat(0, 51), variants)
-    assert digit == pytest.approx((2 + 1) / 6)  # of 0: 0 and 0, not 7; of 1: 1, not 2 and 2
-    assert colour_distance == pytest.approx((10 + 200 + 10 + 20) / 6 * 3**0.5 / 256)
-    assert of_others == pytest.approx((51 + 41 + 149 + 51 + 61 + 71) / 6 * 3**0.5 / 256)
+    found = agreement(Brightness(1, 0), flat(0, 51), variants)
+    assert found["digit_agreement"] == pytest.approx((2 + 1) / 6)  # of 0: 0 and 0, not 7; of 1: 1, not 2 and 2
+    assert found["colour_distance"] == pytest.approx((10 + 200 + 10 + 20) / 6 * 3**0.5 / 256)
+    assert found["colour_distance_of_others"] == pytest.approx((51 + 41 + 149 + 51 + 61 + 71) / 6 * 3**0.5 / 256)
 
 
 def test_judge_scores_are_of_the_samples():
     judge = Brightness(1, 0)
     samples, test_images, train_images = flat(10, 20, 30, 40, 50), flat(*range(0, 200, 10)), flat(*range(5, 255, 5))
-    scores = judge_scores(judge, samples, references(judge, test_images, train_images))
-    level, of_test, of_train = (judge.opinion(images).features for images in (samples, test_images, train_images))
+    level, of_test, of_train = (judge.opinion(images) for images in (samples, test_images, train_images))
+    scores = judge_scores(judge, samples, References(test_images, of_test, of_train.features))
     assert math.isnan(scores.pop("sharpness"))  # these test images have no detail at all
     assert scores == {
-        "frechet": frechet_distance(level, of_test),
-        "kernel": kernel_distance(level, of_test),
+        "frechet": frechet_distance(level.features, of_test.features),
         "precision": 1,
-        "recall": recall(level, of_test),
+        "recall": share_among(of_test.features, level.features),
+        "legibility": pytest.approx((2 / 5) / (3 / 20)),  # levels up to 25
         "digit_entropy": pytest.approx(-0.4 * math.log(0.4) - 0.6 * math.log(0.6)),  # 0 0 1 1 1
-        "memorised": memorised(level, of_test, of_train),
+        "memorised": memorised(level.features, of_test.features, of_train.features),
     }
     assert all(isinstance(score, float) for score in scores.values())
 

@@ -174,7 +174,7 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(ends, monkeypatch, 
 
 
 def test_an_output_folder_that_is_a_file_is_one_line(ends, monkeypatch, capsys):
-    Path("outputs").write_text("")
+    Path("outputs").write_text("", encoding="utf-8")
     assert command(monkeypatch, *TINY) == 1
     [line] = capsys.readouterr().out.strip().splitlines()
     assert line.startswith("failed: ")

@@ -66,6 +66,18 @@ def test_shapes(head):
     assert head.penalty(params(head)).shape == (4,)
 
 
+def test_a_mean_that_is_emitted_can_be_held(head):
+    """Its parameters stay what they are; no gradient comes through those of the mean."""
+    given = params(head).requires_grad_()
+    held = head.detach_mean(given)
+    assert torch.equal(held, given)
+    gradient = torch.autograd.grad(held.sum(), given)[0] if held.requires_grad else torch.zeros_like(given)
+    if head.emits_mean:
+        torch.testing.assert_close(head(given).mean, given[:, 0])
+        assert not gradient[:, 0].any()
+    assert (gradient[:, int(head.emits_mean) :] == 1).all()
+
+
 @pytest.mark.parametrize("name", [name for name in HEADS if accepts(name, (1,)) or accepts(name, (1, 1, 1))])
 def test_density_integrates_to_one(name):
     """In one dimension; a head of pixels has three of them, and a test of its own among the formulas."""

@@ -45,6 +45,7 @@ def test_soft_clip_stays_inside_and_is_the_identity_well_inside():
     [
         ("relu_eps", lambda v: np.maximum(v, 0) + 0.01),
         ("softplus_eps", lambda v: np.log1p(np.exp(v)) + 0.01),
+        ("softplus_ln2", lambda v: np.log2(1 + 2.0**v) + 1e-4),
         ("logvar", np.exp),
         ("logvar_l2", np.exp),
         ("bounded_logvar", np.exp),  # well inside its bounds

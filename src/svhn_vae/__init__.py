@@ -1,5 +1,19 @@
 """Variational autoencoders on house numbers: `load_run(folder)` loads a finished run."""
 
+import os
+
+from svhn_vae.runs.installation import VERSION as __version__
+
+__all__ = ["__version__"]
+
+if backend := os.environ.pop("MPLBACKEND", None):  # a notebook's, for instance, which what it starts may not have
+    import matplotlib
+
+    try:
+        matplotlib.rcParams["backend"] = os.environ["MPLBACKEND"] = backend
+    except ValueError:
+        os.environ["MPLBACKEND"] = "agg"
+
 
 def __getattr__(name: str) -> object:
     # Not at import: the report reads this package without torch.

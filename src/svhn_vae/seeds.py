@@ -23,6 +23,8 @@ class Stream(IntEnum):
     BASIS_NOISE = 6
     PICTURES = 7
     IMPORTANCE_SAMPLES = 8
+    PRIOR = 9
+    SHARD = 10
 
 
 def derive_seed(stream: Stream, *place: int) -> int:
@@ -37,20 +39,29 @@ def derive_seed(stream: Stream, *place: int) -> int:
 def seed_device(device: torch.device, seed: int) -> None:
     """Seeds a device's default generator. torch.manual_seed does so for all there are, and where CUDA is not in use it
     keeps each call with a stack trace of it, for later: 0.9 ms, and memory that grows."""
-    if device.type == "cuda":
-        torch.cuda.init()
-        index = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[index].manual_seed(seed)
-    elif device.type == "mps":
+    if device.type == "mps":
         torch.mps.manual_seed(seed)
     else:
-        torch.default_generator.manual_seed(seed)
+        generator_of(device).manual_seed(seed)
+
+
+def generator_of(device: torch.device) -> torch.Generator:
+    """What draws on a CPU or CUDA device where no generator is named."""
+    if device.type != "cuda":
+        return torch.default_generator
+    torch.cuda.init()
+    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
 
 
 @contextlib.contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Draws on a device from `seed`, and leaves its generator as it was."""
-    is_cpu = device.type not in ("cuda", "mps")
-    with torch.random.fork_rng([] if is_cpu else [device], device_type="cuda" if is_cpu else device.type):
-        seed_device(device, seed)
+    get_state, set_state = torch.mps.get_rng_state, torch.mps.set_rng_state
+    if device.type != "mps":
+        get_state, set_state = generator_of(device).get_state, generator_of(device).set_state
+    before = get_state()
+    seed_device(device, seed)
+    try:
         yield
+    finally:
+        set_state(before)

@@ -30,24 +30,24 @@ from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.data.svhn import read_mat
 from svhn_vae.errors import DataError
-from svhn_vae.evaluation import baselines
-from svhn_vae.evaluation.densities import Uniform
-from svhn_vae.evaluation.judge import Judge, Settings, _path, _write, kept_judge
+from svhn_vae.evaluation import baselines, judge
+from svhn_vae.evaluation.baselines import Uniform
+from svhn_vae.evaluation.judge import JudgeSettings
 from svhn_vae.experiment.build import build_module
 from svhn_vae.experiment.loading import load_dataset, load_run
-from svhn_vae.report import svg
+from svhn_vae.report import plots
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import read_json
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import load_tensors, read_checkpoint
 from svhn_vae.training.checkpoints import continuation
-from svhn_vae.training.history import read_history
+from svhn_vae.training.loggers import read_history
 
 RUN = ("model=conv", "variance=relu_eps", *(word for word in TINY if "pca" not in word), "trainer.max_epochs=2")
-JUDGE = Settings(
-    width=2, dropout=0.0, epochs=1, batch_size=10, learning_rate=0.1, weight_decay=0.0, label_smoothing=0.0,
-    max_shift=1, contrast=0.0, seed=0,
+JUDGE = JudgeSettings(
+    width=2, dropout=0.0, epochs=1, images=100, enough=1.0, batch_size=10, learning_rate=0.1, weight_decay=0.0,
+    label_smoothing=0.0, max_shift=1, contrast=0.0, seed=0,
 )  # fmt: skip
 SAME, REFUSED, NOTHING, REBUILT = "as written", "one line", "nothing, as if there were none", "a notice, made anew"
 PART, OTHER = "part of it, and it is said", "other images, of another digest"
@@ -84,7 +84,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     }
     for name in ("plain.mat", "compressed.mat"):
         files[name] = Kind(folder / name, partial(images_of, folder / name), lambda found, right: OTHER)
-    for name in ("order_of_learning", "calibration", "per_image"):
+    for name in ("order_of_learning", "per_image"):
         path = run.path / f"{name}.safetensors"
         files[path.name] = Kind(path, lambda path=path: of_tensors(load_tensors(path)))
     return files
@@ -107,8 +107,7 @@ def make_files(folder: Path) -> None:
         scipy.io.savemat(folder / f"{name}.mat", arrays, do_compression=name == "compressed")
     moments_of(folder)
     baselines_of(folder)
-    torch.manual_seed(0)
-    _write(Judge(JUDGE.width, JUDGE.dropout, 3), JUDGE, _path(dataset(), JUDGE, folder / "small-cache"))
+    judge_of(folder)
 
 
 def dataset() -> Dataset:
@@ -175,8 +174,12 @@ def baselines_of(folder: Path) -> object:
 
 
 def judge_of(folder: Path) -> object:
-    judge = kept_judge(dataset(), JUDGE, folder / "small-cache", "cpu")
-    return None if judge is None else of_tensors(judge.state_dict())
+    """As a new process has it, and untrained."""
+    judge._loaded.clear()
+    cache._in_memory.clear()
+    torch.manual_seed(0)
+    with mock.patch.object(judge, "fit", return_value=judge.Judge(JUDGE.width, JUDGE.dropout, 3)):
+        return of_tensors(judge.judge_once(dataset(), JUDGE, folder / "small-cache", torch.device("cpu")).state_dict())
 
 
 class Damage(NamedTuple):
@@ -293,7 +296,7 @@ def reported(folder: Path, name: str, damage: Damage) -> None:
     whole = kind.path.read_bytes()
     kind.path.write_bytes(damage.content)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(svg, "FigureCanvasSVG", Blank):
+        with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(plots, "FigureCanvasSVG", Blank):
             print_study(folder / STUDY, wide_console())
             write_report(folder / STUDY)
     finally:

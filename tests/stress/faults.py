@@ -25,7 +25,7 @@ from stress.fingerprint import fingerprints
 from stress.forked import TINY, Done, Prepare, train, warm_up, without_pictures
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.runs.weights import load_tensors, read_checkpoint
-from svhn_vae.training.history import read_history
+from svhn_vae.training.loggers import read_history
 
 SHORT = (*TINY, "trainer.max_epochs=2")
 STUDY = Path("outputs") / "default"

@@ -32,7 +32,7 @@ NUMBERS = itertools.count()
 TRAIN = Path(__file__).parents[2] / "src" / "train.py"
 TINY = (
     "data=synthetic", "data.num_train=240", "data.num_test=40", "trainer=demo", "network_scale=0.03125",
-    "trainer.max_epochs=4", "batch_size=50", "pca.n_components=20", "iw_samples=2",
+    "trainer.max_epochs=4", "batch_size=50", "pca.n_components=20", "iw_samples=2", "judge=false",
 )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def make_cheap() -> None:
 
     from svhn_vae.evaluation import baselines, calibration, order_of_learning
     from svhn_vae.model import covariance as scatter
-    from svhn_vae.report import svg
+    from svhn_vae.report import plots
 
     def along_axes(batches) -> scatter.Moments:
         x = torch.cat(list(batches)).numpy()
@@ -111,7 +111,7 @@ def make_cheap() -> None:
 
     scatter.FITS.update(sample=along_axes, robust=along_axes)
     baselines.fitted = uniform
-    svg.FigureCanvasSVG = Blank
+    plots.FigureCanvasSVG = Blank
     calibration.rendered = order_of_learning.rendered = lambda figure: np.zeros((10, 10, 3), np.uint8)
 
 

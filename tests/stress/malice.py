@@ -99,10 +99,12 @@ def configurations(config: dict, folder: Path) -> dict[str, str]:
         "partial": {"variance": {**call, "_partial_": True}},
         "not recursive": {"variance": {**config["variance"], "_recursive_": False, "epsilon": call}},
     }
-    for group in ("pca", "model", "variance", "data"):
-        changes |= {f"{name}: {group}": {group: {**config[group], first(config[group]): [value]}}
+    for group in ("pca", "model", "variance", "prior", "data"):
+        changes |= {f"{name}: {group}": {group: {**config.get(group, {}), first(config.get(group, {})): [value]}}
                     for name, value in ours(folder).items()}  # fmt: skip
-        changes |= {f"{key} at the top: {group}": {group: {**config[group], key: value}} for key, value in HYDRAS}
+        changes |= {
+            f"{key} at the top: {group}": {group: {**config.get(group, {}), key: value}} for key, value in HYDRAS
+        }
     files = {name: yaml.safe_dump({**config, **change}) for name, change in changes.items()}
     for tag in ("python/object/apply:os.system", "python/object/new:os.system"):
         files[f"!!{tag}"] = f"{yaml.safe_dump(config)}\nevil: !!{tag} ['{command(folder)}']\n"
@@ -114,7 +116,7 @@ HYDRAS = (("_partial_", True), ("_args_", [1]), ("_convert_", "all"), ("_recursi
 
 def first(settings: dict) -> str:
     """A setting of a group to nest something in."""
-    return next(key for key in settings if key != "_target_")
+    return next((key for key in settings if key != "_target_"), "any")
 
 
 def ours(folder: Path) -> dict[str, dict]:

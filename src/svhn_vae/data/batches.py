@@ -9,7 +9,7 @@ Shapes: N images (N, C, H, W) uint8; x in [0, 1); a batch is Features of B image
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -25,22 +25,20 @@ PROJECTED_ON_CPU, PROJECTED_ON_GPU = 500, 10_000  # for training, where it bound
 ON_CPU, ON_GPU = 4, 50  # batches of a step: what is done around it takes 0.4 ms, as an update on a fast GPU
 
 
-def dequantise(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) -> Tensor:
+def dequantise(images: Tensor, seed: int) -> Tensor:
     """uint8 (N, C, H, W) -> x = (image + u) / 256, u uniform in [0, 1) and drawn on the images' device.
-
-    part: the images are this part of `num_parts` equal ones, and have the noise of their places in the whole.
 
     Makes a density of x a lower bound on the probability of the image (Theis et al. 2016).
     """
     if images.dtype != torch.uint8:
         raise UserError(f"expected images (N, C, H, W) of uint8 levels, got {tuple(images.shape)} {images.dtype}")
-    generator, whole = torch.Generator(images.device).manual_seed(seed), (num_parts * len(images), *images.shape[1:])
-    noise = torch.rand(whole, generator=generator, device=images.device).chunk(num_parts)[part]
+    generator = torch.Generator(images.device).manual_seed(seed)
+    noise = torch.rand(images.shape, generator=generator, device=images.device)
     # 255 + u has 16 binary places in float32: a noise closer to 1 would round up into the next level.
     return (images + noise.clamp_(max=1 - 2**-16)) / NUM_LEVELS
 
 
-def centred(images: Tensor, seed: int, *, part: int = 0, num_parts: int = 1) -> Tensor:
+def centred(images: Tensor, seed: int) -> Tensor:
     """uint8 (N, C, H, W) -> x at the middle of each level, without noise: the post's images, which have no density."""
     return (images + 0.5) / NUM_LEVELS
 
@@ -115,7 +113,6 @@ class TrainingBatches:
     several at a time, `per_step`; None: ON_CPU or ON_GPU.
 
     The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw); without `add_noise` there is none.
-    part: which of `num_parts` equal parts of each batch this process has, its noise that of the whole batch.
     """
 
     def __init__(
@@ -130,8 +127,6 @@ class TrainingBatches:
         shuffle: bool,
         seed: int,
         epoch: Callable[[], int],
-        part: int,
-        num_parts: int,
     ) -> None:
         if not 1 <= batch_size <= len(images):
             raise UserError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
@@ -143,7 +138,6 @@ class TrainingBatches:
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
         self._per_step = per_step
         self.seed, self.epoch = seed, epoch
-        self.part, self.num_parts = part, num_parts
         self._to_x = dequantise if add_noise else centred
         self._draw: int | None = None
         self._projected: LazyProjection | None = None
@@ -162,8 +156,7 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[tuple[Features, ...]]:
         epoch = self.epoch()
-        whole = self._order(epoch).split(self.batch_size)[: self.num_batches]
-        batches = [batch.chunk(self.num_parts)[self.part] for batch in whole]
+        batches = self._order(epoch).split(self.batch_size)[: self.num_batches]
         made = (self._slices if self.representation.is_projection else self._from_pixels)(epoch, batches)
         while several := tuple(itertools.islice(made, self.per_step)):
             yield several
@@ -174,7 +167,7 @@ class TrainingBatches:
         order = torch.randperm(num, generator=generator) if self.shuffle else torch.arange(num)
         return order.to(self._device)
 
-    def _slices(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
+    def _slices(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Features]:
         draw, later = divmod(epoch, self.epochs_per_noise)
         if draw != self._draw:
             self._draw, self._projected = draw, None  # its room is free before the next one's is taken
@@ -190,14 +183,14 @@ class TrainingBatches:
         at_once = PROJECTED_ON_CPU if self._device.type == "cpu" else PROJECTED_ON_GPU
         return LazyProjection(self._order(draw * self.epochs_per_noise), at_once, make)
 
-    def _from_pixels(self, epoch: int, batches: list[Tensor]) -> Iterator[Features]:
+    def _from_pixels(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Features]:
         for index, indices in enumerate(batches):
             seed = derive_seed(Stream.TRAINING_NOISE, self.seed, epoch, index)
-            yield self._features(indices, seed, part=self.part, num_parts=self.num_parts)
+            yield self._features(indices, seed)
 
-    def _features(self, indices: Tensor, seed: int, **part: int) -> Features:
+    def _features(self, indices: Tensor, seed: int) -> Features:
         """The noise is drawn on the representation's device."""
-        return self.representation(self._to_x(self._pixels_on_device[indices], seed, **part))
+        return self.representation(self._to_x(self._pixels_on_device[indices], seed))
 
     @property
     def _device(self) -> torch.device:

@@ -12,6 +12,7 @@ from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Representation
 from svhn_vae.model.covariance import Moments
+from svhn_vae.seeds import Stream, derive_seed
 
 MAX_SEEN = 2_000  # training images, evenly spaced: 500 variances estimated from them are off by 0.1 nats together
 
@@ -71,19 +72,20 @@ class DataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> TrainingBatches:
+        """Of several processes each has images, an order and noise of its own, and a share of every batch."""
+        rank, num = self.trainer.global_rank, self.trainer.world_size
+        images = self.dataset.train.images
         return TrainingBatches(
-            self.dataset.train.images,
+            images[rank::num][: len(images) // num],
             self.representation,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size // num,
             per_step=self.updates_per_step,
             add_noise=self.dequantise,
             epochs_per_noise=self.epochs_per_noise,
             shuffle=self.shuffle,
-            seed=self.seed,
+            seed=self.seed if num == 1 else derive_seed(Stream.SHARD, self.seed, rank),
             # Not current_epoch: in a continued run it is still the last run's when the first batch is asked for.
             epoch=lambda: self.trainer.fit_loop.epoch_progress.current.processed,
-            part=self.trainer.global_rank,
-            num_parts=self.trainer.world_size,
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -1,34 +1,77 @@
 """What a model without a network scores: densities of the same dequantised pixels, fitted on the training images.
 
-Shapes: N images, D pixels, K components kept. Units: bits per dimension.
+Shapes: N images, D pixels; x (N, D) in [0, 1). Units: log-densities in nats per image, scores in bits per dimension.
 """
 
 import contextlib
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from svhn_vae.data.batches import centred, dequantised_chunks, every_nth
+from svhn_vae.data.batches import dequantised_chunks, every_nth
 from svhn_vae.data.cache import MAX_IMAGES
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset
-from svhn_vae.evaluation.densities import Density, Gaussian, StudentT, Uniform
-from svhn_vae.evaluation.mixture import Mixture, by_smoothness, fit_mixture
 from svhn_vae.model.coordinates import cosine_basis
-from svhn_vae.model.covariance import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored
+from svhn_vae.model.covariance import Moments, fit_degrees_of_freedom, floored, student_t_log_prob
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.files import read_json, write_json
 from svhn_vae.seeds import Stream
 
-FORMAT = 4  # to be raised with any change of what is scored, so that older files are not read
+FORMAT = 5  # to be raised with any change of what is scored, so that older files are not read
 MAX_IMAGES_AT_ONCE = 10_000  # for what is fitted on the images themselves, not on their moments
-MAX_MIXED, IMAGES_PER_MIXED, NUM_AXES = 10, 500, 100  # of the mixture: its components, images and axes of each
+
+
+class Uniform:
+    """Every x in [0, 1)^D alike."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Images x (N, D) -> log-densities (N,) float64, in nats."""
+        return torch.zeros(len(x), dtype=torch.float64)
+
+
+class Elliptical(ABC):
+    """A law of the distance to the mean (D,), in units of the scatter (D,) along orthonormal axes, rows (D, D)."""
+
+    def __init__(self, mean: Tensor, axes: Tensor, scatter: Tensor) -> None:
+        self.mean, self.axes, self.scatter = mean.float(), axes.float(), scatter.double()
+
+    def distances(self, x: Tensor) -> Tensor:
+        """x (N, D) -> squared Mahalanobis distances (N,) float64."""
+        return (((x - self.mean) @ self.axes.T).double().square() / self.scatter).sum(1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.radial_log_prob(self.distances(x)) - 0.5 * self.scatter.log().sum()
+
+    @abstractmethod
+    def radial_log_prob(self, distances: Tensor) -> Tensor:
+        """Squared distances (N,) -> log-densities (N,) where the scatter is the identity."""
+
+
+class Gaussian(Elliptical):
+    def radial_log_prob(self, distances: Tensor) -> Tensor:
+        return -0.5 * (len(self.mean) * math.log(2 * math.pi) + distances)
+
+
+class StudentT(Elliptical):
+    """The multivariate Student-t: a Gaussian with one scale per image, integrated out."""
+
+    def __init__(self, mean: Tensor, axes: Tensor, scatter: Tensor, degrees: float) -> None:
+        super().__init__(mean, axes, scatter)
+        self.degrees = degrees
+
+    def radial_log_prob(self, distances: Tensor) -> Tensor:
+        return torch.from_numpy(student_t_log_prob(distances.numpy(), self.degrees, len(self.mean)))
+
+
+Density = Uniform | Elliptical
 
 
 def baselines(
@@ -66,14 +109,12 @@ def fitted(images: Tensor, moments: Callable[[str], Moments], num_components: in
     """Every baseline, fitted on training images (N, C, H, W) uint8 and their moments."""
     sample, robust = moments("sample"), moments("robust")
     x = torch.cat(list(dequantised_chunks(every_nth(images, MAX_IMAGES_AT_ONCE), Stream.BASIS_NOISE)))
+    degrees = robust.degrees_of_freedom.item()
     return {
         "uniform": Uniform(),
         **gaussians(sample, num_components),
         "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), len(every_nth(images, MAX_IMAGES["sample"]))),
-        "mixture of PPCAs": mixture(x),
-        "Student-t, full covariance": StudentT(
-            robust.mean, robust.components, robust.eigenvalues, robust.degrees_of_freedom.item()
-        ),
+        "Student-t, full covariance": StudentT(robust.mean, robust.components, robust.eigenvalues, degrees),
         "cosine transform, one scale per image": cosine_student_t(robust, x),
     }
 
@@ -91,33 +132,6 @@ def gaussians(moments: Moments, num_components: int | None) -> dict[str, Density
         densities["full covariance"] = Gaussian(mean, components, eigenvalues)
     densities["full covariance, floored"] = Gaussian(mean, components, floored(eigenvalues))
     return densities
-
-
-def diagonal_post_loss(images: Tensor, moments: Moments, num_components: int, epsilon: float) -> float:
-    """The post's own loss, in nats of num_components raw coordinates of pixels / 255, without a network.
-
-    A Gaussian with the variance max(eigenvalue, epsilon) in each coordinate, of images (N, C, H, W) uint8 without
-    noise; the post's network has the same floor.
-    """
-    unit = NUM_LEVELS / (NUM_LEVELS - 1)
-    scores = (centred(images, 0).flatten(1) - moments.mean.float()) @ moments.components[:num_components].T * unit
-    variance = (moments.eigenvalues[:num_components] * unit**2).clamp(min=epsilon)
-    return 0.5 * (scores.square().double() / variance + (2 * math.pi * variance).log()).sum(1).mean().item()
-
-
-@torch.no_grad()
-def gaussian_post_loss(vae: VAE, represented: EvaluationSplits) -> float | None:
-    """The test images' post_loss under independent Gaussians of the coordinates y, with their variances over training
-    images and the head's floor: what a network has to beat. None of pixels."""
-    if not vae.representation.is_projection:
-        return None
-    floor = math.exp(vae.variance.log_variance_range[0])
-    train, test = (
-        torch.cat([batch.y.flatten(1).cpu() for batch in batches]).double()
-        for batches in (represented.seen, represented.test)
-    )
-    variance = train.var(0).clamp(min=floor)
-    return 0.5 * ((test - train.mean(0)).square() / variance + (2 * math.pi * variance).log()).sum(1).mean().item()
 
 
 def ledoit_wolf(moments: Moments, x: Tensor, num_images: int) -> Gaussian:
@@ -148,7 +162,15 @@ def cosine_student_t(robust: Moments, x: Tensor) -> StudentT:
     return StudentT(robust.mean, axes, scatter, degrees)
 
 
-def mixture(x: Tensor) -> Mixture:
-    """Of as many PPCAs as the images x (N, C, H, W) allow."""
-    num_mixed = min(max(len(x) // IMAGES_PER_MIXED, 1), MAX_MIXED)
-    return fit_mixture(x.flatten(1), by_smoothness(x, num_mixed), NUM_AXES)
+@torch.no_grad()
+def gaussian_post_loss(vae: VAE, splits: EvaluationSplits) -> float | None:
+    """The test images' post_loss under independent Gaussians of the coordinates y, with their variances over training
+    images and the head's floor: what a network has to beat. None of pixels."""
+    if not vae.representation.is_projection:
+        return None
+    floor = math.exp(vae.variance.log_variance_range[0])
+    train, test = (
+        torch.cat([batch.y.flatten(1).cpu() for batch in batches]).double() for batches in (splits.seen, splits.test)
+    )
+    variance = train.var(0).clamp(min=floor)
+    return 0.5 * ((test - train.mean(0)).square() / variance + (2 * math.pi * variance).log()).sum(1).mean().item()

@@ -1,10 +1,16 @@
-"""The bound's metrics of a split, from passes of its batches: of validation, of test, and of what training saw.
+"""The bound on log p(x): a split's metrics from one sample per image, and the importance-weighted bound.
+
+The latter (Burda et al. 2016) comes nearer to log p(x) with more samples, and is on average never above it.
+
+    log w = log p(y | z) + log p(r | z) + log |dy/dx| + log p(z) - log q(z | y),    z ~ q(z | y)
+    log p(x) >= E log mean w_1..w_k, which is the elbo at k = 1 and log p(x) as k goes to infinity
 
 Shapes: B images, Z latent dimensions. Units: nats per image unless a name says otherwise.
 """
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +22,7 @@ from svhn_vae.seeds import Stream, derive_seed, seeded
 
 
 def evaluation_pass(vae: VAE, batch: Features, batch_idx: int) -> Pass:
-    """With the same latent noise at every evaluation; training's is left alone."""
+    """With the same latent noise at every evaluation; the noise of training is left alone."""
     with seeded(vae.device, derive_seed(Stream.EVALUATION_LATENTS, batch_idx)):
         return vae(batch)
 
@@ -71,3 +77,50 @@ def split_metrics(vae: VAE, batches: Iterable[Features], split: str) -> dict[str
 def or_none(value: float) -> float | None:
     """JSON has no numbers that are not finite."""
     return value if math.isfinite(value) else None
+
+
+class Estimate(NamedTuple):
+    """Of log p(x) of B images, by k samples each."""
+
+    log_px: Tensor  # (B,) float64: the log of the mean weight
+    effective_sample_size: Tensor  # (B,) float64, 1..k: (sum of w)^2 / sum of w^2; near 1, one sample decides
+
+
+@torch.no_grad()
+def importance_weighted(vae: VAE, features: Features, num_samples: int, batch_index: int) -> dict[int, Estimate]:
+    """k -> the estimate from the first k samples, k = 1, 2, 4, ... and num_samples.
+
+    In the memory of a single pass, however many samples. The noise derives from the batch's index and the sample's.
+    """
+    zero_weight = as_double(torch.full_like(features.log_det, -torch.inf))
+    log_sum, log_sum_of_squares, curve = zero_weight, zero_weight, {}
+    for num_drawn in range(1, num_samples + 1):
+        log_w = log_weight(vae, features, latent_noise(vae, len(features.y), batch_index, num_drawn))
+        log_sum = log_sum.logaddexp(log_w)
+        log_sum_of_squares = log_sum_of_squares.logaddexp(2 * log_w)
+        if num_drawn == num_samples or num_drawn.bit_count() == 1:  # a power of two
+            log_count = torch.tensor(num_drawn, dtype=torch.float64).log().to(log_sum.device)
+            curve[num_drawn] = Estimate(log_sum - log_count, (2 * log_sum - log_sum_of_squares).exp())
+    return curve
+
+
+def log_weight(vae: VAE, features: Features, noise: Tensor) -> Tensor:
+    """Features of B images, noise (B, Z) of N(0, I) -> log w (B,) float64 of one sample each."""
+    inferred = vae.networks(features.y, noise)
+    # -log q(z | y), where z = mean + sigma * noise: nothing is divided by sigma.
+    minus_log_q = as_double(0.5 * (noise.square() + inferred.log_variance + math.log(2 * math.pi))).sum(1)
+    log_prior = vae.prior.log_prob(inferred.z)
+    log_likelihood = vae.variance(inferred.params).log_prob(features.y)
+    residual = vae.representation.residual.log_prob(features.residual, inferred.image_params)
+    return sum(map(as_double, (log_likelihood, residual, features.log_det, log_prior, minus_log_q)))
+
+
+def as_double(array: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none (MPS)."""
+    return (array.cpu() if array.device.type == "mps" else array).double()
+
+
+def latent_noise(vae: VAE, num_images: int, *place: int) -> Tensor:
+    """(B, Z) of N(0, I), drawn on the CPU: alike on any machine."""
+    generator = torch.Generator().manual_seed(derive_seed(Stream.IMPORTANCE_SAMPLES, *place))
+    return torch.randn(num_images, vae.networks.latent_dim, generator=generator).to(vae.device)

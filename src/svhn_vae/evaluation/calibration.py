@@ -7,7 +7,7 @@ nominal even where sigma is right, and then measures the shape. Correlations bet
 Shapes: N images, E = event_shape of y, Q bins.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,18 +17,15 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Distribution
 
-from svhn_vae.model.coordinates import Representation
-from svhn_vae.pictures.plot import rendered, use_log_scales
+from svhn_vae.pictures.sheet import rendered, use_log_scales
 
 COVERAGES = (50, 90, 99)  # percent
 NUM_BINS = 15
-NUM_WORST = 5
 
 
 class Residuals(NamedTuple):
     """Of N images, on the CPU."""
 
-    y: Tensor  # (N, *E)
     error: Tensor  # (N, *E): y - mean
     sigma: Tensor  # (N, *E): as predicted
 
@@ -43,32 +40,17 @@ class Calibration(NamedTuple):
     per_element: Tensor  # (*E): residual_variance of each element of y
     predicted: Tensor  # (Q,): root mean square sigma in bins of equal size, the smallest sigma first
     actual: Tensor  # (Q,): root mean square error there
-    variance: Tensor  # (*E): of y
-    sigma2: Tensor  # (*E): mean squared sigma of each element
-    error2: Tensor  # (*E): mean squared error
 
     @property
     def metrics(self) -> dict[str, float]:
         coverage = {f"calibration/coverage_{percent}": inside for percent, inside in self.coverage.items()}
         return {"calibration/residual_variance": self.residual_variance, **coverage}
 
-    @property
-    def worst(self) -> list[dict[str, Any]]:
-        """The elements whose sigma is farthest from right, either way."""
-        distance = self.per_element.log().abs().flatten()
-        indices = distance.topk(min(NUM_WORST, len(distance))).indices
-        places = torch.stack(torch.unravel_index(indices, self.per_element.shape), dim=1)
-        variances = self.per_element.flatten()[indices]
-        return [
-            {"element": place, "residual_variance": variance}
-            for place, variance in zip(places.tolist(), variances.tolist(), strict=True)
-        ]
-
 
 def residuals(likelihood: Distribution, y: Tensor) -> Residuals:
     """p(y | z) of images with features y (N, *E)."""
     sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).eps)  # 0 where a law on [0, 1) is all at one end
-    return Residuals(y.cpu(), (y - likelihood.mean).cpu(), sigma.cpu())
+    return Residuals((y - likelihood.mean).cpu(), sigma.cpu())
 
 
 def calibration(parts: list[Residuals]) -> Calibration:
@@ -85,21 +67,7 @@ def calibration(parts: list[Residuals]) -> Calibration:
         per_element=z.square().mean(0),
         predicted=predicted,
         actual=actual,
-        variance=whole.y.var(0, correction=0),
-        sigma2=whole.sigma.square().mean(0),
-        error2=whole.error.square().mean(0),
     )
-
-
-def by_component(found: Calibration, representation: Representation) -> dict[str, Tensor]:
-    """Reliability `predicted`, `actual` (Q,), and of each element of y, flat (E,), its variance over the images
-    `eigenvalue`, `sigma2` and `error2`, in squared units of pixels in [0, 1)."""
-    size = found.sigma2.numel()
-    unit = representation.scale.cpu().square().flatten()
-    unit = unit[:size] if representation.is_projection else unit.expand(size)
-    squares = {"eigenvalue": found.variance, "sigma2": found.sigma2, "error2": found.error2}
-    reliability = {"predicted": found.predicted, "actual": found.actual}
-    return reliability | {name: (square.flatten() * unit).contiguous() for name, square in squares.items()}
 
 
 def half_width(percent: int) -> float:

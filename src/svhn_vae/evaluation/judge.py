@@ -9,36 +9,46 @@ Shapes: N images (N, 3, 32, 32) uint8; x (B, 3, 32, 32) in [0, 1) of a batch; F 
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn import functional
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from svhn_vae.data.batches import centred, every_nth
+from svhn_vae.data.cache import cached
 from svhn_vae.data.sources import Dataset, LabelledImages
-from svhn_vae.errors import Damaged, UserError
-from svhn_vae.runs.weights import load_tensors, save_tensors
+from svhn_vae.errors import UserError
 
-FORMAT = 1  # to be raised with any change of the network or its training, so that older files are not read
+FORMAT = 3  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
-MAX_IMAGES = 10_000  # for the scales of channels and features
+MAX_IMAGES = 2_000  # for the scales of channels and features
 CHUNK = 500  # images in the network at a time, when it does not learn: bounds memory
+CONFIDENT = 0.9  # probability of a digit from which an image counts as legible
+MIN_SIDE = 4  # pixels, which are halved twice
+MIN_IMAGES = 4  # of each part of a data set, for recall among three neighbours
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class JudgeSettings:
     """All that decides what a judge learns from given images; conf/judge.yaml holds the numbers.
 
-    max_shift: pixels that an image is moved by, at most. contrast: it is multiplied by 1 - contrast to 1 + contrast,
-    and in half of the images by the negative of it, because digits are as often dark on light as light on dark.
+    epochs: at most, and fewer where `images` have been seen before or where the judge reads `enough` of the validation
+    images. max_shift: pixels that an image is moved by, at most. contrast: it is multiplied by 1 - contrast to
+    1 + contrast, and in half of the images by the negative of it, because digits are as often dark on light as light
+    on dark.
     """
 
     width: int
     dropout: float
     epochs: int
+    images: int
+    enough: float
     batch_size: int
     learning_rate: float
     weight_decay: float
@@ -48,11 +58,17 @@ class Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        for name in ("width", "epochs", "batch_size"):
+        for name in ("width", "epochs", "images", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"judge.{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_shift < 0:
-            raise UserError(f"judge.max_shift must be 0 or more pixels, got {self.max_shift}")
+        for name, least, most in (
+            ("max_shift", 0, 1000), ("dropout", 0, 1), ("label_smoothing", 0, 1), ("contrast", 0, 1),
+            ("enough", 0, math.inf), ("weight_decay", 0, 1), ("seed", 0, 2**32),
+        ):  # fmt: skip
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"judge.{name} must be in {least}..{most}, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"judge.learning_rate must be above 0 and finite, got {self.learning_rate}")
 
     @property
     def digest(self) -> str:
@@ -64,6 +80,7 @@ class Opinion(NamedTuple):
 
     features: Tensor  # (N, F) float32, F = 7 width, in standard deviations of the training images
     digits: Tensor  # (N,) int64, the likeliest of each
+    confidence: Tensor  # (N,) float32, its probability
 
 
 class Judge(nn.Module):
@@ -83,7 +100,10 @@ class Judge(nn.Module):
         for name in ("mean", "stddev"):  # of each channel of the training images
             self.register_buffer(name, torch.ones(num_channels, 1, 1))
         self.register_buffer("feature_stddev", torch.ones(7 * width))  # of the training images
-        for name in ("val_accuracy", "test_accuracy", "seconds"):  # of training, on the machine that did it
+        self.register_buffer("temperature", torch.ones(()))  # that logits are divided by, for calibrated confidence
+        # Of test images: digits read right, distance of confidence and accuracy, share of confidence 0.9 and more, and
+        # how many of those are read right; seconds: of training, on the machine that did it.
+        for name in ("val_accuracy", "accuracy", "calibration_error", "legible", "legible_accuracy", "seconds"):
             self.register_buffer(name, torch.zeros(()))
 
     def stage_means(self, x: Tensor) -> list[Tensor]:
@@ -105,9 +125,15 @@ class Judge(nn.Module):
         device, opinions = self.mean.device, []
         for chunk in images.split(CHUNK):
             means = self.stage_means(centred(chunk.to(device), 0))
-            features = torch.cat(means, 1) / self.feature_stddev
-            opinions.append((features.cpu(), self.to_logits(means[-1]).argmax(1).cpu()))
+            confidence, digits = (self.to_logits(means[-1]) / self.temperature).softmax(1).max(1)
+            opinions.append(((torch.cat(means, 1) / self.feature_stddev).cpu(), digits.cpu(), confidence.cpu()))
         return Opinion(*(torch.cat(arrays) for arrays in zip(*opinions, strict=True)))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What its figures are worth."""
+        names = ("accuracy", "calibration_error", "legible", "legible_accuracy")
+        return {f"judge/{name}": getattr(self, name).item() for name in names}
 
 
 def convolution_pair(num_in: int, num_out: int) -> list[nn.Module]:
@@ -116,79 +142,97 @@ def convolution_pair(num_in: int, num_out: int) -> list[nn.Module]:
     return [layer for three in layers for layer in three]
 
 
-def judge_once(dataset: Dataset, settings: Settings, cache: Path, device: str) -> Judge:
+def why_no_judge(dataset: Dataset) -> str:
+    """Why samples of these data cannot be judged, or nothing."""
+    if len(dataset.train.labels.unique()) < 2:
+        return "the training images have no two different labels"
+    if (highest := int(dataset.train.labels.max())) >= NUM_DIGITS:
+        return f"a judge reads labels below {NUM_DIGITS}, the highest of the training images is {highest}"
+    few = min(len(part.labels) for part in (dataset.train, dataset.val, dataset.test))
+    if few < MIN_IMAGES:
+        return f"a judge needs at least {MIN_IMAGES} training, validation and test images each, got {few}"
+    if min(dataset.image_shape[1:]) < MIN_SIDE:
+        return f"a judge needs images of at least {MIN_SIDE} pixels a side, got {tuple(dataset.image_shape)}"
+    return ""
+
+
+class Learnt(NamedTuple):
+    """All that a judge has learnt."""
+
+    numbers: Tensor  # (P,) float32: its state, one after the other
+
+
+_loaded: dict[tuple[Path, str], Judge] = {}  # the last one, for all runs of a process
+
+
+def judge_once(dataset: Dataset, settings: JudgeSettings, cache: Path, device: torch.device) -> Judge:
     """The judge of these images, in evaluation mode; from `cache`, or trained on `device` and put there."""
-    judge = kept_judge(dataset, settings, cache, device)
-    if judge is None:
-        judge = fit(dataset, settings, device)
-        _write(judge, settings, _path(dataset, settings, cache))
-    return judge
+    path = cache / f"judge-{FORMAT}-{settings.digest}-{dataset.digest}.safetensors"
+    if (path, str(device)) not in _loaded:
+        numbers = cached(path, Learnt, lambda: Learnt(numbers_of(fit(dataset, settings, device)))).numbers
+        judge = Judge(settings.width, settings.dropout, dataset.image_shape[0])
+        state = judge.state_dict()
+        parts = numbers.split([value.numel() for value in state.values()])
+        judge.load_state_dict({n: part.view(v.shape) for (n, v), part in zip(state.items(), parts, strict=True)})
+        _loaded.clear()
+        _loaded[path, str(device)] = judge.to(device).eval()
+    return _loaded[path, str(device)]
 
 
-def kept_judge(dataset: Dataset, settings: Settings, cache: Path, device: str) -> Judge | None:
-    """None if there is none, or a damaged one."""
-    judge, path = Judge(settings.width, settings.dropout, dataset.image_shape[0]), _path(dataset, settings, cache)
-    try:
-        judge.load_state_dict(load_tensors(path))
-    except FileNotFoundError:
-        return None
-    except (Damaged, RuntimeError, OSError) as error:
-        print(f"  {path} is damaged ({' '.join(str(error).split())}): to be trained anew", flush=True)
-        return None
-    return judge.to(device).eval()
+def numbers_of(judge: Judge) -> Tensor:
+    """(P,) float32, on the CPU."""
+    return torch.cat([value.detach().cpu().flatten().float() for value in judge.state_dict().values()])
 
 
-def fit(dataset: Dataset, settings: Settings, device: str) -> Judge:
-    """A judge that learnt from the training images, with its accuracy on the others, which chose nothing."""
-    check(dataset, settings)
+def fit(dataset: Dataset, settings: JudgeSettings, device: torch.device) -> Judge:
+    """A judge that learnt from the training images. Validation images end its training and choose its temperature, test
+    images choose nothing. Raises UserError if its loss is not finite."""
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         judge = Judge(settings.width, settings.dropout, dataset.image_shape[0])
         x = centred(every_nth(dataset.train.images, MAX_IMAGES), 0)
         judge.mean.copy_(x.mean((0, 2, 3))[:, None, None])
-        judge.stddev.copy_(x.std((0, 2, 3))[:, None, None])
-        _learn(judge.to(device, memory_format=torch.channels_last), dataset.train, settings)
-    judge.eval()
+        judge.stddev.copy_(x.std((0, 2, 3)).clamp(min=1e-6)[:, None, None])
+        learn(judge.to(device, memory_format=torch.channels_last), dataset, settings)
     stddev = judge.opinion(every_nth(dataset.train.images, MAX_IMAGES)).features.std(0)
     judge.feature_stddev.copy_(torch.where(stddev > 0, stddev, 1))
     judge.val_accuracy.fill_(accuracy(judge, dataset.val))
-    judge.test_accuracy.fill_(accuracy(judge, dataset.test))
+    judge.temperature.fill_(best_temperature(judge, dataset.val))
+    measure(judge, dataset.test)
     return judge
 
 
-def check(dataset: Dataset, settings: Settings) -> None:
-    """Raises UserError for images that this network cannot learn to read."""
-    highest, side = int(dataset.train.labels.max()), min(dataset.image_shape[1:])
-    if not 1 <= highest < NUM_DIGITS:
-        raise UserError(
-            f"the judge needs images of 2 to {NUM_DIGITS} labels, the highest of {dataset.name} is {highest}"
-        )
-    if side < 4 or settings.max_shift >= side:
-        raise UserError(f"judge.max_shift={settings.max_shift} needs larger images, these have {side} pixels a side")
-
-
-def _learn(judge: Judge, train: LabelledImages, settings: Settings) -> None:
+def learn(judge: Judge, dataset: Dataset, settings: JudgeSettings) -> None:
+    """Leaves it in evaluation mode."""
     start, device = time.monotonic(), judge.mean.device
-    images, labels = train.images.to(device), train.labels.to(device).long()
-    num_steps = settings.epochs * -(-len(labels) // settings.batch_size)
+    max_shift = min(settings.max_shift, min(dataset.image_shape[1:]) - 1)
+    images, labels = dataset.train.images.to(device), dataset.train.labels.to(device).long()
+    num_steps = -(-min(settings.epochs * len(labels), settings.images) // settings.batch_size)
     optimizer = torch.optim.AdamW(judge.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=num_steps)
-    judge.train()
-    for epoch in range(settings.epochs):
-        for indices in torch.randperm(len(labels)).to(device).split(settings.batch_size):
-            x = augmented(centred(images[indices], 0), settings.max_shift, settings.contrast)
+    epoch = 0
+    while schedule.last_epoch < num_steps:
+        epoch += 1
+        judge.train()
+        batches = torch.randperm(len(labels)).to(device).split(settings.batch_size)
+        for indices in batches[: num_steps - schedule.last_epoch]:
+            x = augmented(centred(images[indices], 0), max_shift, settings.contrast)
             loss = functional.cross_entropy(judge(x), labels[indices], label_smoothing=settings.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+        if not loss.isfinite():
+            raise UserError(f"the judge's loss is {loss.item()} in epoch {epoch}: lower judge.learning_rate")
+        read = accuracy(judge.eval(), dataset.val)
         judge.seconds.fill_(time.monotonic() - start)
-        done = f"epoch {epoch + 1} of {settings.epochs}"
-        print(f"  judge: {done}, loss of its last batch {loss.item():.2f}, {judge.seconds:.0f} s", flush=True)
+        print(f"  judge: epoch {epoch}, {read:.1%} of validation images right, {judge.seconds:.0f} s", flush=True)
+        if read >= settings.enough:
+            return
 
 
 def augmented(x: Tensor, max_shift: int, contrast: float) -> Tensor:
-    """x, each image moved by whole pixels, so that none is blurred, and its contrast changed: see Settings."""
+    """x, each image moved by whole pixels, so that none is blurred, and its contrast changed: see JudgeSettings."""
     size, device = x.shape[-1], x.device
     padded = functional.pad(x, [max_shift] * 4, mode="reflect")
     starts = torch.randint(2 * max_shift + 1, (2, len(x), 1), device=device)
@@ -205,14 +249,28 @@ def accuracy(judge: Judge, part: LabelledImages) -> float:
     return (judge.opinion(part.images).digits == part.labels).double().mean().item()
 
 
-def _path(dataset: Dataset, settings: Settings, cache: Path) -> Path:
-    return cache / f"judge-{FORMAT}-{settings.digest}-{dataset.digest}.safetensors"
+@torch.no_grad()
+def logits_of(judge: Judge, images: Tensor) -> Tensor:
+    """(N, 10) float64, on the CPU, before the temperature."""
+    return torch.cat([judge(centred(x.to(judge.mean.device), 0)).cpu() for x in images.split(CHUNK)]).double()
 
 
-def _write(judge: Judge, settings: Settings, path: Path) -> None:
-    """A notice where it cannot be written."""
-    state = {name: value.contiguous() for name, value in judge.state_dict().items()}
-    try:
-        save_tensors(state, path, settings=json.dumps(dataclasses.asdict(settings)))
-    except OSError as error:  # this judge is there all the same
-        print(f"  {path} cannot be written ({error}): the next use trains it anew; cache=FOLDER is another place")
+def best_temperature(judge: Judge, part: LabelledImages) -> float:
+    """That of the highest likelihood of the labels (Guo et al. 2017)."""
+    logits, labels = logits_of(judge, part.images), part.labels.long()
+    found = minimize_scalar(
+        lambda log: functional.cross_entropy(logits / math.exp(log), labels).item(), bounds=(-4.0, 4.0)
+    )
+    return math.exp(found.x)
+
+
+def measure(judge: Judge, test: LabelledImages) -> None:
+    """Notes what it is worth, by test images."""
+    probabilities = (logits_of(judge, test.images) / judge.temperature.item()).softmax(1)
+    confidence, digits = probabilities.max(1)
+    right, legible = (digits == test.labels).double(), confidence >= CONFIDENT
+    judge.accuracy.fill_(right.mean().item())
+    error = multiclass_calibration_error(probabilities, test.labels.long(), num_classes=NUM_DIGITS)
+    judge.calibration_error.fill_(error.item())
+    judge.legible.fill_(legible.double().mean().item())
+    judge.legible_accuracy.fill_(right[legible].mean().item() if legible.any() else 0.0)

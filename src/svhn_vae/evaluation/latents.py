@@ -5,19 +5,32 @@ Shapes: N images, Z latent dimensions. Units: nats per image.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from svhn_vae.model.elbo import kl_to_standard_normal
+from svhn_vae.evaluation.bound import as_double
+from svhn_vae.model.coordinates import Features
+from svhn_vae.model.vae import VAE
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 CHUNK = 500  # samples compared with all posteriors at a time: bounds memory
 INVERSE_PENALTY = 0.01  # of the probe: with more freedom a few thousand images are learnt by heart
+
+
+@torch.no_grad()
+def posteriors_of(vae: VAE, batches: Iterable[Features]) -> tuple[Tensor, Tensor]:
+    """Means and log-variances (N, Z) of the posteriors of all images."""
+    vae.eval()
+    parts = [vae.networks.encode(batch.y) for batch in batches]
+    mean, log_variance = (torch.cat(arrays).float() for arrays in zip(*parts, strict=True))
+    return mean, log_variance
 
 
 def mutual_information(mean: Tensor, log_variance: Tensor, z: Tensor) -> float:
@@ -27,7 +40,7 @@ def mutual_information(mean: Tensor, log_variance: Tensor, z: Tensor) -> float:
     mean, log_variance, z (N, Z): posteriors and one sample of each. Of the N images themselves this is exact but for
     the sampling; of the law that they come from it says too little, since it cannot exceed log N.
     """
-    mean, log_variance, z = mean.double(), log_variance.double(), z.double()
+    mean, log_variance, z = map(as_double, (mean, log_variance, z))
     # -2 log q(z | x_j), less Z log 2 pi, is linear in (z^2, z): one matrix product for all pairs.
     precision = (-log_variance).exp()
     slopes = torch.cat([precision, -2 * mean * precision], dim=1).T  # (2 Z, N)
@@ -37,18 +50,17 @@ def mutual_information(mean: Tensor, log_variance: Tensor, z: Tensor) -> float:
         part = z[start : start + CHUNK]
         log_q = -0.5 * (torch.cat([part.square(), part], dim=1) @ slopes + constant)  # (CHUNK, N)
         information += (log_q.diagonal(start) - log_q.logsumexp(1)).sum().item()
-    return information / len(z) + torch.tensor(len(z)).double().log().item()
+    return information / len(z) + math.log(len(z))
 
 
-def of_the_aggregate(mean: Tensor, log_variance: Tensor, z: Tensor) -> dict[str, float]:
-    """The mean KL in two parts: what the latents tell of the image, and how far the aggregate posterior is from the
-    prior, where samples of the prior fall and no image does (Hoffman and Johnson 2016).
+def of_the_aggregate(mean: Tensor, log_variance: Tensor, z: Tensor, kl: Tensor) -> dict[str, float]:
+    """The mean of the KL to the prior, kl (N,), in two parts: what the latents tell of the image, and how far the
+    aggregate posterior is from the prior, where samples of the prior fall and no image does (Hoffman and Johnson 2016).
 
     Where the first is near its limit log N, its missing rest is counted to the second.
     """
-    kl = kl_to_standard_normal(mean.double(), log_variance.double()).sum(1).mean().item()
     information = mutual_information(mean, log_variance, z)
-    return {"mutual_information": information, "aggregate_kl": kl - information}
+    return {"mutual_information": information, "aggregate_kl": as_double(kl).mean().item() - information}
 
 
 def linear_probe(codes: np.ndarray, labels: Tensor) -> Pipeline:

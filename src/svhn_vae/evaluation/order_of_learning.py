@@ -15,7 +15,7 @@ from torch import Tensor
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.cosine import cosines, to_frequencies
 from svhn_vae.model.vae import VAE
-from svhn_vae.pictures.plot import rendered, use_log_scales
+from svhn_vae.pictures.sheet import rendered, use_log_scales
 
 MAX_GROUPS = 64
 MIN_EXPLAINED = 0.1  # of its variance, for a group to count as learnt

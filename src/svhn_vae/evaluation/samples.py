@@ -1,71 +1,62 @@
-"""How good samples are, by a judge's features of them and of test images. Nothing is downloaded.
+"""How good a model's images are: samples and analogies as a judge sees them, reconstructions as pixels tell.
 
-Torchmetrics computes the Frechet distance of given features. Its kernel distance is not used: it is a mean over random
-subsets, which adds noise of their choice, where the sum over all pairs has none. It has no precision and recall.
+Torchmetrics computes the Frechet distance of given features; it has no precision and recall. All of these depend on how
+many samples there are, so samples are as many as test images.
 
-All of these depend on how many samples there are: compare figures of equal numbers only, best as many as test images.
-
-Shapes: N, M, S images (N, 3, 32, 32) uint8; F features (N, F); D dimensions of a point.
+Shapes: N, M, S images (N, 3, 32, 32), uint8 or x in [0, 1); F features (N, F); D dimensions of a point.
 """
 
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from svhn_vae.data.batches import every_nth
+from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import UserError
-from svhn_vae.evaluation.judge import NUM_DIGITS, Judge
-from svhn_vae.evaluation.reconstruction import sharpness
+from svhn_vae.evaluation.judge import CONFIDENT, NUM_DIGITS, Judge, Opinion
+from svhn_vae.model.coordinates import Features, Representation
 from svhn_vae.model.covariance import NUM_LEVELS
 from svhn_vae.model.vae import VAE
+from svhn_vae.pictures.gallery import Subject, analogy_rows
 from svhn_vae.seeds import Stream, derive_seed
 
 MAX_PAIRS = 20_000_000  # held at a time: 160 MB
+MAX_KNOWN = 100_000  # training images that samples may be copies of
 BATCH = 250  # images generated at a time
-AGREEMENTS = ("digit_agreement", "colour_distance", "colour_distance_of_others")
 NUM_NEIGHBOURS = 3  # k of precision and recall
-
-
-class Neighbours(NamedTuple):
-    """The nearest reference of each of N points."""
-
-    distances: Tensor  # (N,)
-    indices: Tensor  # (N,) into the references
-
-
-class Digits(NamedTuple):
-    """Which digits the judge sees."""
-
-    entropy: float  # nats, at most log 10
-    frequencies: Tensor  # (10,), sums to 1
-
-
-class Agreement(NamedTuple):
-    """What analogies share with their sources."""
-
-    digit: float  # share of the variants in which the judge sees the source's digit
-    colour_distance: float  # mean distance between the mean colours of variant and source, each channel in [0, 1)
-    colour_distance_of_others: float  # the same to all other sources: what chance has
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return {f"analogies/{name}": value for name, value in zip(AGREEMENTS, self, strict=True)}
 
 
 class References(NamedTuple):
     """What samples are compared with."""
 
-    images: Tensor  # for testing
-    real: Tensor  # a judge's features of them
-    known: Tensor  # and of training images
+    images: Tensor  # (M, 3, 32, 32) uint8, of the test
+    test: Opinion  # of these
+    train: Tensor  # (N, F), features of training images
+
+
+def sample_metrics(vae: VAE, dataset: Dataset, judge: Judge) -> dict[str, float]:
+    """The judge's figures of samples without and with the decoder's noise, of validation images, which are real, and
+    of analogies. The same at every call; worth no more than the judge, whose own figures stand beside."""
+    num, (against, of_validation) = len(dataset.test.labels), references(judge, dataset)
+    rows = to_levels(analogy_rows(Subject(vae, dataset, "", seed=0, temperature=1.0))).cpu()
+    found = {
+        "samples": judge_scores(judge, generated(vae, num, noisy=False), against),
+        "noisy_samples": judge_scores(judge, generated(vae, num, noisy=True), against),
+        "validation": of_validation,
+        "analogies": agreement(judge, rows[:, 0], rows[:, 1:]),
+    }
+    named = {f"{kind}/{name}": value for kind, scores in found.items() for name, value in scores.items()}
+    return {name: value for name, value in (named | judge.metrics).items() if math.isfinite(value)}
 
 
 def to_levels(x: Tensor) -> Tensor:
-    """Generated x, clipped to [0, 1) -> images uint8, on the same levels as those they are compared with."""
+    """x, clipped to [0, 1) -> uint8."""
     return (x * NUM_LEVELS).clamp(0, NUM_LEVELS - 1).byte()
 
 
@@ -73,29 +64,39 @@ def to_levels(x: Tensor) -> Tensor:
 def generated(vae: VAE, num: int, *, noisy: bool) -> Tensor:
     """num samples of the prior as images (num, 3, 32, 32) uint8: the decoder's mean, or with its own noise (of a
     truncated basis, what is cut off stays at its mean). The same latents at every call."""
+    latents = vae.prior.sample(num, torch.Generator().manual_seed(derive_seed(Stream.PICTURES, num)), 1.0)
     with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(Stream.PICTURES, num))
+        torch.manual_seed(derive_seed(Stream.PICTURES, num, 1))
         parts = []
-        for z in torch.randn(num, vae.networks.latent_dim).split(BATCH):
-            likelihood = vae.variance(vae.networks.decode(z.to(vae.device))[0])
+        for z in latents.split(BATCH):
+            likelihood = vae.variance(vae.networks.decode(z)[0])
             parts.append(vae.representation.inverse(likelihood.sample() if noisy else likelihood.mean).cpu())
     return to_levels(torch.cat(parts))
 
 
-def references(judge: Judge, test_images: Tensor, train_images: Tensor) -> References:
-    return References(test_images, judge.opinion(test_images).features, judge.opinion(train_images).features)
+_references: WeakKeyDictionary[Judge, tuple[str, References, dict[str, float]]] = WeakKeyDictionary()
+
+
+def references(judge: Judge, dataset: Dataset) -> tuple[References, dict[str, float]]:
+    """What samples are compared with, and the scores of validation images; made once for all runs of a process."""
+    if judge not in _references or _references[judge][0] != dataset.digest:
+        known = judge.opinion(every_nth(dataset.train.images, MAX_KNOWN)).features
+        against = References(dataset.test.images, judge.opinion(dataset.test.images), known)
+        _references[judge] = dataset.digest, against, judge_scores(judge, dataset.val.images, against)
+    return _references[judge][1:]
 
 
 def judge_scores(judge: Judge, samples: Tensor, against: References) -> dict[str, float]:
-    """All figures of N samples by name; they are worth no more than the judge's accuracy."""
-    (generated, digits), (images, real, known) = judge.opinion(samples), against
+    """All figures of N samples by name."""
+    (features, digits, confidence), (images, real, known) = judge.opinion(samples), against
+    legible, legible_of_real = ((each >= CONFIDENT).double().mean() for each in (confidence, real.confidence))
     return {
-        "frechet": frechet_distance(generated, real),
-        "kernel": kernel_distance(generated, real),
-        "precision": precision(generated, real),
-        "recall": recall(generated, real),
-        "digit_entropy": digit_entropy(digits).entropy,
-        "memorised": memorised(generated, real, known),
+        "frechet": frechet_distance(features, real.features),
+        "precision": share_among(features, real.features),
+        "recall": share_among(real.features, features),
+        "legibility": (legible / legible_of_real).item(),
+        "digit_entropy": digit_entropy(digits),
+        "memorised": memorised(features, real.features, known),
         "sharpness": sharpness(samples / NUM_LEVELS, images / NUM_LEVELS),
     }
 
@@ -113,65 +114,25 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return metric.compute().item()
 
 
-def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy of features a (N, F), b (M, F), kernel (a.b / F + 1)^3.
-
-    Binkowski et al. 2018, there of Inception's features. Unbiased: of equal laws it is often below 0.
-    """
-    a, b = (features.double() / math.sqrt(a.shape[1]) for features in (a, b))
-    within = sum((_kernel_sum(c, c) - _kernel(c.square().sum(1)).sum()) / (len(c) * (len(c) - 1)) for c in (a, b))
-    return (within - 2 * _kernel_sum(a, b) / (len(a) * len(b))).item()
-
-
-def _kernel(products: Tensor) -> Tensor:
-    return (products + 1) ** 3
-
-
-def _kernel_sum(a: Tensor, b: Tensor) -> Tensor:
-    """Over all pairs of a (N, F) and b (M, F)."""
-    return sum(_kernel(rows @ b.T).sum() for rows in _split(a, b))
-
-
-def _split(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    """a in parts that make at most MAX_PAIRS pairs with b."""
-    return a.split(max(1, MAX_PAIRS // len(b)))
-
-
-def precision(generated: Tensor, real: Tensor) -> float:
-    """Share of the generated features that lie among real ones (Kynkaanniemi et al. 2019), k = 3."""
-    return _share_among(generated, real)
-
-
-def recall(generated: Tensor, real: Tensor) -> float:
-    """Share of the real features that lie among generated ones (Kynkaanniemi et al. 2019), k = 3."""
-    return _share_among(real, generated)
-
-
-def _share_among(points: Tensor, others: Tensor) -> float:
-    """Share of the points that are no farther from one of the others than its k-th neighbour among the others is."""
+def share_among(points: Tensor, others: Tensor) -> float:
+    """Share of the points that are no farther from one of the others than its k-th neighbour among the others is, k = 3
+    (Kynkaanniemi et al. 2019): precision, of samples among real images; recall, of real images among samples."""
     if len(others) <= NUM_NEIGHBOURS:
         raise UserError(f"precision and recall need more than k = {NUM_NEIGHBOURS} images of a kind, got {len(others)}")
     points, others = points.double(), others.double()
-    radii = torch.cat([rows.kthvalue(NUM_NEIGHBOURS + 1).values for rows in _distances(others, others)])  # 1: itself
-    return torch.cat([(rows <= radii).any(1) for rows in _distances(points, others)]).double().mean().item()
+    radii = torch.cat([rows.kthvalue(NUM_NEIGHBOURS + 1).values for rows in distances(others, others)])  # 1: itself
+    return torch.cat([(rows <= radii).any(1) for rows in distances(points, others)]).double().mean().item()
 
 
-def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
+def distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     """Euclidean distances of a (N, D) to b (M, D), some rows of N at a time."""
-    return (torch.cdist(rows, b) for rows in _split(a, b))
+    return (torch.cdist(rows, b) for rows in a.split(max(1, MAX_PAIRS // len(b))))
 
 
-def digit_entropy(digits: Tensor) -> Digits:
-    """digits (N,) int64 -> how evenly they are drawn."""
+def digit_entropy(digits: Tensor) -> float:
+    """digits (N,) int64 -> nats, how evenly they are drawn: at most log 10."""
     frequencies = torch.bincount(digits, minlength=NUM_DIGITS).double() / len(digits)
-    return Digits(torch.special.entr(frequencies).sum().item(), frequencies)
-
-
-def nearest_neighbours(points: Tensor, references: Tensor) -> Neighbours:
-    """Of points (N, ...) among references (M, ...), features or pixels, by Euclidean distance."""
-    points, references = points.flatten(1).float(), references.flatten(1).float()
-    indices = torch.cat([rows.argmin(1) for rows in _distances(points, references)])
-    return Neighbours((points - references[indices]).norm(dim=1), indices)  # anew: from a matrix product it is inexact
+    return torch.special.entr(frequencies).sum().item()
 
 
 def memorised(generated: Tensor, real: Tensor, known: Tensor) -> float:
@@ -180,18 +141,54 @@ def memorised(generated: Tensor, real: Tensor, known: Tensor) -> float:
     0.5 if samples are as far from training images, `known`, as new images are; 1 for copies (Meehan et al. 2020: the
     Mann-Whitney statistic). Of features, not of pixels: there a blurred image is nearer to all images.
     """
-    of_samples, of_test = (nearest_neighbours(points, known).distances.numpy() for points in (generated, real))
+    of_samples, of_test = (nearest(points, known).numpy() for points in (generated, real))
     return mannwhitneyu(of_test, of_samples).statistic.item() / (len(of_test) * len(of_samples))
 
 
-def agreement(judge: Judge, sources: Tensor, variants: Tensor) -> Agreement:
-    """Of S sources (S, 3, 32, 32) and V variants of each (S, V, 3, 32, 32), both uint8."""
+def nearest(points: Tensor, others: Tensor) -> Tensor:
+    """Distances (N,) of points (N, D) to the nearest of others (M, D)."""
+    indices = torch.cat([rows.argmin(1) for rows in distances(points, others)])
+    return (points - others[indices]).norm(dim=1)  # anew: from a matrix product it is inexact
+
+
+def agreement(judge: Judge, sources: Tensor, variants: Tensor) -> dict[str, float]:
+    """What V variants (S, V, 3, 32, 32) of each of S sources (S, 3, 32, 32) share with it, uint8: the share of variants
+    in which the judge sees the source's digit, the mean distance of the mean colours in [0, 1)^3, and that to the
+    other sources, which chance would have."""
     digits = judge.opinion(variants.flatten(0, 1)).digits.view(variants.shape[:2])
     colours, due = (images.double().mean((-2, -1)) / NUM_LEVELS for images in (variants, sources))
-    distances = torch.cdist(colours.flatten(0, 1), due).view(*digits.shape, len(due))  # (S, V, S)
-    is_own = torch.eye(len(due), dtype=torch.bool)[:, None].expand_as(distances)
-    return Agreement(
-        (digits == judge.opinion(sources).digits[:, None]).double().mean().item(),
-        distances[is_own].mean().item(),
-        distances[~is_own].mean().item(),
+    apart = torch.cdist(colours.flatten(0, 1), due).view(*digits.shape, len(due))  # (S, V, S)
+    is_own = torch.eye(len(due), dtype=torch.bool)[:, None].expand_as(apart)
+    return {
+        "digit_agreement": (digits == judge.opinion(sources).digits[:, None]).double().mean().item(),
+        "colour_distance": apart[is_own].mean().item(),
+        "colour_distance_of_others": apart[~is_own].mean().item(),
+    }
+
+
+def reconstruction_metrics(vae: VAE, x: Tensor, features: Features) -> dict[str, float]:
+    """Of reconstructions by the posterior's and the decoder's mean, clipped: psnr in dB, and sharpness."""
+    back = vae.reconstruct(features).clamp(0, 1)
+    return {"reconstruction/psnr": psnr(back, x), "reconstruction/sharpness": sharpness(back, x)}
+
+
+def round_trip_metrics(representation: Representation, x: Tensor, features: Features) -> dict[str, float]:
+    """Of images that keep their K coordinates alone, as an 8-bit picture: levels beyond 0..255 clipped, or wrapped as
+    an integer wraps them (the post's corruption)."""
+    back = representation.inverse(features.y)
+    return {"round_trip/psnr_clipped": psnr(back.clamp(0, 1), x), "round_trip/psnr_wrapped": psnr(back.remainder(1), x)}
+
+
+def psnr(images: Tensor, originals: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB, the mean over images; at most that of one level of 256."""
+    error = (images - originals).square().flatten(1).mean(1).clamp(min=256.0**-2)
+    return (-10 * error.log10()).mean().item()
+
+
+def sharpness(images: Tensor, originals: Tensor) -> float:
+    """The energy of the images' differences between neighbouring pixels, relative to that of the originals (M, 3, H,
+    W), which may be others: 1 is as sharp, 0 has no detail, noise is sharper than images."""
+    of_images, of_originals = (
+        x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean() for x in (images, originals)
     )
+    return (of_images / of_originals).item()

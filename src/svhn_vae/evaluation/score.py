@@ -14,12 +14,18 @@ from torch import Tensor
 from svhn_vae.data.batches import EvaluationBatches, centred, every_nth
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import LabelledImages
-from svhn_vae.evaluation.bound import evaluate, evaluation_pass, summarise
+from svhn_vae.evaluation.bound import (
+    Estimate,
+    evaluate,
+    evaluation_pass,
+    importance_weighted,
+    summarise,
+)  # fmt: skip
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
-from svhn_vae.evaluation.importance import Estimate, importance_weighted
+from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.latents import linear_probe, of_the_aggregate
-from svhn_vae.evaluation.reconstruction import reconstruction_metrics, round_trip_metrics
-from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
+from svhn_vae.evaluation.samples import reconstruction_metrics, round_trip_metrics, sample_metrics
+from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim
 from svhn_vae.model.networks.interface import OneLevel
 from svhn_vae.model.vae import VAE
 
@@ -33,79 +39,77 @@ MAX_RECONSTRUCTED = 1_000
 class Score(NamedTuple):
     metrics: dict[str, float]  # split/quantity
     parts: dict[str, float]  # bits per dimension of each part of the bound; {} where there is no density
-    details: dict[str, Any]  # what is no single number: iw_curve, kl_per_latent, worst_calibrated
+    details: dict[str, Any]  # what is no single number: iw_curve and kl_per_latent
     per_image: dict[str, Tensor]  # (N,) each: the bound, its terms, label and index
     calibration: Calibration | None  # None where there is no density
-
-
-class CurvePoint(NamedTuple):
-    """The bound from k samples per image, the mean over the images."""
-
-    k: int
-    elbo: float
-    bits_per_dim: float | None  # None where there is no density
-    effective_sample_size: float
 
 
 class Passes(NamedTuple):
     """One pass of all images through the model."""
 
-    evaluated: list[dict[str, Tensor]]  # by batch, as lit.evaluate gives it
-    kl_per_latent: Tensor  # (Z,)
-    posteriors: list[tuple[Tensor, Tensor, Tensor]]  # by batch, of some images: mean, log-variance, sample (B, Z)
+    evaluated: list[dict[str, Tensor]]  # by batch, as bound.evaluate gives it
+    kl_per_latent: list[Tensor]  # by batch, their part of the mean over all images (G,): G = Z with N(0, I), else 1
+    posteriors: list[tuple[Tensor, ...]]  # by batch, of some images: mean, log-variance, sample (B, Z), and KL (B,)
     residuals: list[Residuals]  # by batch, of some images
 
 
 @torch.no_grad()
-def score_run(vae: VAE, represented: EvaluationSplits, *, split: str, iw_samples: int) -> Score:
+def score_run(vae: VAE, splits: EvaluationSplits, *, split: str, iw_samples: int) -> Score:
     """The scores of one of SPLITS, importance-weighted with so many samples per image; 0 leaves that out.
 
     The same figures at every call. Where the bound is not finite there is nothing but it.
     """
     vae.eval()
-    (images, labels), batches = getattr(represented.dataset, split), getattr(represented, split)
+    (images, labels), batches = getattr(splits.dataset, split), getattr(splits, split)
     is_density = vae.variance.is_density
     passes = run_passes(vae, batches)
     bound = {name: value.item() for name, value in summarise(split, passes.evaluated, num_dims=vae.num_dims).items()}
     score = Score(bound, parts_of(vae, split, bound), {}, per_image(passes, labels), None)
     if not math.isfinite(bound[f"{split}/elbo"]):
         return score
-    estimates = importance_estimates(vae, batches, iw_samples)
-    curve = [curve_point(k, estimate, num_dims=vae.num_dims) for k, estimate in estimates.items()]
+    weighted = importance_scores(vae, batches, iw_samples)
     calibrated = calibration(passes.residuals) if is_density else None
     found = {
-        **(importance_metrics(curve[-1]) if curve else {}),
-        **(aggregate_metrics(passes.posteriors) if passes.posteriors else {}),
-        **probe_metrics(vae, represented.dataset.train, batches, labels),
+        **weighted.metrics,
+        **(of_the_aggregate(*concatenated(passes.posteriors)) if passes.posteriors else {}),
+        **probe_metrics(vae, splits.dataset.train, batches, labels),
         **(calibrated.metrics if calibrated else {}),
         **picture_metrics(vae, images),
     }
     details = {
-        "iw_curve": [point._asdict() for point in curve],
-        "kl_per_latent": passes.kl_per_latent.tolist(),
-        "worst_calibrated": calibrated.worst if calibrated else [],
+        "iw_curve": weighted.curve,
+        "kl_per_latent": sum(passes.kl_per_latent).tolist(),
     }
-    if curve:
-        score.per_image["iw_elbo"] = estimates[iw_samples].log_px.float()
-    metrics = bound | {f"{split}/{name}": value for name, value in found.items()}
-    return score._replace(metrics=metrics, details=details, calibration=calibrated)
+    return score._replace(
+        metrics=bound | {f"{split}/{name}": value for name, value in found.items()},
+        details=details,
+        per_image=score.per_image | weighted.per_image,
+        calibration=calibrated,
+    )
 
 
 def run_passes(vae: VAE, batches: EvaluationBatches) -> Passes:
     num_images = len(batches.images)
-    passes = Passes([], torch.zeros(vae.networks.latent_dim, device=vae.device), [], [])
+    passes = Passes([], [], [], [])
     for index, batch in enumerate(batches):
         result = evaluation_pass(vae, batch, index)
         inferred = result.inferred
         passes.evaluated.append(evaluate(vae, result))
-        passes.kl_per_latent.add_(kl_to_standard_normal(inferred.mean, inferred.log_variance).sum(0) / num_images)
+        kl = vae.prior.kl(inferred.mean, inferred.log_variance, inferred.z)
+        passes.kl_per_latent.append(kl.sum(0) / num_images)
         if isinstance(vae.networks, OneLevel):  # in a hierarchy q(z | y) depends on the z before
             some = slice(None, None, -(-num_images // MAX_AGGREGATED))
-            passes.posteriors.append((inferred.mean[some], inferred.log_variance[some], inferred.z[some]))
+            posterior = (inferred.mean, inferred.log_variance, inferred.z, kl.sum(1))
+            passes.posteriors.append(tuple(array[some] for array in posterior))
         if vae.variance.is_density:
             some = slice(None, None, -(-num_images // MAX_CALIBRATED))
             passes.residuals.append(residuals(vae.variance(inferred.params[some]), batch.y[some]))
     return passes
+
+
+def concatenated(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """What there is by batch -> of all images."""
+    return [torch.cat(arrays) for arrays in zip(*parts, strict=True)]
 
 
 def parts_of(vae: VAE, split: str, metrics: dict[str, float]) -> dict[str, float]:
@@ -122,28 +126,31 @@ def per_image(passes: Passes, labels: Tensor) -> dict[str, Tensor]:
     return {name: column.contiguous() for name, column in columns.items()}
 
 
-def importance_estimates(vae: VAE, batches: EvaluationBatches, num_samples: int) -> dict[int, Estimate]:
-    """k -> the estimates of all images from the first k samples of each, on the CPU; {} without any."""
+class Weighted(NamedTuple):
+    """The importance-weighted bound of a split; all empty without samples."""
+
+    metrics: dict[str, float]  # of the bound with all samples
+    curve: list[dict[str, float | None]]  # means from k = 1, 2, 4, ... samples per image
+    per_image: dict[str, Tensor]  # iw_elbo (N,)
+
+
+def importance_scores(vae: VAE, batches: EvaluationBatches, num_samples: int) -> Weighted:
     parts = [importance_weighted(vae, batch, num_samples, index) for index, batch in enumerate(batches)]
-    return {
-        k: Estimate(*(torch.cat(arrays).cpu() for arrays in zip(*(part[k] for part in parts), strict=True)))
-        for k in parts[0]
-    }
+    estimates = {k: Estimate(*concatenated([part[k] for part in parts])) for k in parts[0]}
+    curve = [curve_point(k, estimate, num_dims=vae.num_dims) for k, estimate in estimates.items()]
+    if not curve:
+        return Weighted({}, [], {})
+    last = {"iw_k": curve[-1]["k"], **{f"iw_{name}": curve[-1][name] for name in ("elbo", "bits_per_dim")}}
+    last["effective_sample_size"] = curve[-1]["effective_sample_size"]
+    metrics = {name: value for name, value in last.items() if value is not None}
+    return Weighted(metrics, curve, {"iw_elbo": estimates[num_samples].log_px.float().cpu()})
 
 
-def curve_point(k: int, estimate: Estimate, *, num_dims: int | None) -> CurvePoint:
+def curve_point(k: int, estimate: Estimate, *, num_dims: int | None) -> dict[str, float | None]:
+    """The bound from k samples per image, the mean over the images; no bits per dimension where there is no density."""
     elbo, size = (array.mean().item() for array in estimate)
-    return CurvePoint(k, elbo, bits_per_dim(elbo, num_dims) if num_dims else None, size)
-
-
-def importance_metrics(last: CurvePoint) -> dict[str, float]:
-    """Of the bound with all samples."""
-    bits = {} if last.bits_per_dim is None else {"iw_bits_per_dim": last.bits_per_dim}
-    return {"iw_k": last.k, "iw_elbo": last.elbo, **bits, "effective_sample_size": last.effective_sample_size}
-
-
-def aggregate_metrics(posteriors: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
-    return of_the_aggregate(*(torch.cat(arrays) for arrays in zip(*posteriors, strict=True)))
+    bits = bits_per_dim(elbo, num_dims) if num_dims else None
+    return {"k": k, "elbo": elbo, "bits_per_dim": bits, "effective_sample_size": size}
 
 
 def picture_metrics(vae: VAE, images: Tensor) -> dict[str, float]:
@@ -169,3 +176,28 @@ def codes(vae: VAE, batches: EvaluationBatches) -> Iterator[np.ndarray]:
     for batch in batches:
         noise = torch.zeros(len(batch.y), vae.networks.latent_dim, device=vae.device)
         yield vae.networks(batch.y, noise).mean.cpu().numpy()
+
+
+def lacks(result: dict[str, Any], *, judge: bool, iw_samples: int) -> bool:
+    """Whether a finished run's result has no scores of samples, or a bound from fewer samples, than is asked for."""
+    metrics = result["metrics"]
+    return (judge and "judge/legible" not in metrics) or iw_samples > metrics.get("test/iw_k", 0)
+
+
+def completed(
+    result: dict[str, Any], vae: VAE, splits: EvaluationSplits, judge: Judge | None, *, iw_samples: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A finished run's result with what it lacks, computed from its weights: the scores of samples if there is a judge,
+    and the importance-weighted bound if it has fewer samples; and the columns by image that are new.
+
+    What the result has already is left as it is: on another device the last digits would differ.
+    """
+    vae.eval()
+    metrics, details, columns = dict(result["metrics"]), dict(result["details"]), {}
+    if iw_samples > metrics.get("test/iw_k", 0):
+        weighted = importance_scores(vae, splits.test, iw_samples)
+        metrics |= {f"test/{name}": value for name, value in weighted.metrics.items()}
+        details["iw_curve"], columns = weighted.curve, weighted.per_image
+    if judge is not None:
+        metrics |= sample_metrics(vae, splits.dataset, judge)
+    return {**result, "metrics": metrics, "details": details}, columns

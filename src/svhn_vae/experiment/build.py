@@ -15,24 +15,21 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
-from svhn_vae.evaluation.judge import Judge, judge_once
+from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
 from svhn_vae.experiment.configuration import CONF, is_of_training, plain
-from svhn_vae.experiment.ranks import Place, num_ranks
 from svhn_vae.experiment.run import Job
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.identity import NOT_IDENTITY
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.checkpoints import Best, Last, WholeCheckpoints
-from svhn_vae.training.history import History
+from svhn_vae.training.loggers import History
 from svhn_vae.training.module import LitVAE
-from svhn_vae.training.whole_batch_layers import WholeBatchLayers
 
 
 def make(group: str, node: DictConfig, **wired: Any) -> Any:
@@ -86,13 +83,14 @@ def source_of(cfg: DictConfig) -> Source | Mapped:
     return Mapped(source, cache_folder(cfg)) if cfg.memory_map else source
 
 
-def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, place: Place | None = None) -> Job:
+def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job:
     """A whole run, its data loaded and its representation fitted. Raises what is wrong with either, in a line."""
     module = build_module(cfg)
-    trainer = build_trainer(cfg, folder, place)
+    trainer = build_trainer(cfg, folder)
     data = build_data(cfg, module.vae)
     data.setup()
-    judge = (lambda dataset: load_judge(dataset, cache_folder(cfg))) if cfg.judge else None
+    module.vae.prior.start(data.evaluation.seen)
+    judge = functools.partial(load_judge, cfg) if cfg.judge else None
     typed = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
 
@@ -113,7 +111,8 @@ def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None) -> VAE:
         params_per_element=variance.params_per_element,
         params_per_image=representation.residual.params_per_image,
     )
-    return VAE(representation, networks, variance)
+    prior = make("prior", cfg.prior, networks=networks)
+    return VAE(representation, networks, variance, prior)
 
 
 def build_module(cfg: DictConfig) -> LitVAE:
@@ -123,6 +122,7 @@ def build_module(cfg: DictConfig) -> LitVAE:
         make("optimizer", cfg.optimizer),
         make("objective", cfg.objective),
         make("skips", cfg.skips),
+        make("schedule", cfg.schedule),
         seed=cfg.seed,
         clip=cfg.trainer.gradient_clip_val,
         compile_mode=cfg.compile_mode if cfg.compile else None,
@@ -151,23 +151,19 @@ def fit_device(cfg: DictConfig) -> torch.device:
     return torch.device("cuda" if is_wanted and torch.cuda.is_available() else "cpu")
 
 
-def build_trainer(cfg: DictConfig, folder: RunFolder, place: Place | None = None) -> L.Trainer:
-    """Lightning's Trainer, writing into the run's folder alone. Of several for one run, the first is watched."""
-    num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
-    place, logger = place or Place(0, num), make("logger", cfg.logger)
-    watchers = {name for name in cfg.callbacks if f"callbacks.{name}" in NOT_IDENTITY} if place.rank else set()
-    callbacks = [make(f"callbacks.{name}", node) for name, node in cfg.callbacks.items() if name not in watchers]
-    # Any weights may be without a gradient, as in a mean's warm-up; no buffer ever differs between the processes.
-    ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
+    """Lightning's Trainer, writing into the run's folder alone."""
+    if cfg.trainer.devices != 1:
+        raise UserError(f"trainer.devices must be 1, got {cfg.trainer.devices}: start one run per device")
+    callbacks = [make(f"callbacks.{name}", node) for name, node in cfg.callbacks.items()]
     settings = checked("trainer", cfg.trainer) | {"gradient_clip_val": None}  # the module clips: it makes the updates
     wired = {
-        "strategy": ddp if num > 1 else "auto",
+        "strategy": "auto",
         "default_root_dir": folder.path,
-        "logger": [*([] if place.rank else [logger(save_dir=folder.path)]), History(folder.path / "history.csv")],
-        "callbacks": [*callbacks, *checkpoints(folder, cfg)],
+        "logger": make("logger", cfg.logger)(save_dir=folder.path),
+        "callbacks": [*callbacks, History(folder.path / "history.csv"), *checkpoints(folder, cfg)],
         # The plain environment: SLURM's would leave in mid-epoch and requeue by itself; see interruption.py.
-        "plugins": [place, WholeCheckpoints(folder), *([WholeBatchLayers()] if num > 1 else [])],
-        "enable_progress_bar": not place.rank,  # callbacks.Progress
+        "plugins": [LightningEnvironment(), WholeCheckpoints(folder)],
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,  # nothing is logged per step: this only keeps a warning about short epochs away
@@ -177,20 +173,26 @@ def build_trainer(cfg: DictConfig, folder: RunFolder, place: Place | None = None
 
 def checkpoints(folder: RunFolder, cfg: DictConfig) -> list[Callback]:
     """last.ckpt is written when an epoch has wholly ended: the continuation begins with the next one."""
-    common = {"dirpath": folder.checkpoints, "enable_version_counter": False}
-    at_epoch_end, every_n = is_of_training(cfg.monitor), cfg.checkpoint_every_n_epochs
-    best = {"filename": "best", "monitor": cfg.monitor, "save_weights_only": True}
-    return [
-        Best(**common, **best, save_on_train_epoch_end=at_epoch_end),
-        Last(**common, filename="last", every_n_epochs=every_n, save_on_train_epoch_end=True),
-    ]
+    best = Best(
+        dirpath=folder.checkpoints,
+        filename="best",
+        monitor=cfg.monitor,
+        save_weights_only=True,
+        save_on_train_epoch_end=is_of_training(cfg.monitor),
+        enable_version_counter=False,
+    )
+    return [best, Last(folder.last_checkpoint, every_n_epochs=cfg.checkpoint_every_n_epochs)]
 
 
 def cache_folder(cfg: DictConfig) -> Path:
     return Path(cfg.cache).expanduser() if cfg.cache else Path(pooch.os_cache("svhn-vae"))
 
 
-def load_judge(dataset: Dataset, cache: Path) -> Judge:
-    """The data set's judge with the settings of conf/judge.yaml: the one kept in the cache folder, or trained now."""
+def load_judge(cfg: DictConfig, dataset: Dataset) -> Judge | None:
+    """The data set's judge with the settings of conf/judge.yaml: kept in the cache folder, or trained now. None, and a
+    line that says why, where its labels make none."""
+    if reason := why_no_judge(dataset):
+        print(f"  samples are not judged: {reason}", flush=True)
+        return None
     settings = make("judge", OmegaConf.load(CONF / "judge.yaml").judge)
-    return judge_once(dataset, settings, cache, "cuda" if torch.cuda.is_available() else "cpu")
+    return judge_once(dataset, settings, cache_folder(cfg), fit_device(cfg))

@@ -1,7 +1,5 @@
 """What a person at the command line gets besides a run: the help, checks of what was typed, the table at the end."""
 
-import shlex
-import sys
 import time
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,9 +11,10 @@ from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import locked
 from svhn_vae.runs.folder import note_command, noted_times
 from svhn_vae.runs.identity import Config, flatten
+from svhn_vae.runs.installation import command_line
 
 PRECISIONS = ("32-true", "bf16-mixed")
-MONITORED = ("negative_elbo", "bits_per_dim", "post_loss")
+MONITORED = ("negative_elbo", "bits_per_dim", "post_loss", "objective")
 MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in MONITORED)
 OUTPUTS = Path("outputs")
 ONE_OF = {
@@ -92,17 +91,12 @@ def in_words(default: Any) -> str:
     return f"a list such as {default}" if isinstance(default, list) else "a text"
 
 
-def command() -> str:
-    """This process's own, to be typed again."""
-    return shlex.join(["python", *sys.argv])
-
-
 class StudyTable:
     """Notes the command in its study, and at the end prints the study's table and writes its report."""
 
     def __init__(self, settings: Config) -> None:
         self.study = OUTPUTS / str(settings["study"])
-        self._command, self._time = command(), time.time()
+        self._command, self._time = command_line(), time.time()
         self._asked = (settings["question"], settings["hypotheses"])
         self._has_noted = False  # in this process
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from svhn_vae.runs.identity import Config, flatten, run_name
+from svhn_vae.runs.installation import CONF, as_typed
 
-CONF = Path(__file__).parents[3] / "conf"
 OVERRIDES_ALONE = ("experiment",)  # groups whose files set values of others, and are nothing themselves
 COMMON_COMMANDS = (
     "python src/train.py                                     the post's network on SVHN, downloaded if missing",
@@ -133,7 +133,7 @@ def help_text() -> str:
         lines += ["", f"{group.name}="]
         lines += [f"  {path.stem:<22}{described(path)}" for path in sorted(group.glob("*.yaml"))]
     lines += ["", "Every value of a chosen file can be set, too: variance.epsilon=0.001. All of them: --cfg job"]
-    return "\n".join(lines)
+    return as_typed("\n".join(lines))
 
 
 def described(path: Path) -> str:

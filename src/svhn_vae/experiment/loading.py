@@ -13,18 +13,31 @@ import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, Source, load_once
 from svhn_vae.errors import UserError
+from svhn_vae.evaluation.judge import Judge
+from svhn_vae.evaluation.score import completed
 from svhn_vae.experiment.build import build_vae, make
 from svhn_vae.experiment.configuration import CONF, register_resolvers
 from svhn_vae.model.coordinates import Representation
 from svhn_vae.model.networks.interface import Networks
+from svhn_vae.model.prior import Prior
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
+from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import load_best, load_representation, stored_image_shape
+from svhn_vae.runs.weights import (
+    load_best,
+    load_prior,
+    load_representation,
+    load_tensors,
+    save_tensors,
+    stored_image_shape,
+)
 
-BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead}
+BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead, "prior": Prior}
+BEFORE = {"prior": {"_target_": "svhn_vae.model.prior.StandardNormal"}}  # what runs had that are older than the group
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 
@@ -43,9 +56,11 @@ def load_run(path: str | Path) -> VAE:
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
         shape = stored_image_shape(folder)
-        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance"), shape))
+        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance", "prior"), shape))
     load_best(vae, folder)
     load_representation(vae, folder)
+    if vae.prior.is_fitted_last:
+        load_prior(vae, folder)
     return vae.eval()
 
 
@@ -71,13 +86,14 @@ def trusted(config: Path, *groups: str) -> DictConfig:
         for value in strings(OmegaConf.to_container(cfg)):
             if "${" in INTERPOLATION.sub("", value):
                 raise UserError(f"{config} must hold plain values, got {value}")
-        stored = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
+        stored = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups if group in cfg}
         seed = int(cfg.get("seed", 0))
     except (OSError, UserError):
         raise
     except Exception as error:  # whatever a parser makes of any bytes
         raise UserError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from None
-    return OmegaConf.create({"seed": seed} | {group: own(config, group, stored[group]) for group in groups})
+    stored = BEFORE | stored
+    return OmegaConf.create({"seed": seed} | {group: own(config, group, stored.get(group)) for group in groups})
 
 
 def own(config: Path, group: str, content: Any) -> dict[str, Any]:
@@ -133,3 +149,16 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
     if dataset.digest != expected and not other_images:
         raise UserError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
     return dataset
+
+
+def complete_scores(
+    folder: RunFolder, dataset: Dataset, judge: Judge | None, *, iw_samples: int, device: torch.device
+) -> None:
+    """Merges into a finished run's result what `score.completed` finds that it lacks. Under the run's lock."""
+    vae = load_run(folder.path).to(device)
+    splits = EvaluationSplits(dataset, vae.representation)
+    result, columns = completed(folder.result, vae, splits, judge, iw_samples=iw_samples)
+    path = folder.path / "per_image.safetensors"
+    if columns and path.is_file():
+        save_tensors(load_tensors(path) | columns, path)
+    write_json(folder.path / "result.json", result)

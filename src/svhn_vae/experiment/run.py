@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import lightning as L  # noqa: N812  its usual name
 import torch
 
+from svhn_vae.data.batches import EvaluationBatches, every_nth
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import Damaged, Diverged, Interrupted
@@ -19,23 +20,28 @@ from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.judged import judged
+from svhn_vae.evaluation.latents import posteriors_of
+from svhn_vae.evaluation.samples import sample_metrics
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.folder import RunFolder, commit
+from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config, identity
-from svhn_vae.runs.weights import load_best, save_representation, save_tensors
+from svhn_vae.runs.installation import commit
+from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
+from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
-from svhn_vae.training.checkpoints import Last, continuation, history_of
+from svhn_vae.training.checkpoints import Last, continuation
 from svhn_vae.training.divergence import load_last_finite
 from svhn_vae.training.interruption import INTERRUPTION
+from svhn_vae.training.loggers import TensorBoard, history_of
 from svhn_vae.training.module import LitVAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
+MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
 
 
@@ -48,9 +54,8 @@ class Job(NamedTuple):
     data: DataModule  # set up
     module: LitVAE
     trainer: L.Trainer
-    judge: Callable[[Dataset], Judge] | None  # loads it, or trains it
+    judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
     typed: list[str]  # the settings that the command or its sweep names
-    fit_on_ranks: Callable[[Path | None], None] | None = None  # `fit` in processes of its own; None: in this one
 
 
 def run(job: Job) -> Config:
@@ -77,6 +82,8 @@ def train_and_score(job: Job) -> Config:
         train(job)
     load_best(job.module.vae, folder)
     save_representation(job.module.vae, folder)
+    if job.module.vae.prior.is_fitted_last:
+        fit_prior(job)
     val = validate(job)
     score = score_test(job)
     if not math.isfinite(score.metrics["test/negative_elbo"]):
@@ -85,8 +92,8 @@ def train_and_score(job: Job) -> Config:
     draw(job)
     folder.check_there()
     others = folder.facts["learnt"] | bound_of(job, "seen")
-    if job.judge is not None:
-        others |= judged(job.module.vae, job.data.dataset, job.judge(job.data.dataset)).metrics
+    if job.judge is not None and (judge := job.judge(job.data.dataset)) is not None:
+        others |= sample_metrics(job.module.vae, job.data.dataset, judge)
     result = result_of(job, val | others, score, folder.facts["cost"])
     folder.check_there()
     write_json(folder.path / "result.json", result)
@@ -112,10 +119,7 @@ def train(job: Job) -> None:
     resume = continuation(job.folder, job.module, job.data.dataset.digest)
     if resume:
         print(f"  continues from {resume}", flush=True)
-    if job.fit_on_ranks is None:
-        fit(job, resume)
-    else:
-        job.fit_on_ranks(resume)
+    fit(job, resume)
     if INTERRUPTION.is_requested:
         raise Interrupted(INTERRUPTION.signum, "when its training was over")
 
@@ -151,7 +155,17 @@ def announce_hyperparameters(job: Job) -> None:
     settings = {**identity(job.config), **job.choices}
     shown = (*job.choices, "seed", *job.typed)
     values = {key: settings[key] for key in shown if isinstance(settings.get(key), bool | int | float | str)}
-    job.trainer.logger.experiment.announce(values)
+    if isinstance(job.trainer.logger, TensorBoard):
+        job.trainer.logger.announce(values)
+
+
+def fit_prior(job: Job) -> None:
+    """On the posteriors of training images, everything else being as it is."""
+    images = every_nth(job.data.dataset.train.images, MAX_FITTED)
+    with on_device(job) as vae:
+        posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation))
+        vae.prior.fit(*posteriors, derive_seed(Stream.PRIOR, job.config["seed"]))
+    save_prior(job.module.vae, job.folder)
 
 
 def validate(job: Job) -> dict[str, float | None]:
@@ -170,9 +184,6 @@ def score_test(job: Job) -> Score:
     logger.log_metrics(score.metrics, job.folder.facts["cost"]["steps"])
     logger.finalize("success")
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
-    if score.calibration:
-        by_component = calibration.by_component(score.calibration, job.module.vae.representation)
-        save_tensors(by_component, job.folder.path / "calibration.safetensors")
     return score
 
 
@@ -208,7 +219,7 @@ def draw_calibration(job: Job, score: Score) -> None:
 def draw(job: Job) -> None:
     """The cheaper pictures of training and validation images; src/generate.py draws them all."""
     name = job.folder.path.name
-    subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0)
+    subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0, temperature=1.0)
     for drawn in DRAWN:
         write_png(gallery.draw(subject, drawn), job.folder.figures / f"{drawn}.png")
 

@@ -8,7 +8,6 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -24,12 +23,14 @@ from svhn_vae.errors import (
     one_line,
     root_of,
 )
+from svhn_vae.evaluation.score import lacks
 from svhn_vae.experiment import run as job
-from svhn_vae.experiment.build import build_job, load_data
-from svhn_vae.experiment.configuration import plain, register_resolvers
-from svhn_vae.experiment.ranks import Place, num_ranks, run_on_ranks
+from svhn_vae.experiment.build import build_job, fit_device, load_data, load_judge
+from svhn_vae.experiment.configuration import plain
+from svhn_vae.experiment.loading import complete_scores
 from svhn_vae.runs.files import locked, replacing
-from svhn_vae.runs.folder import RunFolder, commit
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.installation import commit
 
 commit_now = functools.cache(commit)  # what this process has read
 
@@ -48,7 +49,10 @@ def take_turn(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_s
     try:
         digest = load_data(cfg).digest
         note_command(folder, note_study)
-        return known(cfg, folder, digest) or run_alone(cfg, chosen, folder, digest)
+        found = known(cfg, folder, digest)
+        if found and found.status == "done":
+            complete(cfg, folder)
+        return found or run_alone(cfg, chosen, folder, digest)
     except Busy as busy:
         print(f"  left alone: {busy}", flush=True)
         return Outcome(folder.path.name, "elsewhere")
@@ -82,6 +86,19 @@ def known(cfg: DictConfig, folder: RunFolder, digest: str) -> Outcome | None:
     return Outcome(folder.path.name, status, value=folder.result.get("metrics", {}).get("val/negative_elbo", math.nan))
 
 
+def complete(cfg: DictConfig, folder: RunFolder) -> None:
+    """Adds scores that are asked for to the result of a finished run, from its weights. Raises Busy."""
+    if not lacks(folder.result, judge=cfg.judge, iw_samples=cfg.iw_samples):
+        return
+    dataset = load_data(cfg)
+    with locked(folder.path):
+        judge = load_judge(cfg, dataset) if lacks(folder.result, judge=cfg.judge, iw_samples=0) else None
+        if judge is None and not lacks(folder.result, judge=False, iw_samples=cfg.iw_samples):
+            return
+        complete_scores(folder, dataset, judge, iw_samples=cfg.iw_samples, device=fit_device(cfg))
+    print(f"  scored with what is asked for now: {in_words(folder.result)}", flush=True)
+
+
 def is_of_other_code(folder: RunFolder) -> bool:
     """Whether the commit is known, and another one now."""
     return folder.facts.get("commit") not in (None, commit_now()) and commit_now() is not None
@@ -103,7 +120,7 @@ def run(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str)
     try:
         note_configuration(folder, cfg)
         folder.begin(digest, plain(cfg), chosen, commit_now())
-        result = job.run(divided(build_job(cfg, chosen, folder), cfg))
+        result = job.run(build_job(cfg, chosen, folder))
         folder.end("done")
     except Diverged as error:
         print(f"  diverged: {error}", flush=True)
@@ -118,27 +135,6 @@ def run(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str)
         return failed(cfg, folder, error, has_begun=True)
     print(f"  {in_words(result)}", flush=True)
     return Outcome(folder.path.name, "done", value=result["metrics"]["val/negative_elbo"])
-
-
-def divided(built: job.Job, cfg: DictConfig) -> job.Job:
-    """The job as it is, or one that is fitted in several processes."""
-    num = num_ranks(cfg.trainer.devices, cfg.trainer.strategy, cfg.batch_size)
-    if num == 1:
-        return built
-    described = (cfg, HydraConfig.instance().cfg, built.choices, built.folder)
-    return built._replace(
-        fit_on_ranks=lambda resume: run_on_ranks(functools.partial(fit_rank, *described, resume), num)
-    )
-
-
-def fit_rank(
-    cfg: DictConfig, hydra_cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, resume: Path | None, place: Place
-) -> None:
-    """What each of these processes does: builds the run anew, and fits it."""
-    quiet()
-    register_resolvers()
-    HydraConfig.instance().set_config(hydra_cfg)
-    job.fit(build_job(cfg, chosen, folder, place), resume)
 
 
 def in_words(result: dict) -> str:

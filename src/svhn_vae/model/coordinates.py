@@ -40,10 +40,17 @@ class Representation(nn.Module, ABC):
 
     image_shape: torch.Size  # (C, H, W)
     event_shape: torch.Size  # the shape of y for one image
+    mean: Tensor  # of x
+    scale: Tensor  # what x - mean, or its scores, are divided by
     residual: Residual  # the law of what is cut off
     scatter: str  # of which moments it is fitted on: one of FITS
     has_fitted_axes = False  # its first components are directions of the training images: it needs as many of these
     is_projection: bool  # dear to compute and smaller than the image: worth keeping for a whole data set
+
+    @property
+    @abstractmethod
+    def y_scale(self) -> Tensor:
+        """One unit of each element of y, in units of x; broadcasts to event_shape."""
 
     @abstractmethod
     def fit(self, moments: Moments) -> Self:
@@ -115,6 +122,10 @@ class Pixels(Representation):
         self._state("mean")
         self._state("scale")
 
+    @property
+    def y_scale(self) -> Tensor:
+        return self.scale
+
     def fit(self, moments: Moments) -> Self:
         # Law of total variance: of all pixels of all images, without another pass over them.
         variance = moments.variances.mean() + moments.mean.var(correction=0)
@@ -140,6 +151,8 @@ class Projection(Representation):
     """
 
     is_projection = True
+    components: Tensor  # (D, D), orthonormal rows
+    log_det: Tensor
 
     def __init__(
         self,
@@ -175,6 +188,10 @@ class Projection(Representation):
     @property
     def num_components(self) -> int:
         return self.event_shape.numel()
+
+    @property
+    def y_scale(self) -> Tensor:
+        return self.scale[: self.num_components].view(self.event_shape)
 
     @abstractmethod
     def basis(self, moments: Moments) -> tuple[Tensor, Tensor]:

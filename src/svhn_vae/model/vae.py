@@ -1,6 +1,6 @@
-"""The VAE: a representation, two networks and a variance head, put together.
+"""The VAE: a representation, two networks, a variance head and a prior, put together.
 
-Shapes: B images, Z latent dimensions, E = event_shape of y. Units: nats per image.
+Shapes: B images, Z latent dimensions, G groups of them, E = event_shape of y. Units: nats per image.
 """
 
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from torch.distributions import Distribution
 from svhn_vae.model.coordinates import Features, Representation
 from svhn_vae.model.elbo import ElboTerms, kl_to_standard_normal
 from svhn_vae.model.networks import Inferred, Networks
+from svhn_vae.model.prior import Prior
 from svhn_vae.model.variance import VarianceHead
-from svhn_vae.model.whole_batch import num_parts, own_rows
 
 
 class Pass(NamedTuple):
@@ -22,18 +22,21 @@ class Pass(NamedTuple):
     inferred: Inferred  # q(z | y), its sample z, and the decoder's output
     likelihood: Distribution  # p(y | z)
     terms: ElboTerms
-    latents_kl: Tensor  # (B, Z): the KL of each latent as the loss takes it
+    latents_kl: Tensor  # (B, G): the KL of each group of latents as the loss takes it; of N(0, I), of each latent
     kl_in_loss: Tensor  # (B,): their sum; terms.kl but for `sampling_bug`
 
 
 class VAE(nn.Module):
-    """z ~ N(0, I), y ~ head(decode(z)), r ~ representation.residual; x = representation.inverse(y, r)."""
+    """z ~ prior, y ~ head(decode(z)), r ~ representation.residual; x = representation.inverse(y, r)."""
 
-    def __init__(self, representation: Representation, networks: Networks, variance: VarianceHead) -> None:
+    def __init__(
+        self, representation: Representation, networks: Networks, variance: VarianceHead, prior: Prior
+    ) -> None:
         super().__init__()
         self.representation = representation
         self.networks = networks
         self.variance = variance
+        self.prior = prior
         if variance.initial_factor != 1:
             networks.shrink(variance.initial_factor)
 
@@ -43,7 +46,7 @@ class VAE(nn.Module):
         if self.training:
             self.variance.observe(inferred.params, features.y)
         likelihood = self.variance(inferred.params)
-        kl = kl_to_standard_normal(inferred.mean, inferred.log_variance)
+        kl = self.prior.kl(inferred.mean, inferred.log_variance, inferred.z)
         terms = ElboTerms(
             log_likelihood=likelihood.log_prob(features.y),
             residual=self.representation.residual.log_prob(features.residual, inferred.image_params),
@@ -68,10 +71,7 @@ class VAE(nn.Module):
         return self.representation.inverse(self.variance(params).mean)
 
     def _noise(self, num: int) -> Tensor:
-        """(B, Z), in training that of the images' places in the whole batch."""
-        parts = num_parts() if self.training else 1
-        noise = torch.randn(parts * num, self.networks.latent_dim, device=self.device)
-        return own_rows(noise) if self.training else noise
+        return torch.randn(num, self.networks.latent_dim, device=self.device)
 
     @property
     def num_dims(self) -> int | None:

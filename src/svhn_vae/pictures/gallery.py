@@ -42,6 +42,7 @@ class Subject(NamedTuple):
     dataset: Dataset
     name: str  # for the captions
     seed: int  # of latents and noise
+    temperature: float  # of samples of the prior
 
 
 Picture = tuple[np.ndarray, str]  # with what it shows
@@ -125,15 +126,19 @@ def interpolations(subject: Subject) -> Picture:
 
 
 def traversals(subject: Subject) -> Picture:
-    """What the decoder makes of each latent: the ten whose mean varies most, from -3 to 3, the others at 0."""
+    """What the decoder makes of each latent: the ten whose mean varies most, three of the prior's standard deviations
+    to both sides of its mean, where all others stay."""
     vae = subject.vae
     x = pixels(subject.dataset.val.images, MAX_TRAVERSED).to(vae.device)
     spread = torch.cat([infer(vae, chunk).mean for chunk in x.split(BATCH)]).std(0, correction=0)
     values, widest = spread.topk(min(10, len(spread)))
-    z = torch.zeros(len(widest), NUM_STEPS, len(spread), device=vae.device)
-    z[torch.arange(len(widest)), :, widest] = torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
+    centre, unit = vae.prior.moments()
+    z = centre.repeat(len(widest), NUM_STEPS, 1)
+    steps = torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
+    z[torch.arange(len(widest)), :, widest] += unit[widest, None] * steps
     what = (
-        f"the {len(widest)} latents whose means vary most (sd {values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3"
+        f"the {len(widest)} latents whose means vary most (sd {values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3 "
+        "standard deviations of the prior"
     )
     return grid(vae.decode_mean(z.flatten(0, 1)), NUM_STEPS), what
 
@@ -141,7 +146,7 @@ def traversals(subject: Subject) -> Picture:
 def arithmetic(subject: Subject) -> Picture:
     """z(image of digit a) - mean code of a + mean code of b, for every b."""
     vae = subject.vae
-    images, labels = (spaced(array, MAX_MEAN_CODES) for array in subject.dataset.val)
+    images, labels = (evenly(array, MAX_MEAN_CODES) for array in subject.dataset.val)
     codes = torch.cat([infer(vae, centred(chunk, 0).to(vae.device)).mean for chunk in images.split(BATCH)])
     first, digits = first_of_each(labels)
     means = torch.stack([codes[labels == digit].mean(0) for digit in digits])  # (number of digits, Z)
@@ -172,7 +177,7 @@ def pixel_stddev(representation: Representation, likelihood: Distribution, num_d
     """
     mean = representation.inverse(likelihood.mean)
     errors = (representation.inverse(likelihood.sample()) - mean for _ in range(num_draws))
-    return (sum(error.square() for error in errors) / num_draws).sqrt()
+    return (sum((error.square() for error in errors), start=torch.zeros_like(mean)) / num_draws).sqrt()
 
 
 def likely(subject: Subject) -> Picture:
@@ -201,6 +206,7 @@ def elbos(vae: VAE, images: Tensor) -> Tensor:
 def pca_round_trip(subject: Subject) -> Picture:
     """What an image keeps in K coordinates of a basis; without clipping, levels beyond 0..255 wrap around."""
     basis = subject.vae.representation
+    assert isinstance(basis, Projection)
     x = pixels(subject.dataset.val.images, COLUMNS).to(subject.vae.device)
     sizes = [size for size in NUM_COMPONENTS if size <= len(basis.components)]
     rows = torch.cat([x, *(round_trip(basis, x, size) for size in sizes)])
@@ -240,9 +246,8 @@ def possible(vae: VAE) -> list[str]:
 
 
 def prior(subject: Subject) -> Tensor:
-    """100 latents (100, Z); the same for every variant with as many dimensions."""
-    z = torch.randn(100, subject.vae.networks.latent_dim, generator=generator(subject, PRIOR))
-    return z.to(subject.vae.device)
+    """100 latents (100, Z); with N(0, I), the same for every variant with as many dimensions."""
+    return subject.vae.prior.sample(100, generator(subject, PRIOR), subject.temperature)
 
 
 def generator(subject: Subject, place: int) -> torch.Generator:
@@ -264,10 +269,10 @@ def infer(vae: VAE, x: Tensor) -> Inferred:
 
 def pixels(images: Tensor, count: int) -> Tensor:
     """uint8 images -> x of `count` of them, evenly spaced."""
-    return centred(spaced(images, count), 0)
+    return centred(evenly(images, count), 0)
 
 
-def spaced(array: Tensor, count: int) -> Tensor:
+def evenly(array: Tensor, count: int) -> Tensor:
     """`count` entries or all, evenly spaced: SVHN's files are in picture order, and neighbours look alike."""
     return array[:: max(1, len(array) // count)][:count]
 

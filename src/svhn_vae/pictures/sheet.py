@@ -1,4 +1,4 @@
-"""Sheets of images with labels and a caption, and their PNG files. Nothing here knows a model.
+"""Sheets of images with labels and a caption, plots as pictures, and their PNG files. Nothing here knows a model.
 
 Shapes: N images (N, 3, H, W) in [0, 1); a picture is uint8 (height, width, 3).
 """
@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -66,6 +70,22 @@ def captioned(picture: np.ndarray, caption: str) -> np.ndarray:
 
 def write(sheet: Image.Image, where: tuple[float, float], text: str, anchor: str) -> None:
     ImageDraw.Draw(sheet).text(where, text, "black", anchor=anchor, font_size=CAPTION_HEIGHT * 0.7)
+
+
+def rendered(figure: Figure) -> np.ndarray:
+    """Without pyplot, which keeps every figure and may look for a display."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def use_log_scales(axes: Axes) -> None:
+    """Both logarithmic, plain numbers at 1, 2 and 5: where decades are few, matplotlib's own labels overlap."""
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
 
 
 def write_png(picture: np.ndarray, path: Path) -> None:

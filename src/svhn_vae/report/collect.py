@@ -1,20 +1,24 @@
-"""The runs of a study, from their folders. Needs neither torch nor lightning."""
+"""The runs of a study, from their folders, and which settings tell them apart. Needs neither torch nor lightning.
+
+Settings are flat: a config group or a dotted key -> a value. A variant is all runs that differ in their seed alone.
+"""
 
 import json
 import math
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from svhn_vae.report.settings import in_words, telling
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.identity import identity
+from svhn_vae.runs.identity import COUNT_OR_FRACTION, identity
 
-METRIC = "test/bits_per_dim"
-UNKNOWN_DATA = "unknown data: these runs ended before they had read any"
+METRIC, FRECHET = "test/bits_per_dim", "samples/frechet"
+PARTS = {"seed": int, "data": dict, "metrics": dict, "config": dict, "choices": dict, "cost": dict}  # of result.json
+PRESETS = ("trainer", "experiment")  # their choices set values of other groups
+ABSENT = "-"  # of a setting that a run does not have
+TRAIN_IMAGES = "data.train_digest"  # a setting like others, where no configuration tells the training images apart
 
 
 class Run(NamedTuple):
@@ -40,9 +44,13 @@ class Run(NamedTuple):
         return self.config.get("seed")
 
     @property
-    def digest(self) -> str | None:
-        """Names the run's images."""
-        return self.result["data"]["digest"] if self.result else self.facts.get("data")
+    def test_images(self) -> str | None:
+        """Their digest; of older runs, that of all images; None of a run that had not read any."""
+        return self._digest("test_digest")
+
+    @property
+    def train_images(self) -> str | None:
+        return self._digest("train_digest")
 
     @property
     def commit(self) -> str:
@@ -57,11 +65,16 @@ class Run(NamedTuple):
     @property
     def settings(self) -> dict[str, Any]:
         """Choices, and by dotted key every value that decides the result, but for the seed."""
-        return {**self.choices, **_values(self)}
+        return {**self.choices, **{key: value for key, value in identity(self.config).items() if key != "seed"}}
 
-    def metric(self, name: str) -> float:
-        """NaN where it has none."""
-        return self.result.get("metrics", {}).get(name, math.nan)
+    def number(self, part: str, name: str) -> float:
+        """Of a part of result.json; NaN where there is none."""
+        value = (self.result.get(part) or {}).get(name)
+        return float(value) if isinstance(value, int | float) else math.nan
+
+    def _digest(self, name: str) -> str | None:
+        noted = self.result["data"] if self.result else self.facts
+        return noted.get(name) or noted.get("digest" if self.result else "data")
 
 
 def read_runs(study: Path) -> list[Run]:
@@ -71,30 +84,36 @@ def read_runs(study: Path) -> list[Run]:
 
 
 def _read(folder: RunFolder) -> Run:
-    facts = folder.facts
+    facts, reason = folder.facts, folder.damage
     status = facts.get("status", "new")
     result = folder.result if status == "done" else {}
-    reason = facts.get("reason", "") if result and "started" in facts else facts.get("reason") or folder.damage
+    if result and not all(isinstance(result.get(part), kind) for part, kind in PARTS.items()):
+        result, reason = {}, f"result.json is damaged: expected {', '.join(PARTS)}"
+    if not (result and "started" not in facts):  # a status that was read from the result has no reason
+        reason = facts.get("reason") or ("" if result else reason)
     return Run(folder.path.name, "failed" if status == "done" and not result else status, reason, result, facts)
 
 
-def by_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by their data: figures on different images do not compare, so each data set has a table of its own.
+def by_test_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by their test images: figures on other images do not compare, so each set of them has a table of its own.
 
     A run that has not finished goes to its images where they are known, and to the only ones where it had read none.
     """
-    titles = {run.digest: data_title(run) for run in runs if run.result}
+    finished = [run for run in runs if run.result]
+    titles = {run.test_images: _title(run) for run in finished}
+    titles |= {run.result["data"].get("digest"): _title(run) for run in finished}
     groups: dict[str, list[Run]] = {title: [] for title in titles.values()}
-    only = next(iter(groups)) if len(groups) == 1 else UNKNOWN_DATA
+    only = next(iter(groups)) if len(groups) == 1 else "unknown images: these runs ended before they had read any"
     for run in runs:
-        title = titles.get(run.digest, f"data {run.digest}" if run.digest else only)
+        title = titles.get(run.test_images, f"test images {run.test_images}" if run.test_images else only)
         groups.setdefault(title, []).append(run)
     return groups
 
 
-def data_title(run: Run) -> str:
+def _title(run: Run) -> str:
     data = run.result["data"]
-    return f"{data['name']} data {data['digest']}, {data['num_train']:,} images to train, {data['num_test']:,} to test"
+    num, kind = data.get("num_test"), "synthetic" if data.get("synthetic") else data.get("name", "unknown")
+    return f"{kind} data, {f'{num:,}' if isinstance(num, int) else 'unknown'} test images ({run.test_images})"
 
 
 class Variant(NamedTuple):
@@ -105,15 +124,19 @@ class Variant(NamedTuple):
     unfinished: list[Run]  # all others: diverged, failed, interrupted, running
     settings: dict[str, Any]  # {} where they were not noted
 
-    def scores(self, metric: str) -> dict[int, float]:
+    def scores(self, metric: str = METRIC) -> dict[int, float]:
         """Seed -> the metric, of the runs that have it."""
-        return {run.seed: run.metric(metric) for run in self.runs if metric in run.result["metrics"]}
+        found = {run.seed: run.number("metrics", metric) for run in self.runs if metric in run.result["metrics"]}
+        return {seed: score for seed, score in found.items() if math.isfinite(score)}
+
+    def mean(self, metric: str = METRIC) -> float:
+        """Over seeds; NaN where there is none."""
+        scores = self.scores(metric).values()
+        return statistics.fmean(scores) if scores else math.nan
 
     @property
-    def score(self) -> float:
-        """The mean bits/dim over seeds; NaN where there is no density, or nothing has finished."""
-        scores = self.scores(METRIC).values()
-        return statistics.fmean(scores) if scores else math.nan
+    def num_diverged(self) -> int:
+        return sum(run.status == "diverged" for run in self.unfinished)
 
     @property
     def choices(self) -> Mapping[str, str]:
@@ -121,38 +144,94 @@ class Variant(NamedTuple):
 
 
 def variants(runs: Sequence[Run]) -> list[Variant]:
-    """Runs by configuration, whatever their seed, each under a label that tells it from the others.
+    """Runs by configuration and training images, each group under a label that tells it from the others.
 
     A run whose configuration is not known stands alone, under its name.
     """
-    groups: dict[str, list[Run]] = {}
+    images: dict[str, list[str]] = {}  # settings -> the digests of training images
     for run in runs:
-        settings = {**identity(run.config), **run.choices, "seed": None}
-        key = json.dumps(settings, sort_keys=True, default=str) if run.config else run.name
+        images.setdefault(_exact(run.settings), []).extend([run.train_images] if run.train_images else [])
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        seen = images[_exact(run.settings)]
+        key = (_exact(run.settings), run.train_images or next(iter(seen), None)) if run.config else (run.name,)
         groups.setdefault(key, []).append(run)
-    first = [group[0] for group in groups.values()]
-    known = [run for run in first if run.config]
-    named = labels(known) if len(known) > 1 else [run.name.rpartition("-seed")[0] or run.name for run in known]
-    label_of = dict(zip((run.name for run in known), named, strict=True))
+    settings = [_settings(run, images) for run, *_ in groups.values()]
+    known = [(group[0], one) for group, one in zip(groups.values(), settings, strict=True) if one]
+    named = dict(zip((run.name for run, _ in known), labels(known), strict=True))
     return [
-        _variant(label_of.get(run.name, run.name), group) for run, group in zip(first, groups.values(), strict=True)
+        Variant(
+            named.get(group[0].name, group[0].name),
+            sorted((run for run in group if run.result), key=lambda run: run.seed),
+            [run for run in group if not run.result],
+            one,
+        )
+        for group, one in zip(groups.values(), settings, strict=True)
     ]
 
 
-def _variant(label: str, group: list[Run]) -> Variant:
-    finished = [run for run in group if run.result]
-    finished.sort(key=lambda run: run.seed)
-    return Variant(label, finished, [run for run in group if not run.result], group[0].settings)
+def _settings(run: Run, images: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """With the training images where no setting tells them apart."""
+    several = len(set(images[_exact(run.settings)])) > 1 and run.train_images
+    return run.settings | ({TRAIN_IMAGES: run.train_images[:8]} if several else {})
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
+def labels(known: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[str]:
     """What tells each run from the others but its seed, for instance `variance=logvar pca.whiten=true`."""
-    groups = list(dict.fromkeys(group for run in runs for group in run.choices))
-    told = telling([run.settings for run in runs], groups)
-    found = [" ".join(f"{key}={in_words(value)}" for key, value in shown.items()) for shown in told]
-    twice = {label for label, times in Counter(found).items() if times > 1}  # they differ in what is no setting
-    return [f"{label} {run.name}".strip() if label in twice else label for label, run in zip(found, runs, strict=True)]
+    if len(known) < 2:
+        return [run.name.rpartition("-seed")[0] or run.name for run, _ in known]
+    groups = list(dict.fromkeys(group for run, _ in known for group in run.choices))
+    told = telling([settings for _, settings in known], groups)
+    return [" ".join(f"{key}={text_of(key, value)}" for key, value in shown.items()) for shown in told]
 
 
-def _values(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in identity(run.config).items() if key != "seed"}
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def text_of(key: str, value: object) -> str:
+    """As in YAML; 1.0 is 1, because a setting may be written both ways, unless they are one image and all of them."""
+    if isinstance(value, str):
+        return value
+    whole = isinstance(value, float) and value.is_integer() and key not in COUNT_OR_FRACTION
+    return json.dumps(int(value) if whole else value, default=str)
+
+
+def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which the runs are not all alike, lacking a key being a difference, too."""
+    keys = dict.fromkeys(key for run in runs for key in run)
+    return [key for key in keys if len({text_of(key, run.get(key, ABSENT)) for run in runs}) > 1]
+
+
+def shared(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all runs have alike."""
+    apart = set(differing(runs))
+    return {key: value for key, value in runs[0].items() if key not in apart} if runs else {}
+
+
+def telling(runs: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each run, the least that tells it from the others; `groups` are the keys that are choices of files.
+
+    A choice is named where the runs differ in it; a value only where runs of the same choices differ in it, because
+    otherwise it follows from the choice.
+    """
+    values = [{**dict.fromkeys(groups, "none"), **run} for run in runs]  # of a group not chosen from
+    found: list[dict[str, Any]] = [{} for _ in runs]
+    for key in dict.fromkeys(key for run in values for key in run):
+        alike: dict[tuple[str, ...], set[str]] = {}
+        for run in values:
+            alike.setdefault(_governing(key, run), set()).add(text_of(key, run.get(key)))
+        for run, told in zip(values, found, strict=True):
+            if key in run and len(alike[_governing(key, run)]) > 1:
+                told[key] = run[key]
+    return found
+
+
+def _governing(key: str, run: Mapping[str, Any]) -> tuple[str, ...]:
+    """The run's choices that the value of `key` may follow from."""
+    group, _, setting = key.partition(".")
+    names = () if key in PRESETS else [name for name in (group if setting else key, *PRESETS) if name != key]
+    return tuple(text_of(name, run.get(name)) for name in names)
+
+
+def _exact(settings: Mapping[str, Any]) -> str:
+    return json.dumps({key: text_of(key, value) for key, value in settings.items()}, sort_keys=True)

@@ -23,3 +23,11 @@ for (const title of document.querySelectorAll("th[data-sorts]")) {
 }
 // On paper nothing can be unfolded.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
+// A click on a picture enlarges it.
+const large = document.querySelector("dialog");
+for (const picture of document.querySelectorAll("figure img")) picture.addEventListener("click", () => {
+  large.firstElementChild.src = picture.src;
+  large.firstElementChild.className = picture.className;
+  large.showModal();
+});
+large.addEventListener("click", () => large.close());

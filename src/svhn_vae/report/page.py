@@ -1,119 +1,197 @@
 """The report of a study: index.html, one file that opens anywhere; beside it report.md, results.csv and figures/."""
 
+import base64
 import csv
 import io
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
+from PIL import Image
 
-from svhn_vae.report import cost, verdict_plot
-from svhn_vae.report.answer import QUESTION, state
-from svhn_vae.report.claims import effect_text
-from svhn_vae.report.collect import Run, by_data, read_runs
-from svhn_vae.report.figures import NUM_OTHERS
-from svhn_vae.report.hypotheses import Verdict, verdicts
-from svhn_vae.report.ranked_table import interval_text
-from svhn_vae.report.reproduce import recipes, warnings
-from svhn_vae.report.section import Section, section
-from svhn_vae.report.svg import MAX_SHOWN, Drawing, drawn, styled
+from svhn_vae.report import reproduce
+from svhn_vae.report.collect import Run, Variant, by_test_images, differing, read_runs, shared, text_of, variants
+from svhn_vae.report.effects import effects_of
+from svhn_vae.report.hypotheses import effect_text, verdicts
+from svhn_vae.report.plots import (
+    COLOURS,
+    MAX_SHOWN,
+    NUM_OTHERS,
+    Drawing,
+    learning_curves,
+    sides,
+    verdict_drawing,
+)
+from svhn_vae.report.ranking import QUESTION, SIDES, answer, rank, ranked, state
+from svhn_vae.report.table import interval_text, ranked_table
 from svhn_vae.runs.files import read_json, replacing
 
-VERDICT = "Each dot a run, the bars their means; right: the effect with its 95 % interval, dashed the margin."
-PLACES = re.compile(r"(?<=[=_])|(?<=\.)(?=[a-z])")  # where a long word may be broken
-PREFIXES = {"metrics": "", "parts": "part/", "baselines": "baseline/"}  # of the columns of results.csv
+BREAKS = re.compile(r"(?<=[=_])|(?<=\.)(?=[a-z])")  # where a long word may be broken
+PREFIXES = {
+    "metrics": "",
+    "parts": "part/",
+    "baselines": "baseline/",
+    "versions": "version/",
+}  # of the columns of results.csv
+PICTURES = {
+    "samples": "Samples of the prior: with N(0, I) the same latents in each, where their number is the same",
+    "reconstructions": "Validation images, below each row its reconstructions",
+    "analogies": "Analogies: a validation image of each digit, and nine of its 1,000 noisy passes that differ much",
+}
+PLOTS = {
+    "calibration": "Calibration: the actual error against sigma, coverage, and the variance of standardised residuals",
+    "order_of_learning": "Order of learning: how much of each group of components is reconstructed, over epochs",
+}
+# As pictures/sheet.py makes them; it needs torch, and the sheets of older runs have it, too.
+CELL, IMAGE, MAGNIFICATION = 98, 96, 3
+ROWS, ROWS_OF_MANY = 10, 4  # of images in a picture
+MANY = 12  # variants
 
 
-class Tested(NamedTuple):
-    """A hypothesis and its runs."""
-
-    verdict: Verdict
-    effect: str
-    drawing: Drawing | None  # where there are runs to be drawn
+class Sheet(NamedTuple):
+    label: str
+    uri: str  # data:, empty where the run has no such picture
 
 
 def write_report(study: Path) -> Path:
     """Writes the report of all that the study's folder holds so far, and returns the page; a report that was there is
     replaced file by file."""
     runs, asked = read_runs(study), read_json(study / "study.json")
-    groups = by_data(runs).items()
+    groups = by_test_images(runs).items()
     sections = [section(study, title, group, f"data{place}") for place, (title, group) in enumerate(groups, 1)]
-    found = verdicts(study, runs, asked.get("hypotheses") or [])
-    tested = [_tested(one, place) for place, one in enumerate(found, 1)]
-    label_of = labels_of(sections)
+    asked |= {name: asked[name] if isinstance(asked.get(name), list) else [] for name in ("commands", "hypotheses")}
+    tested = [
+        (one, effect_text(one.effect) if one.effect else "", verdict_drawing(one, f"verdict-{place:02}"))
+        for place, one in enumerate(verdicts(study, runs, asked["hypotheses"]), 1)
+    ]
+    label_of = {run.name: variant.label for one in sections for variant in one["variants"]
+                for run in (*variant.runs, *variant.unfinished)}  # fmt: skip
     context = {
         "study": study.resolve().name,
         "folder": str(study),
         "question": asked.get("question") or QUESTION,
-        "commands": [one for one in asked.get("commands", []) if isinstance(one, dict) and "command" in one],
+        "commands": [one for one in asked["commands"] if isinstance(one, dict) and "command" in one],
         "sections": sections,
         "verdicts": tested,
         "unfinished": [(run, label_of[run.name]) for run in runs if not run.result],
-        **of_all(runs),
-    }
-    report, environment = study / "report", templates()
-    write_figures(report / "figures", [*_drawings(sections), *(one.drawing for one in tested if one.drawing)])
-    write_text(report / "results.csv", results(runs, label_of))
-    write_text(report / "report.md", environment.get_template("report.md.j2").render(context))
-    write_text(report / "index.html", environment.get_template("page.html.j2").render(context))
-    return report / "index.html"
-
-
-def of_all(runs: Sequence[Run]) -> dict[str, Any]:
-    """What the page says of all runs together, whatever their data."""
-    return {
-        "written": cost.moment(time.time()),
+        "written": time.time(),
         "state": state(runs),
-        "warnings": warnings(runs),
-        "cost": cost.cost("all", runs),
-        "span": cost.span(runs),
-        "devices": cost.devices(runs),
-        "recipes": recipes(runs),
+        "warnings": reproduce.warnings(runs),
+        "cost": reproduce.cost_of(runs),
+        "devices": "; ".join(reproduce.devices_of(runs)),
+        "runs": runs,
+        "recipes": reproduce.recipes(runs),
+        "colours": COLOURS,
         "max_shown": MAX_SHOWN,
         "num_grey": NUM_OTHERS,
     }
+    report, environment = study / "report", templates()
+    drawings = [one for part in sections for one in (*part["sides"], *part["curves"])]
+    write_figures(report / "figures", [*drawings, *(drawn for *_, drawn in tested if drawn)])
+    write_text(report / "results.csv", results(runs, label_of))
+    for template, name in (("report.md.j2", "report.md"), ("page.html.j2", "index.html")):
+        write_text(report / name, environment.get_template(template).render(context))
+    return report / "index.html"
 
 
-def _tested(verdict: Verdict, place: int) -> Tested:
-    effect = effect_text(verdict.effect) if verdict.effect else ""
-    if not verdict.favoured and not verdict.other:
-        return Tested(verdict, effect, None)
-    alt = f"the runs that the claim is about, and the effect; {verdict.verdict}: {verdict.claim}"
-    with styled():
-        drawing = drawn(verdict_plot.draw(verdict), f"verdict-{place:02}", VERDICT, alt)
-    return Tested(verdict, effect, drawing)
+def section(study: Path, title: str, runs: Sequence[Run], name: str) -> dict[str, Any]:
+    """What the page says of runs with the same test images; `name` begins those of its figures."""
+    found = ranked(variants(runs))  # the best first
+    rankings = [ranking for metric in SIDES if (ranking := rank(study, found, metric))]
+    finished = [variant for variant in found if variant.runs]
+    known = [variant.settings for variant in found if variant.settings]
+    differing_keys = differing(known)
+    return {
+        "title": title,
+        "variants": found,
+        "rankings": rankings,
+        "answer": answer(found, rankings),
+        "table": ranked_table(found, rankings),
+        "sides": sides(found, rankings, name),
+        "training_images": next(
+            (uri for one in finished if (uri := webp(_sheet(study, one, "data"), ROWS_OF_MANY))), ""
+        ),
+        "sheets": sheets(study, finished, PICTURES),
+        "plots": sheets(study, finished, PLOTS),
+        "differing": differing_keys,
+        "settings": [(one.label, _texts(one, differing_keys)) for one in found],
+        "shared": [(key, text_of(key, value)) for key, value in shared(known).items()],
+        "effects": effects_of(found),
+        "curves": learning_curves(study, found, name),
+    }
 
 
-def _drawings(sections: Sequence[Section]) -> Iterable[Drawing]:
-    for one in sections:
-        yield from one.curves
-        for multiple in one.multiples:
-            yield from multiple.drawings
+def _texts(variant: Variant, keys: Sequence[str]) -> list[str]:
+    """None where the settings were not noted."""
+    known = variant.settings
+    return [text_of(key, known[key]) if key in known else "" for key in keys if known]
 
 
-def labels_of(sections: Sequence[Section]) -> dict[str, str]:
-    """Run -> its variant."""
-    found = (variant for one in sections for variant in one.variants)
-    return {run.name: variant.label for variant in found for run in (*variant.runs, *variant.unfinished)}
+# --- the runs' pictures ---------------------------------------------------------------------------------------------
+
+
+def sheets(study: Path, found: Sequence[Variant], kinds: Mapping[str, str]) -> list[tuple[str, list[Sheet]]]:
+    """What is shown, and a picture of the first finished run of each variant; what no run has is left out."""
+    num_rows = ROWS if len(found) <= MANY else ROWS_OF_MANY
+    shown = []
+    with ThreadPoolExecutor() as pool:  # Pillow reads and writes outside Python's lock
+        for kind, what in kinds.items():
+            uris = pool.map(lambda one, kind=kind: webp(_sheet(study, one, kind), num_rows), found)
+            shown.append((what, [Sheet(one.label, uri) for one, uri in zip(found, uris, strict=True)]))
+    return [(what, pictures) for what, pictures in shown if any(sheet.uri for sheet in pictures)]
+
+
+def _sheet(study: Path, variant: Variant, kind: str) -> Path:
+    return study / variant.runs[0].name / "figures" / f"{kind}.png"
+
+
+def webp(path: Path, num_rows: int) -> str:
+    """The first rows of a sheet without magnification and caption, or a whole plot; empty where there is no picture or
+    a damaged one."""
+    try:
+        with Image.open(path) as image:
+            small = _pixels(np.asarray(image.convert("RGB")), num_rows)
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    file = io.BytesIO()
+    Image.fromarray(small).save(file, "WEBP", quality=75, method=2)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _pixels(sheet: np.ndarray, num_rows: int) -> np.ndarray:
+    """(height, width, 3): of a grid of magnified images, one pixel of each that there was, and one of each gap."""
+    height, width = sheet.shape[:2]
+    if width % CELL or height < CELL:  # no grid
+        return sheet
+    kept = [*range(MAGNIFICATION // 2, IMAGE, MAGNIFICATION), IMAGE]
+    rows, columns = (
+        [CELL * cell + at for cell in range(num) for at in kept]
+        for num in (min(height // CELL, num_rows), width // CELL)
+    )
+    return sheet[np.ix_(rows, columns)]
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
 
 
 def write_text(path: Path, text: str) -> None:
+    """In UTF-8, and names of files that a locale cannot read as they are."""
     with replacing(path) as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
     """And takes away what an earlier report has left there."""
-    written = {f"{drawing.name}.svg" for drawing in drawings}
     for drawing in drawings:
         write_text(folder / f"{drawing.name}.svg", drawing.svg)
-    for old in folder.glob("*.svg"):
-        if old.name not in written:
-            old.unlink(missing_ok=True)
+    for old in {*folder.glob("*.svg")} - {folder / f"{drawing.name}.svg" for drawing in drawings}:
+        old.unlink(missing_ok=True)
 
 
 def results(runs: Sequence[Run], label_of: Mapping[str, str]) -> str:
@@ -128,9 +206,10 @@ def results(runs: Sequence[Run], label_of: Mapping[str, str]) -> str:
 
 def _flat(run: Run, label: str) -> dict[str, Any]:
     row = {"run": run.name, "variant": label, "status": run.status, "reason": run.reason}
-    row |= {"step": run.facts.get("step"), "seed": run.seed, "data": run.digest, "commit": run.commit}
+    row |= {"step": run.facts.get("step"), "seed": run.seed, "commit": run.commit}
+    row |= {"test images": run.test_images, "training images": run.train_images}
     for part, prefix in PREFIXES.items():
-        row |= {f"{prefix}{key}": value for key, value in run.result.get(part, {}).items()}
+        row |= {f"{prefix}{key}": value for key, value in (run.result.get(part) or {}).items()}
     return row | {f"cost/{key}": value for key, value in run.cost.items()} | run.settings
 
 
@@ -146,11 +225,11 @@ def templates() -> jinja2.Environment:
     environment.filters |= {
         "cell": lambda text: " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;"),
         "breakable": breakable,
-        "moment": cost.moment,
-        "hours": cost.in_hours,
+        "moment": reproduce.moment,
+        "hours": reproduce.in_hours,
         "listed": listed,
-        "interval": lambda found, form=".3f": interval_text(found, form),
     }
+    environment.globals["interval"] = interval_text
     return environment
 
 
@@ -162,5 +241,5 @@ def listed(state: Mapping[str, Any]) -> str:
 
 def breakable(text: str) -> Markup:
     """Broken between its words, and within one only where it is longer than the line."""
-    words = [Markup("<wbr>").join(PLACES.split(word)) for word in str(text).split(" ")]
+    words = [Markup("<wbr>").join(BREAKS.split(word)) for word in str(text).split(" ")]
     return Markup(" ").join(Markup('<span class="word">{}</span>').format(word) for word in words)

@@ -1,97 +1,199 @@
-"""Which variant is the best, and which cannot be told apart from it."""
+"""Which variants have the best density and which the best pictures, what cannot be told apart from them, and the answer
+to a study's question in sentences.
 
-import itertools
+A variant of which a seed diverged has no rank: the seeds that survived are a choice by their result.
+"""
+
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from svhn_vae.report.collect import METRIC, Run, Variant
-from svhn_vae.report.statistics import (
-    Comparison,
-    Estimate,
-    Summed,
-    against,
-    blocks,
-    compare_all,
-    paired_by_block,
-    paired_by_seed,
-    summed,
-)
+from svhn_vae.report.collect import FRECHET, METRIC, Run, Variant
+from svhn_vae.report.statistics import Gap, Summed, blocks, gaps, image_errors, seed_errors, summed
 
+QUESTION = "Which variant has the best density, and which the best pictures?"
 OWN_BASELINE = ("PPCA", "independent Gaussian")  # the first that a run has: without a network, in its coordinates
-MIN_SEEDS = 3  # to compare by seed
 NATS_PER_BIT = 3072 * math.log(2)
-IMAGES, FEW_SEEDS = "by image, in blocks of neighbours", f", where two share fewer than {MIN_SEEDS} seeds"
-ALIKE = "cannot be told apart"
+NOTHING = Gap(math.nan, math.nan, math.nan)
+MAX_NAMED = 5
+STATES = {"diverged": "diverged", "failed": "failed", "interrupted": "interrupted", "running": "still running"}
+SIDES = {METRIC: ("density", "test bits/dim", ".3f"), FRECHET: ("pictures", "Frechet distance of samples", ".1f")}
+
+
+class Place(NamedTuple):
+    """Of a variant in a ranking."""
+
+    rank: int
+    mean: float
+    reach: float  # half of the mean's interval over seeds
+    seeds: Gap  # to the best: with other seeds
+    images: Gap  # on other images
 
 
 class Ranking(NamedTuple):
-    """The best of the variants that have bits/dim, and the others against it."""
+    """By one metric, the lowest first."""
 
-    best: Variant
-    others: list[Comparison]  # empty where there is no other, or no test
-    how: str  # by what the comparisons are paired; empty where there is no test
+    metric: str
+    places: dict[str, Place]  # by the variant's label
+    how: str  # whence the errors over seeds are known
+
+    @property
+    def best(self) -> str:
+        return next(iter(self.places))
+
+    @property
+    def alike(self) -> list[str]:
+        """Which other seeds might show to be as good as the best."""
+        return [label for label, place in self.places.items() if place.rank > 1 and not place.seeds.is_worse]
 
 
 def ranked(found: Sequence[Variant]) -> list[Variant]:
-    """The best first; those without a score last, in their order."""
-    return sorted(found, key=lambda variant: (math.isnan(variant.score), variant.score))
+    """The best first; then those of which a seed diverged, those without a density, and those without a result."""
+    return sorted(found, key=lambda one: (not one.runs, math.isnan(one.mean()), one.num_diverged > 0, one.mean()))
 
 
-def rank(study: Path, found: Sequence[Variant]) -> Ranking | None:
-    """None where no variant has a finite score."""
-    scored = {variant.label: variant for variant in ranked(found) if math.isfinite(variant.score)}
-    if not scored:
+def rank(study: Path, found: Sequence[Variant], metric: str) -> Ranking | None:
+    """None where no variant has the metric with every seed."""
+    whole = [variant for variant in found if not variant.num_diverged and variant.scores(metric)]
+    if not whole:
         return None
-    best = next(iter(scored))
-    if len(scored) < 2:
-        return Ranking(scored[best], [], "")
-    seeds = {name: variant.scores(METRIC) for name, variant in scored.items()}
-    pairs = list(itertools.combinations(scored, 2))
-    by_image = [pair for pair in pairs if not _share_seeds(*(seeds[name] for name in pair))]
-    images = {name: bits_of_images(study, scored[name]) for name in dict.fromkeys(itertools.chain(*by_image))}
-    if None in images.values():
-        return Ranking(scored[best], [], "")
-
-    def paired(a: str, b: str) -> Estimate:
-        if _share_seeds(seeds[a], seeds[b]):
-            return paired_by_seed(seeds[a], seeds[b])
-        return paired_by_block(images[a], images[b])
-
-    how = "by seed" if not by_image else IMAGES if len(by_image) == len(pairs) else f"by seed; {IMAGES}{FEW_SEEDS}"
-    return Ranking(scored[best], against(best, compare_all({name: name for name in scored}, paired)), how)
+    whole.sort(key=lambda variant: variant.mean(metric))
+    means, known = [variant.mean(metric) for variant in whole], seed_errors([one.scores(metric) for one in whole])
+    by_seed = gaps(means, 0, known.of_pair)
+    by_image = _by_image(study, whole) if metric == METRIC else [NOTHING] * len(whole)
+    places = enumerate(zip(means, known.reaches, by_seed, by_image, strict=True), 1)
+    return Ranking(metric, {one.label: Place(at, *of) for one, (at, of) in zip(whole, places, strict=True)}, known.how)
 
 
-def _share_seeds(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
-    return len(a.keys() & b.keys()) >= MIN_SEEDS
+def _by_image(study: Path, whole: Sequence[Variant]) -> list[Gap]:
+    images = [bits_of_images(study, variant) for variant in whole] if len(whole) > 1 else [None]
+    means = [
+        variant.mean() if bits is None else float(bits.sums.sum() / bits.sizes.sum())
+        for variant, bits in zip(whole, images, strict=True)
+    ]
+    return gaps(means, 0, image_errors(images))
 
 
 def bits_of_images(study: Path, variant: Variant) -> Summed | None:
     """Bits per dimension of the test images, the mean over seeds, in blocks; None where a run has not kept them."""
-    files = [study / run.name / "per_image.safetensors" for run in variant.runs]
-    if not all(file.is_file() for file in files):
+    try:
+        files = [load_file(study / run.name / "per_image.safetensors")["elbo"] for run in variant.runs]
+        elbo = np.mean(np.stack(files), axis=0, dtype=float)
+    except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    elbo = sum(load_file(file)["elbo"].astype(float) for file in files) / len(files)
-    return summed(8 - elbo / NATS_PER_BIT, blocks(len(elbo)))
+    return summed(8 - elbo / NATS_PER_BIT, blocks(len(elbo))) if np.isfinite(elbo).all() else None
+
+
+def front(found: Sequence[Variant]) -> list[str]:
+    """Of the variants with both metrics and every seed, those that no other beats in both."""
+    points = {
+        one.label: (one.mean(METRIC), one.mean(FRECHET))
+        for one in found
+        if not one.num_diverged and one.scores(METRIC) and one.scores(FRECHET)
+    }
+    return [
+        label
+        for label, (bits, distance) in points.items()
+        if not any(a <= bits and b <= distance and (a, b) != (bits, distance) for a, b in points.values())
+    ]
 
 
 def baselines(runs: Sequence[Run]) -> list[tuple[str, float]]:
     """Name and bits/dim of every model without a network, the best first."""
-    found = {(name, bits) for run in runs for name, bits in run.result.get("baselines", {}).items()}
-    return sorted(found, key=lambda named: named[1])
+    found = {(name, run.number("baselines", name)) for run in runs for name in run.result.get("baselines") or ()}
+    return sorted((one for one in found if math.isfinite(one[1])), key=lambda named: named[1])
 
 
 def own_baseline(variant: Variant) -> tuple[str, float] | None:
     """The model without a network that has the variant's coordinates."""
-    known = variant.runs[0].result.get("baselines", {}) if variant.runs else {}
-    own = [(name, bits) for start in OWN_BASELINE for name, bits in known.items() if name.startswith(start)]
-    return own[0] if own else None
+    known = baselines(variant.runs[:1])
+    return next((one for start in OWN_BASELINE for one in known if one[0].startswith(start)), None)
 
 
 def is_no_better(variant: Variant) -> bool:
     """Than its own baseline."""
     own = own_baseline(variant)
-    return own is not None and variant.score >= own[1]
+    return own is not None and variant.mean() >= own[1]
+
+
+# --- in sentences ---------------------------------------------------------------------------------------------------
+
+
+def answer(found: Sequence[Variant], rankings: Sequence[Ranking]) -> list[str]:
+    """Of variants with the same test images, for both sides; `rankings` are of those metrics that any variant has."""
+    of_metric = {one.metric: one for one in rankings}
+    sentences = []
+    for metric, (side, name, form) in SIDES.items():
+        if metric in of_metric:
+            sentences.append(_best(of_metric[metric], side, name, form))
+            sentences += _against_baselines(found, of_metric[metric].best) if metric == METRIC else []
+        else:
+            sentences.append(_why_unranked(found, metric, side))
+    beaten_by_none = front(found)
+    if len(beaten_by_none) > 1:
+        sentences.append(f"No variant beats these in both: {_named(beaten_by_none)}.")
+    diverged = [one.label for one in found if one.num_diverged]
+    if diverged and len(found) > 1:
+        sentences.append(f"Without a rank, because a seed diverged: {_named(diverged)}.")
+    return sentences
+
+
+def _best(ranking: Ranking, side: str, name: str, form: str) -> str:
+    first, num_others = ranking.places[ranking.best], len(ranking.places) - 1
+    reach = f" ± {first.reach:{form}}" if math.isfinite(first.reach) else ""
+    text = f"Best {side}: {ranking.best}, {first.mean:{form}}{reach} {name}"
+    if not num_others:
+        return f"{text}; no other variant has a rank."
+    if not math.isfinite(first.reach):
+        return (
+            f"{text}, before {num_others} other{'s' * (num_others != 1)}; with one seed each, other seeds may differ."
+        )
+    worse = num_others - len(ranking.alike)
+    told = f"; not told apart from it: {_named(ranking.alike)}" if ranking.alike else ""
+    return f"{text}; {worse} of {num_others} others {'is' if worse == 1 else 'are'} worse{told}."
+
+
+def _why_unranked(found: Sequence[Variant], metric: str, side: str) -> str:
+    if not any(variant.runs for variant in found):
+        return "No run has finished." if metric == METRIC else ""
+    if any(variant.scores(metric) for variant in found):
+        return f"No ranking of {side}: of every variant, a seed diverged."
+    if metric == FRECHET:
+        return "No ranking of pictures: no run was judged (judge=true)."
+    return "No ranking of density: no finished run has bits/dim."
+
+
+def _against_baselines(found: Sequence[Variant], label: str) -> list[str]:
+    best = next(variant for variant in found if variant.label == label)
+    known, own = baselines(best.runs), own_baseline(best)
+    if not known:
+        return []
+    text = f"That is {_more_or_less(best.mean() - known[0][1])} the best model without a network, {known[0][0]}"
+    if own and own[0] != known[0][0]:
+        text += f", and {_more_or_less(best.mean() - own[1])} its own baseline, {own[0]}"
+    return [f"{text}."]
+
+
+def _more_or_less(difference: float) -> str:
+    return f"{abs(difference):.3f} {'less' if difference < 0 else 'more'} than"
+
+
+def _named(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - MAX_NAMED} more" if len(labels) > MAX_NAMED else ""
+    return "; ".join(labels[:MAX_NAMED]) + more
+
+
+def state(runs: Sequence[Run]) -> str:
+    """How many runs there are and what became of them, for instance `4 runs: 3 finished, 1 diverged.`"""
+    of_status = Counter(run.status for run in runs)
+    parts = [f"{of_status['done']} finished"]
+    parts += [f"{of_status[status]} {words}" for status, words in STATES.items() if of_status[status]]
+    others = sum(num for status, num in of_status.items() if status not in {"done", *STATES})
+    parts += [f"{others} without a status"] if others else []
+    return f"{len(runs)} run{'s' * (len(runs) != 1)}: {', '.join(parts)}."

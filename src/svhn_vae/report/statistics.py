@@ -1,28 +1,37 @@
-"""Which differences between variants the runs can tell, and which not. Student's t throughout, intervals of 95 %.
+"""Which differences between variants the runs can tell, and which not. All intervals and tests are of 95 %.
 
-Two questions, two tests. By seed: is one method better than another, on these test images? By image: is one trained
-network better than another, on images of this kind?
+Two questions. Other seeds: would the variants differ so if they were trained again? One model over all variants and
+seeds, whose error is pooled. Other images: would these trained networks differ so on other images? Their errors are
+those of the mean over blocks of neighbouring images.
 
-Scores are such that lower is better, as of bits per dimension; negate the others.
+Both are answered by comparisons with the best one observed. Because the best is picked by the scores that it is then
+compared by, a variant is worse only if the range of all variants up to it is too large for chance: the studentised
+range (Tukey), stepwise from the worst one on (Newman 1939, Keuls 1952), as in a model confidence set (Hansen et al.
+2011). The chance to call any variant worse where several are equally the best is 5 % at most. Hsu's intervals (1981)
+are shorter, but do not promise this where variants are equal.
+
+Scores are such that lower is better. Shapes: k variants, n seeds.
 """
 
-import itertools
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtr, stdtrit  # Student's t, a hundred times as fast as scipy.stats' for one number
-
-from svhn_vae.errors import UserError
+from scipy.stats import bartlett, studentized_range
 
 LEVEL = 0.05  # of the intervals and tests
+UNSAFE = 0.005  # p of equal variances below which errors are not pooled: it is tested in every study, and must not cost
 # Neighbouring crops show one picture, of which SVHN has two on average. The intervals of real differences are 1.6 times
 # as wide by blocks of 8 as by image, and no wider by blocks of 64.
 IMAGES_PER_BLOCK = 8
+Z = NormalDist().inv_cdf(1 - LEVEL / 2)
 
 Array = np.ndarray
-Variant = TypeVar("Variant")
+Errors = Callable[[int, int], tuple[float, float]]  # of two variants: standard error of their difference, its df
 
 
 class Estimate(NamedTuple):
@@ -35,59 +44,124 @@ class Estimate(NamedTuple):
     num: int  # of independent values: seeds, or clusters of images
 
 
-class Comparison(NamedTuple):
-    """Variant `a` against variant `b`."""
-
-    a: str
-    b: str
-    difference: Estimate  # of a minus b; its interval and p value are this pair's alone
-    p_value: float  # corrected for the number of pairs
-    verdict: str  # of a: 'better', 'worse' or 'cannot be told apart'
-
-
-def mean_interval(scores: Sequence[float]) -> Estimate | None:
-    """Of the scores of several seeds; None if there is one only."""
-    return clustered_mean(np.asarray(scores), np.arange(len(scores))) if len(scores) > 1 else None
-
-
 def estimate(scores: Sequence[float]) -> Estimate:
-    """Of one seed or several; the interval of one, or of what is not finite, is NaN."""
-    if len(scores) > 1 and all(map(math.isfinite, scores)):
-        return clustered_mean(np.asarray(scores), np.arange(len(scores)))
-    return Estimate(float(np.mean(scores)) if len(scores) else math.nan, math.nan, math.nan, math.nan, len(scores))
+    """Student's t over seeds; the interval of one seed, or of what is not finite, is NaN."""
+    num, mean = len(scores), float(np.mean(scores)) if len(scores) else math.nan
+    if num < 2 or not math.isfinite(mean):
+        return Estimate(mean, math.nan, math.nan, math.nan, num)
+    error = float(np.std(scores, ddof=1)) / math.sqrt(num)
+    reach = error * _t(num - 1)
+    p_value = 2 * float(stdtr(num - 1, -abs(mean) / error)) if error else float(mean == 0)
+    return Estimate(mean, mean - reach, mean + reach, p_value, num)
 
 
-def paired_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate:
-    """a - b over the seeds that both have, from seed -> score: what a seed shares with itself falls out."""
-    seeds = sorted(a.keys() & b.keys())
-    differences = np.array([a[seed] - b[seed] for seed in seeds])
-    return clustered_mean(differences, np.arange(len(seeds)))
+# --- the best of many -----------------------------------------------------------------------------------------------
 
 
-def paired_by_image(a: Array, b: Array, clusters: Array) -> Estimate:
-    """a - b over the same images (N,) in the same order; clusters (N,) names the picture or block of each."""
-    if not a.shape == b.shape == clusters.shape:
-        raise UserError(f"expected values and clusters of the same images, got {a.shape}, {b.shape}, {clusters.shape}")
-    return clustered_mean(a - b, clusters)
+class Gap(NamedTuple):
+    """A variant less the best one."""
+
+    mean: float
+    reach: float  # half of the interval, which holds for all variants at once; NaN where nothing can be said
+    p_value: float  # corrected for all variants; NaN where nothing can be said
+
+    @property
+    def is_worse(self) -> bool:
+        return self.p_value < LEVEL
 
 
-def blocks(num_images: int) -> Array:
-    """Clusters (N,) of images in picture order whose pictures are unknown: contiguous blocks."""
-    return np.arange(num_images) // IMAGES_PER_BLOCK
+def gaps(means: Sequence[float], best: int, errors: Errors) -> list[Gap]:
+    """Of every variant to the best one, whose own is 0."""
+    num, order = len(means), np.argsort(means, kind="stable")
+    order = [best, *order[order != best].tolist()]
+    found, p_value = [Gap(0.0, 0.0, 1.0)] * num, 0.0
+    for place in range(num - 1, 0, -1):  # from the worst on: what is nearer the best is worse only if that is
+        difference = means[order[place]] - means[best]
+        error, df = errors(order[place], best)
+        if not df >= 1:
+            found[order[place]] = Gap(difference, math.nan, math.nan)
+            continue
+        p_value = max(p_value, _p_of_range(difference, error, place + 1, df))
+        found[order[place]] = Gap(difference, error * _critical_range(num, df) / math.sqrt(2), p_value)
+    return found
 
 
-def clustered_mean(values: Array, clusters: Array) -> Estimate:
-    """The mean of values (N,), its standard error robust to any dependence within clusters (N,) (Liang, Zeger 1986).
+def _p_of_range(difference: float, error: float, num: int, df: float) -> float:
+    if not error:
+        return float(difference <= 0)
+    return float(studentized_range.sf(max(difference, 0.0) / error * math.sqrt(2), num, df))
 
-    With a value to each cluster it is that of the t test.
+
+@functools.lru_cache(maxsize=1000)
+def _critical_range(num: int, df: float) -> float:
+    return float(studentized_range.ppf(1 - LEVEL, num, df))
+
+
+class SeedErrors(NamedTuple):
+    """What is known of the spread over seeds."""
+
+    of_pair: Errors
+    reaches: list[float]  # of each variant, half of the interval of its mean; NaN where nothing can be said
+    how: str
+
+
+def seed_errors(scores: Sequence[Mapping[int, float]]) -> SeedErrors:
+    """Of k variants, each seed -> score.
+
+    Where all variants have the same seeds, score = variant + seed + error: what a seed adds to all variants falls out
+    of their differences. Else score = variant + error. The error is pooled over variants, unless their variances are
+    clearly unequal (Bartlett); then each has its own, and each pair (Welch).
     """
-    if not np.isfinite(values).all():
-        raise UserError("expected finite scores: leave out the variants that have none")
-    return mean_of(summed(values, clusters))
+    values = [np.array([given[seed] for seed in sorted(given)]) for given in scores]
+    nums = np.array([len(given) for given in values])
+    if unequal := _p_of_unequal(values):
+        return _welch(values, f"each pair's own error: the seeds' spread differs between variants (p = {unequal:.1g})")
+    within = [given - given.mean() for given in values]
+    df, how = int((nums - 1).sum()), "error pooled over variants"
+    variance = _mean_square(within, df)
+    reaches = [math.sqrt(variance / num) * _t(df) for num in nums]
+    if len({tuple(sorted(given)) for given in scores}) == 1 and len(values) > 1:
+        within, df, how = [*(within - np.mean(within, 0))], df - int(nums[0] - 1), f"{how}, paired by seed"
+        variance = _mean_square(within, df)
+    how = f"{how}, {df} degrees of freedom" if df else "one seed each: how much chance is in it is not known"
+    return SeedErrors(lambda a, b: (math.sqrt(variance * (1 / nums[a] + 1 / nums[b])), df), reaches, how)
+
+
+def _mean_square(residuals: Sequence[Array], df: int) -> float:
+    return sum(float(given @ given) for given in residuals) / df if df else math.nan
+
+
+def _t(df: float) -> float:
+    return float(stdtrit(df, 1 - LEVEL / 2)) if df else math.nan
+
+
+def _p_of_unequal(values: Sequence[Array]) -> float:
+    """The p value of equal variances where it is too small to pool them; else 0."""
+    several = [given for given in values if len(given) > 1]
+    if len(several) < 2 or any(np.ptp(given) == 0 for given in several):  # of no spread Bartlett's test says nothing
+        return 0.0
+    p_value = float(bartlett(*several).pvalue)
+    return p_value if p_value < UNSAFE else 0.0
+
+
+def _welch(values: Sequence[Array], how: str) -> SeedErrors:
+    dfs = [len(given) - 1 for given in values]
+    squares = [np.var(given, ddof=1) / len(given) if df else math.nan for given, df in zip(values, dfs, strict=True)]
+
+    def of_pair(a: int, b: int) -> tuple[float, float]:
+        if not (dfs[a] and dfs[b]):
+            return math.nan, math.nan
+        square = squares[a] + squares[b]
+        return math.sqrt(square), square**2 / (squares[a] ** 2 / dfs[a] + squares[b] ** 2 / dfs[b])
+
+    return SeedErrors(of_pair, [math.sqrt(one) * _t(df) for one, df in zip(squares, dfs, strict=True)], how)
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
 class Summed(NamedTuple):
-    """What an interval needs of values: of each cluster their sum (C,) and their number (C,)."""
+    """What an interval needs of values of images: of each cluster their sum (C,) and their number (C,)."""
 
     sums: Array
     sizes: Array
@@ -98,61 +172,45 @@ def summed(values: Array, clusters: Array) -> Summed:
     return Summed(np.bincount(index, values, minlength=len(sizes)), sizes)
 
 
-def mean_of(values: Summed) -> Estimate:
-    """The same of values that are kept as sums."""
+def blocks(num_images: int) -> Array:
+    """Clusters (N,) of images in picture order whose pictures are unknown: contiguous blocks."""
+    return np.arange(num_images) // IMAGES_PER_BLOCK
+
+
+def clustered_error(values: Summed) -> tuple[float, float]:
+    """The standard error of the mean, robust to any dependence within clusters (Liang, Zeger 1986), and its df."""
     num, num_values = len(values.sizes), int(values.sizes.sum())
     if num < 2:
-        raise UserError(f"expected at least 2 seeds or clusters, got {num}: of one nothing is known of the spread")
-    mean = float(values.sums.sum()) / num_values
-    residuals = values.sums - mean * values.sizes
-    error = math.sqrt(num / (num - 1) * float(residuals @ residuals)) / num_values
-    reach = error * float(stdtrit(num - 1, 1 - LEVEL / 2))
-    p_value = 2 * float(stdtr(num - 1, -abs(mean) / error)) if error else float(mean == 0)
-    return Estimate(mean, mean - reach, mean + reach, p_value, num)
+        return math.nan, math.nan
+    residuals = values.sums - values.sums.sum() / num_values * values.sizes
+    return math.sqrt(num / (num - 1) * float(residuals @ residuals)) / num_values, num - 1
 
 
-def paired_by_block(a: Summed, b: Summed) -> Estimate:
-    """a - b of the same images in the same clusters."""
-    if not np.array_equal(a.sizes, b.sizes):
-        raise UserError(f"expected values of the same images, got {a.sizes.sum()} and {b.sizes.sum()}")
-    return mean_of(Summed(a.sums - b.sums, a.sizes))
+def image_errors(values: Sequence[Summed | None]) -> Errors:
+    """Of differences of the same images; NaN where a variant has not kept them, or has other ones."""
+
+    def of_pair(a: int, b: int) -> tuple[float, float]:
+        one, two = values[a], values[b]
+        if one is None or two is None or not np.array_equal(one.sizes, two.sizes):
+            return math.nan, math.nan
+        return clustered_error(Summed(one.sums - two.sums, one.sizes))
+
+    return of_pair
 
 
-def compare_all(variants: Mapping[str, Variant], paired: Callable[[Variant, Variant], Estimate]) -> list[Comparison]:
-    """Every pair of variants by name, told apart by `paired`, corrected for the number of pairs."""
-    pairs = list(itertools.combinations(variants, 2))
-    differences = [paired(variants[a], variants[b]) for a, b in pairs]
-    corrected = holm([difference.p_value for difference in differences])
-    return [
-        Comparison(a, b, difference, p_value, verdict(difference.mean, p_value))
-        for (a, b), difference, p_value in zip(pairs, differences, corrected, strict=True)
-    ]
+# --- shares ---------------------------------------------------------------------------------------------------------
 
 
-def against(best: str, comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Those of every other variant with the best, as `a - best`.
-
-    They stay corrected for all pairs: the best was chosen by the scores that it is now compared by.
-    """
-    turned = [swapped(comparison) if comparison.a == best else comparison for comparison in comparisons]
-    return [comparison for comparison in turned if comparison.b == best]
+def share(count: int, num: int) -> Estimate:
+    """count / num with Wilson's interval (1927), which has a width also where all or none are counted. No p value."""
+    middle = (count + Z**2 / 2) / (num + Z**2)
+    reach = Z / (num + Z**2) * math.sqrt(count * (num - count) / num + Z**2 / 4)
+    return Estimate(count / num, max(middle - reach, 0.0), min(middle + reach, 1.0), math.nan, num)
 
 
-def swapped(comparison: Comparison) -> Comparison:
-    a, b, (mean, low, high, *rest), p_value, _ = comparison
-    return Comparison(b, a, Estimate(-mean, -high, -low, *rest), p_value, verdict(-mean, p_value))
-
-
-def verdict(difference: float, p_value: float) -> str:
-    if p_value >= LEVEL:
-        return "cannot be told apart"
-    return "better" if difference < 0 else "worse"
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for their number, in their order: the chance of any false difference stays below LEVEL (Holm 1979)."""
-    order = np.argsort(p_values)
-    scaled = np.sort(p_values) * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
-    return adjusted.tolist()
+def difference_of_shares(a: Estimate, b: Estimate) -> Estimate:
+    """a - b of two shares of independent runs, with Newcombe's interval (1998, method 10)."""
+    mean = a.mean - b.mean
+    down = math.hypot(a.mean - a.low, b.high - b.mean)
+    up = math.hypot(a.high - a.mean, b.mean - b.low)
+    return Estimate(mean, mean - down, mean + up, math.nan, a.num + b.num)

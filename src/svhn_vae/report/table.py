@@ -1,28 +1,180 @@
-"""The table of a study: the baselines without a network and the variants together, the best first."""
+"""The ranked table: a row per variant and model without a network, a column per figure that any run has; and as much of
+it as a terminal has room for."""
 
 import math
+import shlex
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from svhn_vae.report.collect import METRIC, Variant, by_data, read_runs, variants
-from svhn_vae.report.ranking import ALIKE, baselines, is_no_better, rank
-from svhn_vae.report.statistics import estimate
+from svhn_vae.report.collect import METRIC, Variant, by_test_images, read_runs, variants
+from svhn_vae.report.ranking import SIDES, Ranking, answer, baselines, is_no_better, rank, ranked
+from svhn_vae.report.statistics import Gap
 
-PARTS = ("modelled", "kl", "residual")
+MAX_WIDTH = 100  # of the terminal's table
+MIN_NAME = 16  # characters of the variants' names, which are folded
 LEGEND = """\
-bits/dim of the test images, lower is better = modelled + KL + residual; +-: 95 % over seeds
+bits/dim of the test images and Frechet distance of samples: lower is better; +-: 95 % over seeds, pooled
+to best, with other seeds: ~ cannot be told apart; (bits): of seeds that survived where others diverged, without a rank
 (-): a model without a network; !: no better than its own baseline, PPCA at its K or independent Gaussians
-active: latents in use; seconds: of training, > where a continued run has only its last part
+bits/dim = modelled + KL + residual; active: latents in use; seconds: > where a continued run has only its last part
 pictures:    {study}/*/figures/*.png
 TensorBoard: tensorboard --logdir {study}"""
 
 
+class Column(NamedTuple):
+    """One figure of a variant."""
+
+    title: str
+    meaning: str
+    part: str = ""  # of result.json, where the figure is the mean over runs
+    name: str = ""
+    form: str = ""
+
+
+RANK = Column("#", "rank by bits/dim; none where a seed diverged")
+BITS = Column("bits/dim", "mean over seeds, ± half of its 95 % interval, error pooled over variants")
+SEEDS = Column("to best: seeds", "bits/dim more than the best; the interval says what other seeds may give")
+IMAGES = Column("to best: images", "bits/dim more than the best; the interval says what other test images may give")
+RANK_OF_PICTURES = Column("# pictures", "rank by Frechet distance; none where a seed diverged")
+PICTURES = Column("Frechet", "distance of samples from test images, in the judge's features, ± as for bits/dim")
+SEEDS_OF_PICTURES = Column("to best: Frechet", "more than the best; the interval says what other seeds may give")
+RUNS = Column("runs", "finished runs, one per seed, and what became of the others")
+LEADING = (RANK, BITS, SEEDS, IMAGES, RANK_OF_PICTURES, PICTURES, SEEDS_OF_PICTURES, RUNS)
+FIGURES = (
+    Column("modelled", "bits/dim of what the VAE models, with its Jacobian", "parts", "modelled", ".3f"),
+    Column("KL", "bits/dim of the latents", "parts", "kl", ".3f"),
+    Column("residual", "bits/dim of the coordinates that were cut off", "parts", "residual", ".3f"),
+    Column("KL, nats", "per test image", "metrics", "test/kl", ".1f"),
+    Column("active", "latents in use", "metrics", "test/active_units", ".0f"),
+    Column("k-sample bound", "bits/dim of the importance-weighted bound", "metrics", "test/iw_bits_per_dim", ".3f"),
+    Column("seen", "bits/dim of training images, scored like test images", "metrics", "seen/bits_per_dim", ".3f"),
+    Column("residual variance", "mean square of (y - mean) / sigma: 1 is right, above it sigma is too small",
+           "metrics", "test/calibration/residual_variance", ".2f"),
+    Column("coverage 90", "share inside a Gaussian's 90 % interval", "metrics", "test/calibration/coverage_90", ".3f"),
+    Column("PSNR, dB", "of reconstructed test images", "metrics", "test/reconstruction/psnr", ".1f"),
+    Column("sharpness", "of reconstructions: 1 is that of images", "metrics", "test/reconstruction/sharpness", ".2f"),
+    Column("order", "rank correlation of a component's size and how early it is learnt",
+           "metrics", "order/rank_correlation", ".2f"),
+    Column("kernel", "distance of samples, in the judge's features", "metrics", "samples/kernel", ".3f"),
+    Column("precision", "share of samples that look like images", "metrics", "samples/precision", ".2f"),
+    Column("recall", "share of images that samples look like", "metrics", "samples/recall", ".2f"),
+    Column("digit entropy", "nats, of the digits that samples show", "metrics", "samples/digit_entropy", ".2f"),
+    Column("memorised", "share of samples nearer to training images", "metrics", "samples/memorised", ".2f"),
+    Column("sharpness of samples", "1 is that of images", "metrics", "samples/sharpness", ".2f"),
+    Column("digit kept", "share of analogies with the original's digit", "metrics", "analogies/digit_agreement", ".2f"),
+    Column("colour moved", "of analogies from the original", "metrics", "analogies/colour_distance", ".3f"),
+    Column("judge", "accuracy of the judge, on test images", "metrics", "judge/accuracy", ".3f"),
+    Column("weights", "trained numbers", "cost", "num_parameters", ",.0f"),
+    Column("epochs", "trained", "cost", "epochs", ",.0f"),
+    Column("seconds", "of training; > where a continued run has only its last part", "cost", "seconds", ",.0f"),
+    Column("images/s", "in training", "cost", "images_per_second", ",.0f"),
+)  # fmt: skip
+# Of the terminal's columns; the last ones leave first.
+IN_TERMINAL = ("bits/dim", "Frechet", "#", "to best: seeds", "runs", "# pictures", "active", "KL", "modelled",
+               "residual", "seconds", "images/s")  # fmt: skip
+
+
+class Value(NamedTuple):
+    """A cell."""
+
+    text: str = ""
+    number: float = math.nan  # to sort by
+    hint: str = ""  # seed by seed
+
+
+class Row(NamedTuple):
+    label: str
+    is_variant: bool
+    is_no_better: bool  # than its own baseline
+    cells: list[Value]
+
+
+class RankedTable(NamedTuple):
+    columns: list[Column]
+    rows: list[Row]
+
+
+def ranked_table(found: Sequence[Variant], rankings: Sequence[Ranking]) -> RankedTable:
+    """The best first; then where a seed diverged, then what has no density, and at the end what never finished."""
+    rows = [(one, _values(one, {ranking.metric: ranking for ranking in rankings})) for one in ranked(found)]
+    every = [*LEADING, *FIGURES]
+    columns = [column for column in every if column in (BITS, RUNS) or any(of[column].text for _, of in rows)]
+    table = [Row(one.label, True, is_no_better(one), [of[column] for column in columns]) for one, of in rows]
+    place = columns.index(BITS)
+    for name, bits in reversed(baselines([run for variant in found for run in variant.runs])):
+        values = [Value()] * len(columns)
+        values[place] = Value(f"{bits:.3f}", bits)
+        better = [one for one, of in rows if not one.num_diverged and of[BITS].number < bits]
+        table.insert(len(better), Row(name, False, False, values))
+    return RankedTable(columns, table)
+
+
+def _values(variant: Variant, rankings: Mapping[str, Ranking]) -> dict[Column, Value]:
+    density, pictures = (_of_side(variant, metric, rankings.get(metric)) for metric in SIDES)
+    if variant.runs and not variant.scores(METRIC):
+        density[1] = Value("no density")
+    leading = [*density, *pictures[:3], Value(counts(variant), len(variant.runs))]
+    return dict(zip(LEADING, leading, strict=True)) | {column: _figure(variant, column) for column in FIGURES}
+
+
+def _of_side(variant: Variant, metric: str, ranking: Ranking | None) -> list[Value]:
+    """Rank, mean, gap with other seeds, gap on other images."""
+    form, scores, mean = SIDES[metric][2], variant.scores(metric), variant.mean(metric)
+    if not scores:
+        return [Value()] * 4
+    if ranking is None or variant.label not in ranking.places:
+        return [Value(), Value(f"({mean:{form}})", mean, "seeds that survived: no rank"), Value(), Value()]
+    at = ranking.places[variant.label]
+    mean_value = Value(interval_text(mean, at.reach, form), mean, by_seed(scores, ".4f"))
+    gaps = [Value(), Value()] if at.rank == 1 else [_gap(at.seeds, form), _gap(at.images, form)]
+    return [Value(str(at.rank), at.rank), mean_value, *gaps]
+
+
+def _gap(gap: Gap, form: str) -> Value:
+    if math.isnan(gap.p_value):
+        return Value()
+    hint = f"p = {gap.p_value:.2g}, corrected for all variants"
+    return Value(interval_text(gap.mean, gap.reach, form, "+") + ("" if gap.is_worse else " ≈"), gap.mean, hint)
+
+
+def _figure(variant: Variant, column: Column) -> Value:
+    """The mean over the seeds that have it."""
+    found = {run.seed: run.number(column.part, column.name) for run in variant.runs}
+    found = {seed: value for seed, value in found.items() if math.isfinite(value)}
+    if not found:
+        return Value()
+    mean = statistics.fmean(found.values())
+    part_only = column.name == "seconds" and any(run.cost.get("continued") for run in variant.runs)
+    return Value(f"{'>' * part_only}{mean:{column.form}}", mean, by_seed(found, column.form))
+
+
+def counts(variant: Variant) -> str:
+    """For instance `3, 1 diverged`."""
+    others = Counter(run.status for run in variant.unfinished)
+    return ", ".join([str(len(variant.runs)), *(f"{num} {status}" for status, num in sorted(others.items()))])
+
+
+def by_seed(values: Mapping[int, float], form: str) -> str:
+    return ", ".join(f"seed {seed}: {value:{form}}" for seed, value in values.items()) if len(values) > 1 else ""
+
+
+# --- in a terminal --------------------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """In characters that every terminal has, and few of them."""
+    return text.replace(" ± ", "+-").replace(" ≈", "~")
+
+
 def wide_console() -> Console:
-    """As wide as the terminal, and wide enough for the table where there is none (a file, CI)."""
+    """As wide as the terminal, and wide enough for a table where there is none (a file, CI)."""
     console = Console()
     return console if console.is_terminal else Console(width=120)
 
@@ -30,69 +182,47 @@ def wide_console() -> Console:
 def print_study(study: Path, console: Console) -> None:
     """Prints the study's table, what its runs can tell apart, what did not finish, and where its files are."""
     runs = read_runs(study)
-    for title, group in by_data(runs).items():
-        found = [variant for variant in variants(group) if variant.runs]
-        if not found:
-            continue
-        console.print(study_table(f"{study.name}: {title}", found))
-        console.print(differences(study, found), markup=False, highlight=False, soft_wrap=True, end="")
+
+    def say(text: str) -> None:
+        console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+
+    for title, group in by_test_images(runs).items():
+        found = variants(group)
+        if any(variant.runs for variant in found):
+            rankings = [ranking for metric in SIDES if (ranking := rank(study, found, metric))]
+            say(f"{study.name}: {title}")
+            finished = [variant for variant in found if variant.runs]
+            console.print(terminal_table(ranked_table(finished, rankings), min(console.width, MAX_WIDTH)))
+            say(" ".join(answer(found, rankings)))
+            say("\n".join(f"{ranking.metric} over seeds: {ranking.how}" for ranking in rankings))
     for run in runs:
         if not run.result or run.reason:
-            console.print(f"{run.status}: {run.name}: {run.reason}", markup=False, highlight=False, soft_wrap=True)
+            say(f"{run.status}: {run.name}: {run.reason}")
     if any(run.result for run in runs):
-        console.print(LEGEND.format(study=study), markup=False, highlight=False, soft_wrap=True)
+        say(LEGEND.format(study=shlex.quote(str(study))))
 
 
-def study_table(title: str, found: Sequence[Variant]) -> Table:
-    """One row per baseline and variant, in the order of their bits per dimension."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("model", min_width=24, overflow="fold")
-    for name in ("seeds", "bits/dim", *PARTS, "active", "images/s", "seconds"):
-        table.add_column("KL" if name == "kl" else name, justify="right", no_wrap=True)
-    runs = [run for variant in found for run in variant.runs]
-    rows = [(bits, [f"(-) {name}", "", f"{bits:.3f}"]) for name, bits in baselines(runs)]
-    rows += [(variant.score, variant_row(variant)) for variant in found]
-    for _, row in sorted(rows, key=lambda row: (math.isnan(row[0]), row[0])):
-        table.add_row(*row)
-    return table
+def terminal_table(table: RankedTable, width: int) -> Table:
+    """At most `width` characters wide: names are folded, figures whole, and the columns of least weight left out."""
+    titles = [column.title for column in table.columns]
+    texts = [[plain(value.text) for value in row.cells] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
+    names = [f"{'' if row.is_variant else '(-) '}{row.label}{' !' * row.is_no_better}" for row in table.rows]
+    longest = max(map(len, [*names, "model"]))
+    room, shown = width - min(longest, MIN_NAME) - 4, []
+    for place in (titles.index(title) for title in IN_TERMINAL if title in titles):
+        room -= widths[place] + 3
+        if room < 0 and shown:
+            break
+        shown.append(place)
+    found, used = Table(), sum(widths[place] + 3 for place in shown) + 4
+    found.add_column("model", width=min(longest, width - used), overflow="fold")
+    for place in sorted(shown):
+        found.add_column(titles[place], justify="right", no_wrap=True, min_width=widths[place])
+    for name, of in zip(names, texts, strict=True):
+        found.add_row(Text(name), *(Text(of[place]) for place in sorted(shown)))
+    return found
 
 
-def variant_row(variant: Variant) -> list[str]:
-    """Means over seeds."""
-    results = [run.result for run in variant.runs]
-    costs = [result["cost"] for result in results]
-    parts = [mean_text([result["parts"][part] for result in results if result["parts"]]) for part in PARTS]
-    active = statistics.fmean(result["metrics"]["test/active_units"] for result in results)
-    continued = any(cost.get("continued") for cost in costs)
-    return [
-        f"{variant.label}{' !' * is_no_better(variant)}",
-        str(len(results)),
-        bits_text(list(variant.scores(METRIC).values())),
-        *parts,
-        f"{active:.0f}",
-        f"{statistics.fmean(cost['images_per_second'] for cost in costs):,.0f}",
-        f"{'>' * continued}{statistics.fmean(cost['seconds'] for cost in costs):.0f}",
-    ]
-
-
-def mean_text(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.3f}" if values else "-"
-
-
-def bits_text(scores: Sequence[float]) -> str:
-    """The mean over seeds, and half of its interval where there are several."""
-    if not scores:
-        return "no density"
-    found = estimate(scores)
-    return mean_text(scores) + ("" if math.isnan(found.high) else f" +-{found.high - found.mean:.3f}")
-
-
-def differences(study: Path, found: Sequence[Variant]) -> str:
-    """Which variants the runs can tell from the best one; nothing where they allow no test."""
-    ranking = rank(study, found)
-    if ranking is None or not ranking.others:
-        return ""
-    alike = [comparison.a for comparison in ranking.others if comparison.verdict == ALIKE]
-    worse, all_others = len(ranking.others) - len(alike), len(ranking.others)
-    text = f"best: {ranking.best.label}; worse than it: {worse} of {all_others} (95 %, Holm, paired {ranking.how})\n"
-    return text + (f"cannot be told apart from it: {'; '.join(alike)}\n" if alike else "")
+def interval_text(mean: float, reach: float, form: str = ".3f", sign: str = "") -> str:
+    return f"{mean:{sign}{form}}" + (f" ± {reach:{form}}" if math.isfinite(reach) else "")

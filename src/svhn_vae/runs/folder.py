@@ -5,7 +5,6 @@ status.json, result.json, checkpoints, TensorBoard events and figures/.
 """
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from svhn_vae.runs.files import read_json, remove_partials, write_json
 from svhn_vae.runs.identity import Config
+from svhn_vae.runs.installation import commit
 
 # Facts that outlast a change of status.
 KEPT = ("started", "data", "config", "choices", "commit", "cost", "learnt")
@@ -27,6 +27,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
         self.representation = path / "representation.safetensors"
+        self.prior = path / "prior.safetensors"  # where it was fitted after training
         self.basis = path / "basis.safetensors"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.best_checkpoint = self.checkpoints / "best.ckpt"
@@ -136,14 +137,3 @@ def noted_times(study: Path) -> list[float]:
     """When the commands that are noted were begun."""
     commands = read_json(study / "study.json").get("commands", [])
     return [entry.get("time") for entry in commands if isinstance(entry, dict)]
-
-
-def commit() -> str | None:
-    """The framework's commit, with + if files were changed since; None outside a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.strip() + "+" * bool(changed.strip())

@@ -122,6 +122,20 @@ def load_weights(vae: VAE, path: Path) -> None:
         raise Damaged(path, error) from None
 
 
+def save_prior(vae: VAE, folder: RunFolder) -> None:
+    """One that was fitted after training: the checkpoints hold it as it was before."""
+    save_tensors({name: value.contiguous() for name, value in vae.prior.state_dict().items()}, folder.prior)
+
+
+def load_prior(vae: VAE, folder: RunFolder) -> None:
+    """Raises Damaged."""
+    try:
+        vae.prior.load_state_dict(load_tensors(folder.prior))
+    except RuntimeError as error:
+        raise Damaged(folder.prior, error) from None
+    vae.prior.is_fitted = True
+
+
 def load_best(vae: VAE, folder: RunFolder) -> None:
     """The best checkpoint's networks and head. Raises Damaged."""
     load_weights(vae, folder.best_checkpoint)

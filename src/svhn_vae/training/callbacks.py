@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L  # noqa: N812  its usual name
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,7 +18,8 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.gallery import Subject, draw
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.weights import save_tensors
-from svhn_vae.training.module import LitVAE
+from svhn_vae.training.loggers import TensorBoard
+from svhn_vae.training.module import LitVAE, updates_per_epoch
 
 HOUR = 3600.0
 
@@ -93,11 +93,6 @@ class Progress(ProgressBar):
             )  # fmt: skip
 
 
-def updates_per_epoch(trainer: L.Trainer) -> int:
-    batches = trainer.train_dataloader
-    return min(batches.num_batches, batches.per_step * trainer.num_training_batches)
-
-
 class Pictures(Callback):
     """Samples, reconstructions and histograms of sigma in TensorBoard, at every n-th validation of the training."""
 
@@ -107,21 +102,22 @@ class Pictures(Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or not isinstance(trainer.logger, TensorBoardLogger):
+        if trainer.state.fn != TrainerFn.FITTING or not isinstance(trainer.logger, TensorBoard):
             return
         self._num_validations += 1
         if self._num_validations % self.every_n_validations != 1 % self.every_n_validations:
             return
-        vae, board, step = pl_module.vae, trainer.logger.experiment, trainer.global_step
-        subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", seed=0)
+        vae, logger, step = pl_module.vae, trainer.logger, trainer.global_step - 1
+        board = logger.experiment
+        subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", 0, 1.0)
         for name in ("samples", "reconstructions"):
-            board.add_image(name, draw(subject, name), step, dataformats="HWC")
+            logger.attempt(board.add_image, name, draw(subject, name), step, dataformats="HWC")
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood
         log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()[:100_000]
         finite = log_sigma[log_sigma.isfinite()]
         if len(finite):  # else the next updates will be left out, and the run ends as diverged
-            board.add_histogram("sigma/log10", finite, step)
+            logger.attempt(board.add_histogram, "sigma/log10", finite, step)
 
 
 class OrderOfLearning(Callback):

@@ -5,15 +5,13 @@ Both are whole or not there, and hold finite numbers alone.
 
 import contextlib
 import io
-import math
-import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 import torch
 from lightning.fabric.utilities.apply_func import apply_to_collection
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
@@ -22,11 +20,9 @@ from svhn_vae.errors import Damaged, Diverged
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder, unused
 from svhn_vae.runs.weights import read_checkpoint
-from svhn_vae.training.history import History
 from svhn_vae.training.interruption import INTERRUPTION
 
-WRITING = 0.02  # the share of a training's time that its checkpoints may take
-ADDED = ("digest", "basis", "should_stop", "history", "skips")  # to last.ckpt, beside what Lightning keeps
+ADDED = ("digest", "basis", "should_stop", "skips")  # to last.ckpt, beside what Lightning keeps
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -38,12 +34,6 @@ class WholeCheckpoints(TorchCheckpointIO):
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self._waiting: dict[str, Any] | None = None
-        self._took, self._ended = 0.0, -math.inf  # of the last write
-
-    @property
-    def is_soon(self) -> bool:
-        """Whether to write now would take more than WRITING of the time."""
-        return time.monotonic() - self._ended < self._took / WRITING
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
         """Raises Diverged for weights, statistics or an optimiser's state that are not finite."""
@@ -54,11 +44,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         if Path(path).name == self.folder.best_checkpoint.name:
             self._waiting = apply_to_collection(checkpoint, Tensor, torch.clone)
             return
-        start = time.monotonic()
         self.write_waiting()
         self._write(checkpoint, Path(path))
-        self._ended = time.monotonic()
-        self._took = self._ended - start
 
     def write_waiting(self) -> None:
         if self._waiting is not None:
@@ -110,33 +97,27 @@ class Best(ModelCheckpoint):
         super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
 
 
-class Last(ModelCheckpoint):
-    """ModelCheckpoint at the end of epochs, where a continuation begins with the next; also ends a run there that was
-    asked to stop. To be the last callback, so that it keeps what the others have noted in this epoch.
+class Last(Checkpoint):
+    """Writes last.ckpt at the end of every n-th epoch, where a continuation begins with the next, and of the last; also
+    ends a run there that was asked to stop. To be the last callback, so that it keeps what the others have noted."""
 
-    What is too soon after the last is left out: a continuation repeats those epochs, to the same end."""
-
-    state_key = "last"
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, path: Path, *, every_n_epochs: int) -> None:
+        super().__init__()
+        self.path, self.every_n_epochs = path, every_n_epochs
         self.interrupted_after: int | None = None  # epochs
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
         INTERRUPTION.listen()  # Lightning has put its own handlers there, which leave in mid-epoch
         INTERRUPTION.in_epoch = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        is_over = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        num_epochs = trainer.current_epoch + 1
+        is_over = trainer.should_stop or num_epochs == trainer.max_epochs
         is_requested = trainer.strategy.reduce_boolean_decision(INTERRUPTION.is_requested, all=False)
-        is_soon = trainer.strategy.broadcast(trainer.strategy.checkpoint_io.is_soon)  # who writes knows
-        if is_requested:
-            self._every_n_epochs = 1
-        if is_requested or is_over or not is_soon:
-            super().on_train_epoch_end(trainer, pl_module)
+        if is_requested or is_over or num_epochs % self.every_n_epochs == 0:
+            trainer.save_checkpoint(self.path)
         if is_requested and not is_over:
-            self.interrupted_after = trainer.current_epoch + 1
+            self.interrupted_after = num_epochs
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -148,23 +129,13 @@ class Last(ModelCheckpoint):
         with contextlib.suppress(OSError):  # the exception is what is told
             trainer.strategy.checkpoint_io.write_waiting()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}  # its own is a path
-
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        metrics = {name: value.item() for name, value in trainer.logged_metrics.items() if name.startswith("train/")}
         checkpoint["digest"] = trainer.datamodule.dataset.digest
         checkpoint["basis"] = cache.MOMENTS_FORMAT
         checkpoint["should_stop"] = trainer.should_stop  # which Lightning forgets
-        checkpoint["history"] = history_of(trainer).rows_with(metrics, trainer.global_step - 1, trainer.current_epoch)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         trainer.should_stop = checkpoint["should_stop"]
-        history_of(trainer).take_up(checkpoint["history"])
-
-
-def history_of(trainer: L.Trainer) -> History:
-    return next(logger for logger in trainer.loggers if isinstance(logger, History))
 
 
 def continuation(folder: RunFolder, module: L.LightningModule, digest: str) -> Path | None:
@@ -190,8 +161,9 @@ def continuation(folder: RunFolder, module: L.LightningModule, digest: str) -> P
 def check_continues(checkpoint: dict[str, Any], path: Path, module: L.LightningModule, digest: str) -> None:
     """Raises Damaged for what is no state of this module's training on these images."""
     missing = {*ADDED, "loops", "callbacks", "optimizer_states", "global_step"} - set(checkpoint)
-    if missing or "best" not in checkpoint["callbacks"]:
-        raise Damaged(path, f"it is of another version, without {', '.join(sorted(missing)) or 'best'}")
+    missing |= {"best", "history"} - set(checkpoint.get("callbacks", ()))
+    if missing:
+        raise Damaged(path, f"it is of another version, without {', '.join(sorted(missing))}")
     if checkpoint["digest"] != digest:
         raise Damaged(path, f"it is of other images, {checkpoint['digest']}")
     if checkpoint["basis"] != cache.MOMENTS_FORMAT:

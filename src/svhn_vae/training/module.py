@@ -11,16 +11,17 @@ from typing import Any
 import lightning as L  # noqa: N812  its usual name
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from svhn_vae.errors import Diverged
 from svhn_vae.evaluation.bound import bound_metrics, evaluate, evaluation_pass, summarise
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
 from svhn_vae.seeds import Stream, derive_seed, seed_device
-from svhn_vae.training.divergence import head_state
+from svhn_vae.training.divergence import Skips, head_state
 from svhn_vae.training.objective import Objective
-from svhn_vae.training.skips import Skips
-from svhn_vae.training.update import Record, Update, gradient_norm
+from svhn_vae.training.schedule import Schedule
+from svhn_vae.training.update import Record, Update
 
 
 class LitVAE(L.LightningModule):
@@ -38,13 +39,15 @@ class LitVAE(L.LightningModule):
         optimizer: functools.partial,  # of a class of torch.optim
         objective: Objective,
         skips: Skips,
+        schedule: Schedule,
         *,
         seed: int,
         clip: float | None,
         compile_mode: str | None,
     ) -> None:
         super().__init__()
-        self.vae, self.optimizer, self.objective, self.skips, self.seed = vae, optimizer, objective, skips, seed
+        self.vae, self.optimizer, self.objective, self.seed = vae, optimizer, objective, seed
+        self.skips, self.schedule = skips, schedule
         self._update_settings = {
             "clip": clip,
             "compile_mode": compile_mode,
@@ -52,32 +55,45 @@ class LitVAE(L.LightningModule):
         }
         self._update: Update | None = None  # of this fit
         self._records: list[Record] = []  # of this epoch, on the device
-        self._evaluated: list[dict[str, Tensor]] = []
+        self._evaluated: list[dict[str, Tensor]] = []  # of this validation
+        self._objectives: list[Tensor] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         weights = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
         return self.optimizer(weights, **as_fused(self.optimizer, weights[0].device))
 
     def on_train_start(self) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer = self.optimizers()
         self._update = Update(
-            self.vae, self.objective, optimizer, backward=self.manual_backward, **self._update_settings
+            self.vae,
+            self.objective,
+            optimizer.optimizer,
+            backward=self.manual_backward,
+            step=optimizer.step,
+            mean=functools.partial(self.trainer.strategy.reduce, reduce_op="mean"),
+            **self._update_settings,
+        )
+        num_steps = self.trainer.max_epochs * updates_per_epoch(self.trainer)
+        for group in optimizer.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])  # kept in the optimiser's state, so that a continuation has it
+        self._rate = LambdaLR(
+            optimizer.optimizer, lambda step: self.schedule.factor(step, num_steps), last_epoch=self.global_step - 1
         )
 
     def on_train_epoch_start(self) -> None:
         self.skips.begin_epoch()
+        self._epoch = torch.tensor(float(self.current_epoch), device=self.device)  # a number would be compiled anew
 
     def training_step(self, batches: Sequence[Features], batch_idx: int) -> None:
         first, records = self.global_step, []
         # Latent noise and dropout. All at once: between updates, with other things in the caches, it takes 0.1 ms each.
-        seeds = [derive_seed(Stream.STEP, self.seed, first + index) for index in range(len(batches))]
+        rank = self.global_rank  # of several processes each draws for its own rows
+        seeds = [derive_seed(Stream.STEP, self.seed, first + index, rank) for index in range(len(batches))]
         for batch, seed in zip(batches, seeds, strict=True):
             seed_device(self.vae.device, seed)
-            records.append(self._update(batch, self.current_epoch))
+            records.append(self._update(batch, self._epoch))
+            self._rate.step()
         self._records.append(Record(*map(torch.stack, zip(*records, strict=True))))
-        count_steps(self.trainer, len(batches))
-        if self.trainer.is_last_batch:
-            self._gradient_norm = gradient_norm(list(self.parameters()))
         self._note(first, self._records[-1])
         if self.skips.are_too_many:
             raise self._diverged(batches[-1])
@@ -96,10 +112,13 @@ class LitVAE(L.LightningModule):
         made = epoch.means[epoch.loss.isfinite()]  # the updates of the others were left out
         objective, *terms = made.T.contiguous().mean(1)
         bound = bound_metrics("train", torch.stack(terms), num_dims=self.vae.num_dims)
-        found = {"train/objective": objective, "train/gradient_norm": self._gradient_norm, **bound}
+        found = {"train/objective": objective, **bound}
+        sizes = epoch.size[epoch.size.isfinite()]
+        if len(sizes):
+            found["train/gradient_norm"] = sizes[-1]
         if self.skips.max_gradient_norm is not None or self.skips.num_skipped:
             found["train/skipped_updates"] = float(self.skips.num_skipped)
-        self.log_dict(found, sync_dist=True)  # alike in all processes of a run, and Lightning wants to be told
+        self._log(found)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skips"] = self.skips.state_dict()
@@ -108,11 +127,22 @@ class LitVAE(L.LightningModule):
         self.skips.load_state_dict(checkpoint["skips"])
 
     def validation_step(self, batch: Features, batch_idx: int) -> None:
-        self._evaluated.append(evaluate(self.vae, evaluation_pass(self.vae, batch, batch_idx)))
+        with torch.autocast(self.device.type, enabled=False):  # in float32, as the final score
+            result = evaluation_pass(self.vae, batch, batch_idx)
+            self._evaluated.append(evaluate(self.vae, result))
+            objective = self.objective.loss(self.vae, result, batch.y, self.trainer.max_epochs)  # after any warm-up
+        self._objectives.append(objective.expand(len(batch.y)))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(summarise("val", self._evaluated, num_dims=self.vae.num_dims), sync_dist=True)
+        found = summarise("val", self._evaluated, num_dims=self.vae.num_dims)
+        self._log({**found, "val/objective": torch.cat(self._objectives).mean()})
         self._evaluated.clear()
+        self._objectives.clear()
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        """At the last update, because Lightning counts training steps. All processes of a run log the same."""
+        place = {"epoch": float(self.current_epoch), "step": float(self.global_step - 1)}
+        self.log_dict(metrics | place, sync_dist=True)
 
     def _note(self, first: int, record: Record) -> None:
         """Reads the device, once for all updates of a step."""
@@ -130,8 +160,7 @@ class LitVAE(L.LightningModule):
 
     def _check_finite(self) -> None:
         """Raises Diverged if the weights are not finite; reads the device once."""
-        sums = torch.stack([weights.detach().sum() for weights in self.parameters()])  # a third of isfinite's time
-        if not sums.isfinite().all() and not all(weights.isfinite().all() for weights in self.parameters()):
+        if not torch.stack([weights.isfinite().all() for weights in self.parameters()]).all():
             raise Diverged(self.global_step, f"the weights were not finite after step {self.global_step}")
 
 
@@ -145,11 +174,6 @@ def as_fused(optimizer: functools.partial, device: torch.device) -> dict[str, bo
     return {"fused": True} if has_it else {}
 
 
-def count_steps(trainer: L.Trainer, num: int) -> None:
-    """Tells Lightning, which counts calls of training_step, of `num` updates in one: for global_step and for the place
-    of metrics in the curves."""
-    loop = trainer.fit_loop.epoch_loop
-    total = loop.manual_optimization.optim_step_progress.total
-    total.ready += num
-    total.completed += num
-    loop._batches_that_stepped += num - 1
+def updates_per_epoch(trainer: L.Trainer) -> int:
+    batches = trainer.train_dataloader
+    return min(batches.num_batches, batches.per_step * trainer.num_training_batches)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from svhn_vae.errors import UserError
 from svhn_vae.model.networks.checks import at_least, fraction, one_of, square_images
 from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import ACTIVATIONS, Dropout, group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.layers import ACTIVATIONS, group_norm, shrink_channels, zero_linear
 
 IMAGE_NORMALISATIONS = {"batch": nn.BatchNorm2d, "group": group_norm, "none": nn.Identity}
 VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": group_norm, "none": nn.Identity}
@@ -53,6 +53,7 @@ class Conv(OneLevel):
         at_least(0, num_dense=num_dense)
         at_least(width, max_width=max_width)
         check_strides(event_shape, num_layers, num_strided)
+        check_kernel(kernel_size, keeps_a_size=num_strided < num_layers or upsampling != "transposed")
         self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, torch.Size(event_shape), sampling_bug
         channels, height, _ = event_shape
         steps = plan(channels, width, max_width, num_layers, num_strided)
@@ -107,6 +108,16 @@ def check_strides(event_shape: Sequence[int], num_layers: int, num_strided: int)
         )
 
 
+def check_kernel(kernel_size: int, *, keeps_a_size: bool) -> None:
+    """Raises UserError if the kernel is even and a layer has to keep the size."""
+    at_least(1, kernel_size=kernel_size)
+    if keeps_a_size and kernel_size % 2 == 0:
+        raise UserError(
+            f"model.kernel_size must be odd, got {kernel_size}: an even one is for networks whose layers all halve the "
+            "resolution, with model.upsampling=transposed"
+        )
+
+
 @dataclass(frozen=True)
 class Block:
     """What the network is built of: a convolution or a dense layer, then normalisation, activation, Dropout."""
@@ -122,8 +133,6 @@ class Block:
         one_of(ACTIVATIONS, activation=self.activation)
         one_of(IMAGE_NORMALISATIONS, normalisation=self.normalisation)
         fraction(dropout=self.dropout)
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise UserError(f"model.kernel_size must be odd, so that a layer keeps the size, got {self.kernel_size}")
 
     def down(self, steps: Sequence[Step]) -> list[nn.Module]:
         """The encoder's side: (B, C, H, H) -> (B, steps[-1].after, H / 2**num_strided, H / 2**num_strided)."""
@@ -131,7 +140,7 @@ class Block:
         return [
             layer
             for before, after, stride in steps
-            for layer in (nn.Conv2d(before, after, k, stride, padding=k // 2), *self.finish(normalise(after)))
+            for layer in (nn.Conv2d(before, after, k, stride, padding=(k - 1) // 2), *self.finish(normalise(after)))
         ]
 
     def up(self, steps: Sequence[Step]) -> list[nn.Module]:
@@ -145,8 +154,8 @@ class Block:
         """From step.after to step.before channels, and `stride` times the size."""
         k = self.kernel_size
         if self.upsampling == "transposed":
-            padding = {"padding": k // 2, "output_padding": step.stride - 1}
-            return [nn.ConvTranspose2d(step.after, step.before, k, step.stride, **padding)]
+            padding, output_padding = (k - 1) // 2, (step.stride - k) % 2
+            return [nn.ConvTranspose2d(step.after, step.before, k, step.stride, padding, output_padding)]
         upsample = [nn.Upsample(scale_factor=2)] if step.stride == 2 else []
         return [*upsample, nn.Conv2d(step.after, step.before, k, padding=k // 2)]
 
@@ -160,4 +169,4 @@ class Block:
 
     def finish(self, normalisation: nn.Module) -> list[nn.Module]:
         """What follows a layer."""
-        return [normalisation, ACTIVATIONS[self.activation](), Dropout(self.dropout)]
+        return [normalisation, ACTIVATIONS[self.activation](), nn.Dropout(self.dropout)]

@@ -7,6 +7,7 @@ likelihood's parameters: P numbers for each element of y, the mean first, and I 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -22,13 +23,15 @@ class Inferred(NamedTuple):
 
 
 class Networks(nn.Module, ABC):
-    """The two networks of a VAE: y -> q(z | y), and z -> parameters of p(y, r | z). The prior of z is N(0, I).
+    """The two networks of a VAE: y -> q(z | y), and z -> parameters of p(y, r | z).
 
     A hierarchy of latents fits in: its z is the noise that its levels are made of, in order, and its mean and
-    log-variance are those of each number given the ones before, so that KL and densities are the same formulas.
+    log-variance are those of each number given the ones before, so that KL and densities are the same formulas. Its
+    prior is N(0, I).
     """
 
     latent_dim: int
+    needs_standard_prior = True
 
     @abstractmethod
     def forward(self, y: Tensor, noise: Tensor) -> Inferred:
@@ -51,6 +54,12 @@ class OneLevel(Networks):
     """
 
     sampling_bug = False
+    event_shape: torch.Size  # of y
+
+    @property
+    def needs_standard_prior(self) -> bool:
+        """The KL that the post's loss takes for the true one is that to N(0, I)."""
+        return self.sampling_bug
 
     @abstractmethod
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,9 @@
 
 import functools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-from svhn_vae.model.whole_batch import num_parts, own_rows
 
 ACTIVATIONS = {  # of what no other layer sees
     "relu": functools.partial(nn.ReLU, inplace=True),  # 1 % of a small network's step on a CPU
@@ -16,30 +13,6 @@ ACTIVATIONS = {  # of what no other layer sees
     "silu": nn.SiLU,
     "none": nn.Identity,
 }
-
-
-class Dropout(nn.Dropout):
-    """Dropout by the mask of the whole batch. On a CPU an element of it takes 16 random bits, and p is rounded to a
-    multiple of 2**-16: on an AMD processor torch draws a double each, an eighth of a small network's step."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        is_cheap = x.device.type != "cpu" or torch.compiler.is_compiling()
-        if not self.training or not 0 < self.p < 1 or (is_cheap and num_parts() == 1):
-            return super().forward(x)
-        shape = (num_parts() * len(x), *x.shape[1:])
-        if is_cheap:
-            kept, share = torch.rand(shape, device=x.device) >= self.p, 1 - self.p
-        else:
-            kept, share = kept_by_bits(shape, self.p)
-        return x * (own_rows(kept) * (1 / share)).to(x.dtype)
-
-
-def kept_by_bits(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
-    """Booleans on the CPU, and the share of them that is expected to be true: 1 - p, rounded."""
-    low, num = -(2**15), math.prod(shape)
-    num_dropped = min(round(p * 2**16), 2**16 - 1)  # of the values that 16 bits have
-    bits = torch.empty(-(-num // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    return (bits[:num] >= low + num_dropped).view(*shape), 1 - num_dropped / 2**16
 
 
 def group_norm(width: int) -> nn.GroupNorm:
@@ -68,7 +41,8 @@ def keras_weights(module: nn.Module) -> None:
     """For `module.apply`, Keras's defaults: Glorot-uniform weights, biases 0."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def kingma_weights(module: nn.Module) -> None:
@@ -82,6 +56,7 @@ INITIALISATIONS = {"torch": lambda module: None, "keras": keras_weights, "kingma
 
 
 @torch.no_grad()
-def shrink_channels(layer: nn.Conv2d | nn.ConvTranspose2d, first: int, factor: float) -> None:
-    """Multiplies the weights of all output channels but the `first`."""
+def shrink_channels(layer: nn.Module, first: int, factor: float) -> None:
+    """Multiplies the weights of all output channels of a convolution but the `first`."""
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
     layer.weight.movedim(int(layer.transposed), 0)[first:].mul_(factor)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from svhn_vae.model.networks.checks import at_least, fraction, square_images
 from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import Dropout, group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.layers import group_norm, shrink_channels, zero_linear
 
 
 class ResNet(OneLevel):
@@ -70,7 +70,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(last.weight)
         self.f = nn.Sequential(
             group_norm(width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
-            group_norm(width), nn.SiLU(), Dropout(dropout), last,
+            group_norm(width), nn.SiLU(), nn.Dropout(dropout), last,
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class ResidualBlock(nn.Module):
 
 def down(widths: Sequence[int], num_blocks: int, dropout: float) -> list[nn.Module]:
     """Residual blocks at widths[0], then for each further width half the resolution and blocks again."""
-    layers = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
+    layers: list[nn.Module] = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
     for before, after in itertools.pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1)]
         layers += [ResidualBlock(after, dropout) for _ in range(num_blocks)]
@@ -88,7 +88,7 @@ def down(widths: Sequence[int], num_blocks: int, dropout: float) -> list[nn.Modu
 
 def up(widths: Sequence[int], num_blocks: int, dropout: float) -> list[nn.Module]:
     """The mirror of `down`: residual blocks at widths[0], then twice the resolution for each further width."""
-    layers = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
+    layers: list[nn.Module] = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
     for before, after in itertools.pairwise(widths):
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1)]
         layers += [ResidualBlock(after, dropout) for _ in range(num_blocks)]

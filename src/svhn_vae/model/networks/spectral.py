@@ -13,7 +13,7 @@ from svhn_vae.errors import UserError
 from svhn_vae.model.cosine import cosines, to_places
 from svhn_vae.model.networks.checks import at_least, fraction
 from svhn_vae.model.networks.interface import Inferred, Networks
-from svhn_vae.model.networks.layers import Dropout, zero_linear
+from svhn_vae.model.networks.layers import zero_linear
 
 ENERGY_FLOOR = 1e-3  # of whitened coefficients, whose mean energy is 1: keeps the logarithm finite
 POOL = 2  # neighbouring frequencies whose energies the encoder sees together
@@ -64,13 +64,16 @@ class Spectral(Networks):
         self.decode_place = three_convolutions(place_channels, place_width, channels)
         self.image_params = zero_linear(self.latent_dim, params_per_image)
         self.mean, self.spectrum, self.place = (nn.Parameter(torch.zeros(self.event_shape)) for _ in range(3))
+        self.waves: Tensor
         self.register_buffer("waves", cosines(size).float(), persistent=False)
         self.shrink(0.1)
 
     def shrink(self, factor: float) -> None:
         with torch.no_grad():
             for layers in (self.encode_place, self.decode_place, self.decode_spectrum):
-                layers[-1].weight.mul_(factor)
+                last = layers[-1]
+                assert isinstance(last, nn.Linear | nn.Conv2d)
+                last.weight.mul_(factor)
 
     def forward(self, y: Tensor, noise: Tensor) -> Inferred:
         noise_spectrum, noise_place = noise.split([self.spectrum_dim, noise.shape[1] - self.spectrum_dim], dim=1)
@@ -127,7 +130,7 @@ def perceptron(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequ
     """Two hidden layers."""
     layers: list[nn.Module] = []
     for before in (inputs, width):
-        layers += [nn.Linear(before, width), nn.SiLU(), nn.LayerNorm(width), Dropout(dropout)]
+        layers += [nn.Linear(before, width), nn.SiLU(), nn.LayerNorm(width), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 

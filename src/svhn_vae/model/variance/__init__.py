@@ -25,7 +25,15 @@ from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.model.variance.heavy_tailed import ScaleMixture, StudentT
 from svhn_vae.model.variance.logistic import LogisticMixture
 from svhn_vae.model.variance.low_rank import LowRank
-from svhn_vae.model.variance.per_element import BetaNLL, BoundedLogVar, LogVar, LogVarL2, ReluEps, SoftplusEps
+from svhn_vae.model.variance.per_element import (
+    BetaNLL,
+    BoundedLogVar,
+    LogVar,
+    LogVarL2,
+    ReluEps,
+    SoftplusEps,
+    SoftplusLn2,
+)
 from svhn_vae.model.variance.per_image import Banded, PerImage
 from svhn_vae.model.variance.pixels import Bernoulli
 from svhn_vae.model.variance.spectral import Spectral, SpectralNormal
@@ -52,6 +60,7 @@ __all__ = [
     "ScaleMixture",
     "Shared",
     "SoftplusEps",
+    "SoftplusLn2",
     "Spectral",
     "SpectralNormal",
     "StudentT",

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from svhn_vae.errors import UserError
 from svhn_vae.model.variance.gaussian import BoundedGaussianHead, GaussianHead
 from svhn_vae.model.variance.head import above_zero
-from svhn_vae.model.whole_batch import mean_over_parts
 
 
 class Fixed(GaussianHead):
     """One constant sigma for every element of every image (Doersch 2016); sigma^2 = beta / 2 is a beta-VAE."""
 
     params_per_element = 1
+    constant: Tensor
 
     def __init__(self, event_shape: Sequence[int], *, sigma: float) -> None:
         super().__init__(event_shape)
@@ -36,6 +36,8 @@ class Optimal(GaussianHead):
     """
 
     params_per_element = 1
+    mean_square: Tensor
+    has_observed: Tensor
 
     def __init__(self, event_shape: Sequence[int], *, momentum: float, floor: float) -> None:
         super().__init__(event_shape)
@@ -48,7 +50,7 @@ class Optimal(GaussianHead):
 
     @torch.no_grad()
     def observe(self, params: Tensor, y: Tensor) -> None:
-        now = mean_over_parts((y - params[:, 0].float()).square().mean())
+        now = (y - params[:, 0].float()).square().mean()
         self.mean_square.copy_(torch.where(self.has_observed, now.lerp(self.mean_square, self.momentum), now))
         self.has_observed.fill_(True)
 

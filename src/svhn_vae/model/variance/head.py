@@ -15,6 +15,7 @@ class VarianceHead(nn.Module, ABC):
     """Maps decoder output (B, P, *E) to a distribution over y."""
 
     params_per_element: int  # numbers that the decoder emits for each element of y
+    emits_mean = True  # the first of them is the mean
     bounded = True  # False: the density's gradient can overflow, by design
     is_density = True  # False: log_prob is no density of y, so the run has no bits per dimension and is not ranked
     log_variance_range = (-math.inf, math.inf)  # of log sigma^2
@@ -27,6 +28,10 @@ class VarianceHead(nn.Module, ABC):
     @abstractmethod
     def forward(self, params: Tensor) -> Distribution:
         """params (B, P, *E) -> p(y | z) with batch_shape (B,) and event_shape E."""
+
+    def detach_mean(self, params: Tensor) -> Tensor:
+        """The same parameters, through whose mean no gradient comes; all of them, where the mean follows from all."""
+        return torch.cat([params[:, :1].detach(), params[:, 1:]], dim=1) if self.emits_mean else params
 
     def penalty(self, params: Tensor) -> Tensor:
         """What training adds to the loss of each image (B,), in nats; no part of the bound."""

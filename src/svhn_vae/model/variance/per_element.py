@@ -40,6 +40,7 @@ class SoftplusEps(GaussianHead):
     """sigma^2 = softplus(v) + epsilon: the post's floor without its dead elements (Lakshminarayanan et al. 2017)."""
 
     params_per_element = 2
+    beta = 1.0  # of softplus(beta v) / beta
 
     def __init__(self, event_shape: Sequence[int], *, epsilon: float) -> None:
         super().__init__(event_shape)
@@ -47,7 +48,13 @@ class SoftplusEps(GaussianHead):
         self.log_variance_range = (math.log(epsilon), math.inf)
 
     def log_variance(self, raw: Tensor) -> Tensor:
-        return (F.softplus(raw.squeeze(1)) + self.epsilon).log()
+        return (F.softplus(raw.squeeze(1), self.beta) + self.epsilon).log()
+
+
+class SoftplusLn2(SoftplusEps):
+    """sigma^2 = log2(1 + 2^v) + epsilon: it begins at 1, the variance of y (Hazami et al. 2022, there of sigma)."""
+
+    beta = math.log(2)
 
 
 class LogVar(GaussianHead):

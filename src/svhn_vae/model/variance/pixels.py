@@ -33,6 +33,7 @@ class Bernoulli(PixelHead):
     """
 
     params_per_element = 1
+    emits_mean = False
     is_density = False
 
     def forward(self, params: Tensor) -> Distribution:

@@ -1,0 +1,160 @@
+"""Priors that are fitted on q(z), the posteriors of the training images, when training has ended.
+
+Training goes with N(0, I): an autoencoder's latents never fill it, and a law fitted on where they are halves the
+distance of samples from images (two stages: Dai and Wipf 2019; a density after the fact: Ghosh et al. 2020).
+
+Shapes: N training images, B images, Z latent dimensions, K components. Units: nats per image.
+"""
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from svhn_vae.model.elbo import kl_to_standard_normal
+from svhn_vae.model.networks import OneLevel
+from svhn_vae.model.prior.law import Prior, check_takes_any_prior, standard_log_prob
+from svhn_vae.model.prior.learnt import check_count
+
+
+class FittedPrior(Prior):
+    """N(0, I) until it is fitted. None of its numbers are learnt by the bound."""
+
+    is_fitted_last = True
+    is_fitted = False
+
+    @abstractmethod
+    def learn(self, mean: Tensor, log_variance: Tensor) -> None:
+        """Fits the density to draws of the posteriors N(mean, exp(log_variance)), (N, Z) each, from torch's default
+        generator."""
+
+    @abstractmethod
+    def fitted_log_prob(self, z: Tensor) -> Tensor:
+        """log_prob, once it is fitted."""
+
+    @abstractmethod
+    def from_noise(self, noise: Tensor, generator: torch.Generator) -> Tensor:
+        """noise (B, Z) of N(0, I) -> samples (B, Z), once it is fitted."""
+
+    def fit(self, mean: Tensor, log_variance: Tensor, seed: int) -> None:
+        """On the posteriors of training images, (N, Z) each; the same for the same seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.learn(mean, log_variance)
+        self.is_fitted = True
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.fitted_log_prob(z) if self.is_fitted else standard_log_prob(z)
+
+    @torch.no_grad()
+    def sample(self, num: int, generator: torch.Generator, temperature: float) -> Tensor:
+        noise = temperature * torch.randn(num, self.latent_dim, generator=generator).to(self.device)
+        return self.from_noise(noise, generator) if self.is_fitted else noise
+
+    def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
+        return super().kl(mean, log_variance, z) if self.is_fitted else kl_to_standard_normal(mean, log_variance)
+
+
+class GaussianMixture(FittedPrior):
+    """K Gaussians with full covariances, by scikit-learn's EM, on one draw of each posterior.
+
+    num_components: K, or fewer where a component would have fewer than Z images.
+    floor: added to the covariances' diagonals; the posterior's own variance is in the draws.
+    """
+
+    def __init__(self, networks: OneLevel, *, num_components: int, floor: float, max_iterations: int) -> None:
+        super().__init__(networks)
+        check_takes_any_prior("gaussian_mixture", networks)
+        check_count("num_components", num_components)
+        self.max_components, self.floor, self.max_iterations = num_components, floor, max_iterations
+        self.log_weights: Tensor
+        self.mean: Tensor
+        self.factor: Tensor
+        self.register_buffer("log_weights", torch.full((num_components,), -math.log(num_components)))
+        self.register_buffer("mean", torch.zeros(num_components, self.latent_dim))
+        # Covariances by their lower triangular factors.
+        self.register_buffer("factor", torch.eye(self.latent_dim).expand(num_components, -1, -1).contiguous())
+
+    def learn(self, mean: Tensor, log_variance: Tensor) -> None:
+        from sklearn import exceptions, mixture  # takes a second to import, and most runs do without
+
+        z = (mean + (0.5 * log_variance).exp() * torch.randn_like(mean)).double().cpu().numpy()
+        num, seed = max(1, min(self.max_components, len(z) // self.latent_dim)), int(torch.randint(2**31, ()))
+        settings = {"reg_covar": self.floor, "max_iter": self.max_iterations, "random_state": seed}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", exceptions.ConvergenceWarning)  # a density all the same
+            found = mixture.GaussianMixture(num, **settings).fit(z)
+        weights, means, covariances = (torch.tensor(of) for of in (found.weights_, found.means_, found.covariances_))
+        self.log_weights.fill_(-math.inf)  # the components that are left over
+        self.log_weights[:num].copy_(weights.log())
+        self.mean[:num].copy_(means)
+        self.factor[:num].copy_(torch.linalg.cholesky(covariances))
+
+    def fitted_log_prob(self, z: Tensor) -> Tensor:
+        errors = (z[None] - self.mean[:, None]).mT  # (K, Z, B)
+        square = torch.linalg.solve_triangular(self.factor, errors, upper=False).square().sum(1)  # (K, B)
+        log_det = 2 * self.factor.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
+        log_norm = log_det + self.latent_dim * math.log(2 * math.pi)
+        return (self.log_weights[:, None] - 0.5 * (square + log_norm)).logsumexp(0)
+
+    def from_noise(self, noise: Tensor, generator: torch.Generator) -> Tensor:
+        weights = self.log_weights.exp().cpu()
+        chosen = torch.multinomial(weights, len(noise), replacement=True, generator=generator).to(noise.device)
+        return self.mean[chosen] + (self.factor[chosen] @ noise[:, :, None])[:, :, 0]
+
+
+class Flow(FittedPrior):
+    """An autoregressive neural spline flow (Durkan et al. 2019; zuko's), by maximum likelihood of fresh draws of the
+    posteriors, with AdamW and a cosine schedule. Latents are standardised before it."""
+
+    def __init__(
+        self,
+        networks: OneLevel,
+        *,
+        num_transforms: int,
+        widths: Sequence[int],
+        num_steps: int,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float,
+    ) -> None:
+        import zuko  # what most runs do without
+
+        super().__init__(networks)
+        check_takes_any_prior("flow", networks)
+        for name, value in (("num_transforms", num_transforms), ("num_steps", num_steps), ("batch_size", batch_size)):
+            check_count(name, value)
+        self.num_steps, self.batch_size = num_steps, batch_size
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.shift: Tensor
+        self.scale: Tensor
+        self.register_buffer("shift", torch.zeros(self.latent_dim))
+        self.register_buffer("scale", torch.ones(self.latent_dim))
+        self.flow = zuko.flows.NSF(self.latent_dim, transforms=num_transforms, hidden_features=tuple(widths))
+        self.flow.requires_grad_(False)  # the bound does not learn it
+
+    @torch.enable_grad()
+    def learn(self, mean: Tensor, log_variance: Tensor) -> None:
+        sigma = (0.5 * log_variance).exp()
+        self.shift.copy_(mean.mean(0))
+        self.scale.copy_((mean.var(0, correction=0) + sigma.square().mean(0)).sqrt())
+        weights = list(self.flow.requires_grad_(True).parameters())
+        optimizer = torch.optim.AdamW(weights, self.learning_rate, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.num_steps)
+        for _ in range(self.num_steps):
+            drawn = torch.randint(len(mean), (self.batch_size,)).to(mean.device)
+            z = mean[drawn] + sigma[drawn] * torch.randn_like(mean[drawn])
+            optimizer.zero_grad()
+            (-self.fitted_log_prob(z).mean()).backward()
+            optimizer.step()
+            schedule.step()
+        self.flow.requires_grad_(False)
+
+    def fitted_log_prob(self, z: Tensor) -> Tensor:
+        return self.flow().log_prob((z - self.shift) / self.scale) - self.scale.log().sum()
+
+    def from_noise(self, noise: Tensor, generator: torch.Generator) -> Tensor:
+        return self.flow().transform.inv(noise) * self.scale + self.shift

@@ -1,0 +1,109 @@
+"""The table of claims: the verdicts of all studies, and what no study has tried yet."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from rich.table import Table
+from rich.text import Text
+
+from svhn_vae.errors import UserError
+from svhn_vae.report.collect import read_runs
+from svhn_vae.report.hypotheses import Verdict, effect_text, parse, verdicts, without_runs
+from svhn_vae.runs.files import read_json
+from svhn_vae.runs.installation import as_typed
+
+HEADER = ("study", "claim", "verdict", "effect", "margin", "seeds", "size")
+LEAST_WIDTH = {"size": 100, "margin": 85, "seeds": 85, "study": 70, "effect": 55}
+NOTE = (
+    "effect: how much better the runs do that the claim favours, + as claimed, with its 95 % interval; supported: all "
+    "of this is above the margin; refuted: all is below; a negative margin allows them to be worse by as much.",
+    "Each claim is tested by itself, nothing is corrected for their number: of 20 intervals one misses, by chance.",
+)
+
+
+class Claims(NamedTuple):
+    """Verdicts with the names of their studies, in the order of these, and what could not be read, a line each."""
+
+    found: list[tuple[str, Verdict]]
+    damaged: list[str]
+
+
+def gather(outputs: Path, experiments: Path) -> Claims:
+    """Of studies under `outputs`, one level deep or two, and of experiments' YAML files whose study has no runs."""
+    with_runs, without, damaged = {}, {}, []
+    for path in [*outputs.glob("*/study.json"), *outputs.glob("*/*/study.json")]:
+        name, runs, content = path.parent.relative_to(outputs).as_posix(), read_runs(path.parent), read_json(path)
+        hypotheses = (content.get("hypotheses") or []) if content else None
+        if not isinstance(hypotheses, list):
+            damaged.append(f"{path} is damaged: expected hypotheses to be a list")
+            with_runs[name] = []
+        elif hypotheses:
+            (with_runs if runs else without)[name] = verdicts(path.parent, runs, hypotheses)
+    untried: dict[str, list[Verdict]] = {}
+    for path in sorted(experiments.glob("*.yaml")):
+        try:
+            name, waiting = not_run(path)
+        except (UserError, yaml.YAMLError) as error:
+            damaged.append(f"{path}: {' '.join(str(error).split())}")
+        else:
+            untried.setdefault(name, []).extend(waiting)
+    by_study = {**without, **untried, **with_runs}
+    return Claims([(name, verdict) for name in sorted(by_study) for verdict in by_study[name]], sorted(damaged))
+
+
+def not_run(path: Path) -> tuple[str, list[Verdict]]:
+    """The study of an experiment, and its hypotheses, with the command that would try them."""
+    text = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        raise UserError(f"expected keys and values, got {content!r}")
+    commands = re.findall(r"^# (python .*)$", text, re.MULTILINE)
+    command = commands[0] if commands else f"python src/train.py -m experiment={path.parent.name}/{path.stem}"
+    hypotheses = content.get("hypotheses") or []
+    if not isinstance(hypotheses, list):
+        raise UserError(f"expected hypotheses to be a list, got {hypotheses!r}")
+    waiting = [without_runs(parse(each), "not run", as_typed(command)) for each in hypotheses]
+    return str(content.get("study", path.stem)), waiting
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def row(study: str, verdict: Verdict) -> tuple[str, ...]:
+    """The cells under HEADER."""
+    effect = f"{effect_text(verdict.effect)} {verdict.metric}" if verdict.effect else verdict.metric
+    seeds = str(verdict.num_seeds or "")
+    margin = f"{verdict.margin:g}" if verdict.margin else "0"
+    return study, verdict.claim, verdict.verdict, effect, margin, seeds, verdict.size
+
+
+def table(claims: Claims, width: int) -> Table:
+    """Of a terminal's width: columns of least weight are left out where it is narrow."""
+    shown = [place for place, title in enumerate(HEADER) if width >= LEAST_WIDTH.get(title, 0)]
+    found = Table(*(HEADER[place] for place in shown), show_lines=True)
+    for name, verdict in claims.found:
+        cells = row(name, verdict)
+        found.add_row(*(Text(cells[place], overflow="fold") for place in shown))
+    return found
+
+
+def reasons(claims: Claims) -> list[str]:
+    return [f"{name}, {verdict.claim.rstrip('.')}: {verdict.reason}" for name, verdict in claims.found]
+
+
+def markdown(claims: Claims) -> str:
+    lines = [_line(HEADER), _line(["---"] * len(HEADER))]
+    lines += [_line(row(name, verdict)) for name, verdict in claims.found]
+    parts = [lines, *([note] for note in NOTE), [f"- {_escaped(each)}" for each in [*reasons(claims), *claims.damaged]]]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_escaped, cells))} |"
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,284 @@
+"""What the page draws from numbers: by matplotlib without pyplot, as SVG files that the page holds as pictures.
+
+Shapes: n points of a curve.
+"""
+
+import base64
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from svhn_vae.report.collect import FRECHET, METRIC, Variant
+from svhn_vae.report.hypotheses import Verdict
+from svhn_vae.report.hypotheses.design import DIVERGED
+from svhn_vae.report.ranking import Ranking, front
+
+# Okabe and Ito's for readers who are colour-blind, dark enough on white; the second six are told apart by their dashes.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5428f", "#8a6d00", "#4a4ac4")
+DASHES = ("-", (0, (4, 1.5)))
+MAX_SHOWN = len(COLOURS) * len(DASHES)  # variants that a figure can tell apart
+NUM_OTHERS = 40  # in grey
+GREY = "#808080"
+LONG = re.compile(r"\d+\.\d{3,}")  # a number
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "svhn_vae",  # the same figure gives the same file
+    "font.size": 8,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 8,
+    "axes.grid": True,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+SIZE = (4.7, 3.1)  # inches
+MAX_POINTS = 200  # of a curve
+MOST = 0.75  # of the values of curves that an axis shows in full
+AXIS = {"epochs": "epoch", "seconds": "seconds of training"}
+METRICS = {
+    "val/bits_per_dim": "validation bits/dim",
+    "val/negative_elbo": "validation, negative ELBO, nats",  # where no run has the former
+    "train/bits_per_dim": "training bits/dim",
+    "val/kl": "validation KL, nats",
+    "val/active_units": "active units",
+}
+
+
+class Drawing(NamedTuple):
+    """A figure of the page."""
+
+    name: str  # of its file
+    caption: str
+    alt: str
+    svg: str
+
+    @property
+    def uri(self) -> str:
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
+
+
+def drawing(
+    draw: Callable[[Figure], object], name: str, caption: str, alt: str, size: tuple[float, float] = SIZE
+) -> Drawing:
+    """The figure that `draw` fills, its lines to a hundredth of a point: half the size."""
+    file = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = re.sub(r'(?<= d=")[^"]+', lambda path: LONG.sub(lambda of: f"{float(of[0]):.2f}", path[0]), file.getvalue())
+    return Drawing(name, caption, alt, svg)
+
+
+def line_of(place: int) -> dict:
+    """Of the variant at this place of the ranking."""
+    if place >= MAX_SHOWN:
+        return {"color": GREY, "alpha": 0.4, "zorder": 1}
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)]}
+
+
+# --- both sides -----------------------------------------------------------------------------------------------------
+
+
+def sides(found: Sequence[Variant], rankings: Sequence[Ranking], prefix: str) -> list[Drawing]:
+    """Bits/dim against Frechet distance, and reconstruction against KL, where two variants have them."""
+    reaches = {one.metric: {label: of.reach for label, of in one.places.items()} for one in rankings}
+    judged = {at: one for at, one in enumerate(found) if one.scores(METRIC) and one.scores(FRECHET)}
+    coded = {at: code for at, one in enumerate(found) if math.isfinite(sum(code := _code(one)))}
+    both = drawing(lambda figure: _draw_both(figure, judged, reaches), f"{prefix}-both-sides", BOTH, BOTH)
+    rate = drawing(lambda figure: _draw_rate(figure, coded), f"{prefix}-rate-distortion", RATE, RATE)
+    return [one for one, of in ((both, judged), (rate, coded)) if len(of) > 1]
+
+
+BOTH = (
+    "Density against pictures, lower is better in both, with 95 % intervals over seeds; the line joins the variants "
+    "that no other beats in both. Squares: dashed in the legend; hollow: a seed diverged."
+)
+RATE = (
+    "Rate against distortion: bits/dim of the latents (KL) and of all else, given the latents. On a grey line their "
+    "sum, the bits/dim, is the same."
+)
+
+
+def _code(variant: Variant) -> tuple[float, float]:
+    """Bits/dim of the latents, and of the image given the latents."""
+    kl = [run.number("parts", "kl") for run in variant.runs]
+    rest = [run.number("parts", "modelled") + run.number("parts", "residual") for run in variant.runs]
+    return (float(np.mean(kl)), float(np.mean(rest))) if kl else (math.nan, math.nan)
+
+
+def _draw_both(figure: Figure, judged: Mapping[int, Variant], reaches: Mapping[str, Mapping[str, float]]) -> None:
+    axes = figure.subplots()
+    for at, one in judged.items():
+        errors = [_finite(reaches.get(metric, {}).get(one.label, math.nan)) for metric in (METRIC, FRECHET)]
+        style = {"color": line_of(at)["color"], "alpha": line_of(at).get("alpha"), "capsize": 2, "linewidth": 0.8}
+        fill = "none" if one.num_diverged else style["color"]
+        axes.errorbar(one.mean(), one.mean(FRECHET), errors[1], errors[0], _marker(at), mfc=fill, ms=5, **style)
+    best = set(front(list(judged.values())))
+    points = sorted((one.mean(), one.mean(FRECHET)) for one in judged.values() if one.label in best)
+    axes.plot(*zip(*points, strict=True) if points else ([], []), color=GREY, linewidth=0.8, zorder=0)
+    axes.set(xlabel="test bits/dim", ylabel="Frechet distance of samples")
+
+
+def _draw_rate(figure: Figure, coded: Mapping[int, tuple[float, float]]) -> None:
+    axes = figure.subplots()
+    for at, (kl, rest) in coded.items():
+        axes.plot(kl, rest, _marker(at), color=line_of(at)["color"], alpha=line_of(at).get("alpha"), markersize=5)
+    axes.set(xlabel="rate: KL, bits/dim", ylabel="distortion: all else, bits/dim")
+    x = np.array(axes.get_xlim())  # which the lines below would widen
+    axes.autoscale(False)
+    for total in MaxNLocator(7).tick_values(sum(axes.get_ylim()) / 2 + x[0], sum(axes.get_ylim()) / 2 + x[1]):
+        axes.plot(x, total - x, color=GREY, linewidth=0.5, alpha=0.5, zorder=0)
+
+
+def _marker(at: int) -> str:
+    return "osD"[min(at // len(COLOURS), 2)]
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
+
+
+# --- learning curves ------------------------------------------------------------------------------------------------
+
+
+class Curve(NamedTuple):
+    epochs: np.ndarray  # (n,)
+    seconds: np.ndarray  # (n,): since training began
+    values: np.ndarray  # (n,)
+
+
+def learning_curves(study: Path, found: Sequence[Variant], prefix: str) -> list[Drawing]:
+    """By metric, in epochs, and the first also in seconds; variants in the colour of their place, the best first."""
+    runs = [(at, run) for at, one in enumerate(found[: MAX_SHOWN + NUM_OTHERS]) for run in (*one.runs, *one.unfinished)]
+    read = [(at, run.status, read_curves(study / run.name / "history.csv")) for at, run in runs]
+    shown = [metric for metric in METRICS if any(metric in curves for *_, curves in read)]
+    if "val/bits_per_dim" in shown:
+        shown = [metric for metric in shown if metric != "val/negative_elbo"]
+    asked = [(metric, "epochs") for metric in shown]
+    asked[1:1] = [(metric, "seconds") for metric in shown[:1]]
+    having = {
+        metric: [(at, status, curves[metric]) for at, status, curves in read if metric in curves] for metric in shown
+    }
+    return [_curves_of(metric, along, found, having[metric], prefix) for metric, along in asked]
+
+
+def _curves_of(
+    metric: str, along: str, found: Sequence[Variant], curves: Sequence[tuple[int, str, Curve]], prefix: str
+) -> Drawing:
+    ends = limits([curve.values for *_, curve in curves], MOST) or (0.0, 1.0)
+    last = {at: np.median(curve.values[-5:]) for at, status, curve in curves if status != "diverged"}
+    beyond = [found[at].label for at, value in last.items() if not ends[0] <= value <= ends[1]]
+    caption = METRICS[metric] + (f"; ends beyond the axis: {'; '.join(beyond)}" if beyond else "")
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for at, status, curve in curves:
+            values = np.where((curve.values >= ends[0]) & (curve.values <= ends[1]), curve.values, np.nan)
+            last = np.flatnonzero(~np.isnan(values))[-1:].tolist() if status == "diverged" else []
+            axes.plot(
+                getattr(curve, along), values, marker="x", markersize=5, markevery=last, linewidth=0.9, **line_of(at)
+            )
+        axes.set(xlabel=AXIS[along], ylabel=METRICS[metric], ylim=ends)
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=along == "epochs"))
+        axes.ticklabel_format(axis="y", useOffset=False)
+
+    name = f"{prefix}-{metric.replace('/', '_')}-{along}"
+    return drawing(draw, name, caption, f"{METRICS[metric]} over {AXIS[along]}")
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Metric -> its curve, where it was logged; {} where there is no such file or a damaged one."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            metrics = [name for name in METRICS if name in header]
+            places = [header.index(name) for name in ("epoch", "seconds", *metrics)]
+            table = np.array([[float(row[at] or "nan") for at in places] for row in rows], dtype=float)
+    except (OSError, ValueError, IndexError):
+        return {}
+    if not len(table):
+        return {}
+    logged = {name: values for name, values in zip(metrics, table.T[2:], strict=True) if not np.isnan(values).all()}
+    return {name: _thinned(np.stack([*table.T[:2], of])[:, ~np.isnan(of)]) for name, of in logged.items()}
+
+
+def _thinned(points: np.ndarray) -> Curve:
+    """(3, n) -> at most MAX_POINTS of them, the first and the last among them."""
+    num = points.shape[1]
+    return Curve(*points[:, np.unique(np.linspace(0, num - 1, min(num, MAX_POINTS)).round().astype(int))])
+
+
+def limits(values: Sequence[Sequence[float]], most: float) -> tuple[float, float] | None:
+    """Where an axis should end so that the share `most` of the values, the lower ones, is seen well: a single image may
+    spike a curve, and where a curve begins tells little of where it ends. None where there are no values."""
+    pooled = np.concatenate([np.empty(0), *values])
+    pooled = pooled[np.isfinite(pooled)]
+    if not len(pooled):
+        return None
+    low, high = np.quantile(pooled, [0.02, most])
+    reach = max(high - low, 0.03 * abs(high), 1e-9)
+    bottom = pooled.min() if pooled.min() > low - 0.5 * reach else low - 0.1 * reach
+    top = pooled.max() if pooled.max() < high + 0.5 * reach else high + 0.2 * reach
+    return float(bottom - 0.03 * reach), float(top + 0.03 * reach)
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+MAX_ROWS = 12  # of settings; with more, all runs of a side stand in one
+VERDICT = "Each dot a run, the bars their means; right: the effect with its 95 % interval, dashed the margin."
+
+
+def verdict_drawing(verdict: Verdict, name: str) -> Drawing | None:
+    """The runs that were compared, and the effect; None where there are none."""
+    settings = list(dict.fromkeys(setting for setting, _, _ in [*verdict.favoured, *verdict.other]))
+    if not settings:
+        return None
+    rows = {setting: row if len(settings) <= MAX_ROWS else 0 for row, setting in enumerate(settings)}
+    alt = f"the runs that the claim is about, and the effect; {verdict.verdict}: {verdict.claim}"
+    size = (6.2, 1.3 + 0.32 * max(rows.values()))
+    return drawing(lambda figure: draw_verdict(figure, verdict, rows), name, VERDICT, alt, size)
+
+
+def draw_verdict(figure: Figure, verdict: Verdict, rows: Mapping[str, int]) -> None:
+    """Left: a dot for each run, a bar at the mean of each side, a line between runs of the same seed and settings."""
+    runs, effect = figure.subplots(1, 2, width_ratios=[3, 2])
+    shift = 0.18 if verdict.other else 0.0
+    sides = [(verdict.favoured, -shift, verdict.favours), (verdict.other, shift, verdict.over)]
+    for colour, (points, offset, name) in zip(COLOURS, sides, strict=False):
+        runs.plot([value for *_, value in points], [rows[setting] + offset for setting, *_ in points], "o",
+                  color=colour, alpha=0.6, markersize=4, label=name if points else "_")  # fmt: skip
+        for row in {rows[setting] for setting, *_ in points}:
+            middle = np.mean([value for setting, _, value in points if rows[setting] == row])
+            runs.vlines(middle, row + offset - 0.14, row + offset + 0.14, color=colour, linewidth=2)
+    ends = [{(setting, seed): value for setting, seed, value in side} for side, *_ in sides]
+    for setting, seed in ends[0].keys() & ends[1].keys() if verdict.metric != DIVERGED else ():
+        pair = [end[setting, seed] for end in ends]
+        runs.plot(pair, [rows[setting] - shift, rows[setting] + shift], color=GREY, linewidth=0.6, alpha=0.7, zorder=1)
+    runs.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0)
+    named = {row: setting for setting, row in rows.items()} if len({*rows.values()}) == len(rows) else {}
+    runs.set_yticks(list(named), list(named.values()))
+    runs.set(ylim=(max(rows.values()) + 0.6, -0.6), xlabel=verdict.metric)
+    effect.axvline(verdict.margin, color=GREY, linewidth=1, linestyle="--")
+    if verdict.effect is not None:
+        mean, low, high, *_ = verdict.effect
+        reach = [[_finite(mean - low)], [_finite(high - mean)]]
+        effect.errorbar([mean], [0], xerr=reach, fmt="o", color="#000000", markersize=4, capsize=4)
+    effect.set(ylim=(-1, 1), xlabel="better by", title=verdict.verdict, yticks=[])
+    for axes in (runs, effect):
+        axes.xaxis.set_major_locator(MaxNLocator(5))

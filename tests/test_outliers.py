@@ -1,0 +1,52 @@
+"""Images of another kind: areas against scikit-learn, PNG's bits against files, a model that likes smooth images."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from svhn_vae.data.batches import EvaluationBatches
+from svhn_vae.data.digits import draw_digits
+from svhn_vae.evaluation.bound import evaluation_pass
+from svhn_vae.evaluation.outliers import SCORES, area, outliers, plain_outliers, png_bits, strangeness
+from svhn_vae.model.elbo import bits_per_dim
+from test_lit import fitted
+
+
+def test_the_area_is_scikit_learns_with_ties_too():
+    rng = np.random.default_rng(0)
+    own, outlying = rng.integers(0, 20, 50).astype(float), rng.integers(5, 30, 40).astype(float)
+    due = roc_auc_score([0] * 50 + [1] * 40, [*own, *outlying])
+    assert area(outlying, own) == pytest.approx(due)
+    assert area(own + 100, own) == 1
+    assert area(own, own) == pytest.approx(0.5)
+
+
+def test_bits_of_a_png_are_those_of_its_file():
+    images = plain_outliers(3, torch.Size((3, 32, 32)))
+    for kind, found in ((name, png_bits(each)) for name, each in images.items()):
+        file = io.BytesIO()
+        Image.fromarray(images[kind][0].permute(1, 2, 0).numpy()).save(file, "PNG", optimize=True)
+        assert found[0] == pytest.approx(8 * len(file.getvalue()) / 3072)
+    assert png_bits(images["noise"]).min() > 8  # nothing to compress, and a header
+    assert png_bits(images["constant images"]).max() < 0.4
+
+
+def test_scores_are_those_of_each_image_beside_the_test_images():
+    vae = fitted("model=conv", "variance=fixed", "network_scale=0.03125").vae.eval()
+    test, others = torch.from_numpy(draw_digits(40, seed=0)[0]), plain_outliers(30, torch.Size((3, 32, 32)))
+    state = torch.get_rng_state()
+    found = outliers(vae, test, others)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(found) == ["test images", *others]
+    assert found["test images"].auroc == {}
+    own, noise = strangeness(vae, test), strangeness(vae, others["noise"])
+    assert found["noise"].auroc == {name: area(noise[name], own[name]) for name in SCORES}
+    assert found["noise"].means == {name: pytest.approx(noise[name].mean()) for name in SCORES}
+    np.testing.assert_allclose(own["bits_per_dim"] - own["bits_less_png"], png_bits(test))
+    terms = evaluation_pass(vae, next(iter(EvaluationBatches(test, vae.representation))), 0).terms
+    np.testing.assert_allclose(own["bits_per_dim"], bits_per_dim(terms.elbo.detach().numpy(), 3072), rtol=1e-5)
+    np.testing.assert_allclose(own["kl"], terms.kl.detach().numpy())

@@ -1,0 +1,162 @@
+"""What the report reads of a run's folder besides its numbers: learning curves and pictures; and how it draws them."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from svhn_vae.pictures.sheet import captioned, grid, write_png
+from svhn_vae.report import plots
+from svhn_vae.report.collect import read_runs, variants
+from svhn_vae.report.page import ROWS, webp
+from svhn_vae.report.plots import COLOURS, MAX_POINTS, drawing, limits, read_curves
+from test_report import setting
+from test_report_page import add_arrays, write_run
+
+HISTORY = """\
+epoch,step,seconds,train/bits_per_dim,val/bits_per_dim
+0,10,1.5,4.0,
+1,20,3.0,3.5,3.6
+2,30,4.5,inf,
+3,40,6.0,3.2,3.3
+"""
+
+
+@pytest.fixture
+def history(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text(HISTORY)
+    return path
+
+
+# --- curves ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_has_the_points_at_which_it_was_logged(history):
+    found = read_curves(history)
+    assert list(found) == ["val/bits_per_dim", "train/bits_per_dim"]
+    assert [column.tolist() for column in found["val/bits_per_dim"]] == [[1, 3], [3.0, 6.0], [3.6, 3.3]]
+    assert found["train/bits_per_dim"].values.tolist() == [4.0, 3.5, np.inf, 3.2]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "epoch,step\n", "epoch,step,seconds,val/kl\n0,1\n", "epoch,step,seconds,val/kl\n0,1,x,2"]
+)
+def test_a_damaged_history_has_no_curves(history, content):
+    history.write_text(content)
+    assert read_curves(history) == {}
+    assert read_curves(history.with_name("missing.csv")) == {}
+
+
+def test_a_long_curve_is_thinned_to_points_of_its_own(history):
+    history.write_text("epoch,step,seconds,val/kl\n" + "\n".join(f"{at},0,{2 * at},{3 * at}" for at in range(5000)))
+    found = read_curves(history)["val/kl"]
+    assert len(found.values) == MAX_POINTS
+    assert found.epochs[[0, -1]].tolist() == [0, 4999]
+    assert (3 * found.epochs == found.values).all()
+
+
+def test_limits_do_not_follow_a_spike():
+    values = 3 + np.exp(-np.arange(200) / 20)
+    low, high = limits([values], 0.75)
+    assert low < values.min()
+    values[100] = 1e6
+    assert limits([values, [np.nan, np.inf]], 0.75) == pytest.approx((low, high), abs=0.05)
+    assert limits([], 0.75) is None
+    assert limits([[np.nan]], 0.75) is None
+    low, high = limits([[2.0]], 0.75)
+    assert low < 2.0 < high
+
+
+# --- drawings -------------------------------------------------------------------------------------------------------
+
+
+def test_a_drawing_is_a_picture_of_its_own():
+    """An SVG as an image of the page shares no names with it; its text stays text."""
+    draw = lambda figure: figure.subplots().plot([1, 1.004], color=COLOURS[1], label="a < b") and figure.legend()  # noqa: E731
+    found = drawing(draw, "name", "caption", "alt")
+    assert all(part in found.svg for part in (COLOURS[1], "a &lt; b", "1.002"))
+    kind, _, content = found.uri.partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert base64.b64decode(content).decode() == found.svg
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures of the sides, by the ends of their names."""
+    figures = {}
+
+    def keep(draw, name, *_):
+        draw(figures.setdefault(name.partition("-")[2], Figure()))
+        return name
+
+    monkeypatch.setattr(plots, "drawing", keep)
+    return figures
+
+
+def test_both_sides_and_the_front(tmp_path, drawn):
+    points = {1: (3.0, 30.0), 2: (3.5, 20.0), 3: (3.6, 25.0)}  # the third is beaten by the second in both
+    for k, (bits, distance) in points.items():
+        path = write_run(tmp_path, f"k{k}", bits=bits, **setting("pca", n_components=k)) / "result.json"
+        result = json.loads(path.read_text())
+        result["metrics"]["samples/frechet"] = distance
+        path.write_text(json.dumps(result))
+    found = variants(read_runs(tmp_path))
+    assert plots.sides(found, [], "x") == ["x-both-sides", "x-rate-distortion"]
+    [axes] = drawn["both-sides"].axes
+    dots = {tuple(line.get_xydata()[0]) for line in axes.lines if len(line.get_xydata()) == 1}
+    assert dots == set(points.values())
+    assert axes.lines[-1].get_xydata().tolist() == [[3.0, 30.0], [3.5, 20.0]]
+    [rate] = drawn["rate-distortion"].axes
+    assert [*rate.lines[0].get_xydata()[0]] == [0.25, 1.125 + 1.625]
+    assert plots.sides(found[:1], [], "x") == []
+
+
+def test_a_line_per_run_in_the_colour_of_its_variant(tmp_path, drawn):
+    for k in (1, 2):
+        for seed in (0, 1):
+            add_arrays(write_run(tmp_path, f"k{k}-{seed}", seed=seed, **setting("pca", n_components=k)))
+    plots.learning_curves(tmp_path, variants(read_runs(tmp_path)), "x")
+    names = "val_bits_per_dim-epochs val_bits_per_dim-seconds train_bits_per_dim-epochs val_kl-epochs"
+    assert [*drawn] == names.split()
+    [axes] = drawn["val_bits_per_dim-epochs"].axes
+    assert [line.get_color() for line in axes.lines] == [COLOURS[0], COLOURS[0], COLOURS[1], COLOURS[1]]
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def opened(uri: str) -> Image.Image:
+    kind, _, content = uri.partition(",")
+    assert kind == "data:image/webp;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_a_sheet_is_small_and_shows_the_same(tmp_path):
+    """The sheet as runs draw it: each image is where it was, one pixel of the picture per pixel of the image."""
+    x = torch.linspace(0, 1, 100)[:, None, None, None].expand(100, 3, 32, 32)
+    write_png(captioned(grid(x, 10), "a caption that is long enough for two lines " * 4), tmp_path / "samples.png")
+    image = np.asarray(opened(webp(tmp_path / "samples.png", ROWS)))
+    assert image.shape == (330, 330, 3)
+    middles = image[16::33, 16::33].mean(2) / 255
+    assert middles == pytest.approx(x[:, 0, 0, 0].view(10, 10).numpy(), abs=0.03)
+
+
+def test_only_the_first_rows_are_kept(tmp_path):
+    write_png(grid(torch.rand(100, 3, 32, 32), 10), tmp_path / "a.png")
+    assert opened(webp(tmp_path / "a.png", 4)).size == (330, 132)
+
+
+def test_a_plot_is_shown_whole(tmp_path):
+    write_png(np.zeros((300, 601, 3), dtype=np.uint8), tmp_path / "a.png")
+    assert opened(webp(tmp_path / "a.png", 4)).size == (601, 300)
+
+
+def test_no_picture_no_uri(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    assert webp(tmp_path / "a.png", 4) == webp(tmp_path / "missing.png", 4) == ""
