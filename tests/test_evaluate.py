@@ -97,7 +97,7 @@ def test_what_was_scored_is_not_projected_again(dataset):
 
 
 def test_a_judge_is_asked_about_samples_and_analogies(dataset):
-    vae, judge = fitted("model=conv", SMALL).vae.eval(), Judge(4, 0.0).eval()
+    vae, judge = fitted("model=conv", SMALL).vae.eval(), Judge(4, 0.0, 3).eval()
     judge.accuracy.fill_(0.75)
     judge.temperature.fill_(1e-3)  # sure of all that it says
     state = torch.get_rng_state()
