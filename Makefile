@@ -1,23 +1,36 @@
-# `make demo` and `make test` make their own environment; nothing is needed but Python 3.11 or newer and make.
+# Each target makes its own environment: nothing is needed but Python 3.11 or newer, and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One thread a process, two processes. Warns where text is opened without an encoding, which pyproject.toml makes an error.
+PYTEST := OMP_NUM_THREADS=1 PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test stress lint clean
+.PHONY: demo test check stress docs format clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed # the 2 x 2 ablation of the README on synthetic digits
 	$(BIN)/python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo study=demo
+	$(BIN)/python src/train.py model=conv variance=bounded_logvar data=synthetic trainer=demo trainer.max_epochs=20 study=demo
 
-test: $(VENV)/installed
+test: $(VENV)/installed # everything but stress
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/basedpyright
+	$(PYTEST)
 
-stress: $(VENV)/installed
+check: $(VENV)/installed # what takes two minutes: the tests that start no process
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(PYTEST) -m 'not process'
+
+stress: $(VENV)/installed # the long proofs: killed, interrupted, out of disk, fuzzed
 	$(BIN)/python tests/stress/full_size.py
 	set -e; for proof in kill faults fuzz corruption memory; do OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/stress/$$proof.py; done
 
-lint: $(VENV)/installed
+docs: $(VENV)/documentation # site/index.html
+	$(BIN)/mkdocs build --strict
+
+format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -26,5 +39,10 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+$(VENV)/documentation: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs>=1.6'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache site

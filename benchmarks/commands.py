@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.bare import seconds_of
+from svhn_vae.runs.installation import COMMANDS, PACKAGE
 from svhn_vae.training.loggers import read_history
 
-SRC = Path(__file__).parents[1] / "src"
+from .bare import seconds_of
+
 TINY = (
     "data=synthetic", "data.num_train=2000", "data.num_test=500", "trainer=demo", "trainer.max_epochs=1",
     "iw_samples=0", "judge=false",
@@ -26,13 +27,13 @@ class Workplace:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.device = folder, device
-        self.own = {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(SRC)}
+        self.own = {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(PACKAGE.parent)}
         folder.mkdir(parents=True, exist_ok=True)
 
     def train(self, *arguments: str) -> None:
-        """src/train.py to its end. Raises RuntimeError with what it printed if it failed."""
+        """The command `train` to its end. Raises RuntimeError with what it printed if it failed."""
         accelerator = f"trainer.accelerator={'gpu' if self.device == 'cuda' else 'cpu'}"
-        command = [sys.executable, str(SRC / "train.py"), *arguments, accelerator]
+        command = [sys.executable, str(COMMANDS / "train.py"), *arguments, accelerator]
         done = subprocess.run(command, cwd=self.folder, env=os.environ | self.own, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")

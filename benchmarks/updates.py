@@ -14,7 +14,6 @@ import torch
 from omegaconf import DictConfig
 from sklearn.decomposition import PCA
 
-from benchmarks.bare import Size, bare_loop, seconds_of, synchronise
 from svhn_vae.data.batches import EvaluationBatches
 from svhn_vae.data.cache import fitted_moments
 from svhn_vae.data.module import DataModule
@@ -23,6 +22,8 @@ from svhn_vae.experiment.build import build_data, build_module, build_trainer
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.training.loggers import history_of
 from svhn_vae.training.module import LitVAE
+
+from .bare import Size, bare_loop, seconds_of, synchronise
 
 NUM_COMPONENTS = 500
 MAX_HELD = 100_000  # images that scikit-learn is given: in float64 they are 2.5 GB
@@ -34,7 +35,8 @@ class Noise(Source):
 
     num_train: int
     is_synthetic = True
-    name = "noise"
+    name = "noise"  # pyright: ignore[reportAssignmentType]
+    image_shape = (3, 32, 32)  # pyright: ignore[reportAssignmentType]
 
     def read(self, split: str) -> LabelledImages:
         num, seed = (self.num_train, 0) if split == "train" else (100, 1)

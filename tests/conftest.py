@@ -1,6 +1,7 @@
 """What every test shares: the choices of each config group, composed configurations, a cache folder of its own."""
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -19,6 +20,9 @@ from svhn_vae.experiment.configuration import CONF, register_resolvers
 # pytest-xdist's workers ignore Ctrl-C, and so would the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 REPO = Path(__file__).parents[1]
+if "PYTEST_XDIST_WORKER" in os.environ:  # the warnings are this process's: what a command prints is tested
+    os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
+STARTS_PROCESSES = re.compile(r"^(?:import|from) (?:subprocess|multiprocessing|stress|test_end_to_end)\b", re.MULTILINE)
 # The user's cache is left alone. Set before anything reads it, and inherited by the processes that tests begin.
 PREFIX = "svhn-vae-tests-"
 IS_FIRST = PREFIX not in os.environ.get("XDG_CACHE_HOME", "")
@@ -44,6 +48,15 @@ def composed(*overrides: str) -> DictConfig:
 def in_batches(x: ArrayLike) -> list[torch.Tensor]:
     """Images x (N, D) as what moments are fitted on: some at a time."""
     return list(torch.as_tensor(x, dtype=torch.float64).split(100))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks all tests of a file that imports what starts processes, so that `-m "not process"` leaves them out."""
+    for path in {item.path for item in items}:
+        if STARTS_PROCESSES.search(path.read_text(encoding="utf-8")):
+            for item in items:
+                if item.path == path:
+                    item.add_marker("process")
 
 
 def pytest_unconfigure() -> None:

@@ -139,7 +139,7 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     done = train(folder, *TINY, "iw_samples=5")
     assert done.returncode == 0, done.stdout
-    [run] = (folder / "outputs" / "default").glob("small_dense-*")
+    [run] = (folder / "outputs" / "default").glob("dense-*")
     return run
 
 

@@ -1,103 +1,151 @@
-"""What the README prints, runs: every command of its code blocks."""
+"""What the README and the pages of docs/ print is true: commands compose and run, links lead somewhere, Python runs."""
 
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
-from conftest import REPO, composed
+from conftest import CONF, REPO, composed
+from svhn_vae.experiment.configuration import register_resolvers
 from test_end_to_end import TINY
 
-README = (REPO / "README.md").read_text()
-BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
-COMMANDS = [shlex.split(line, comments=True) for line in BLOCKS.splitlines()]
-TRAIN = [command[2:] for command in COMMANDS if command[:2] == ["python", "src/train.py"]]
-REPLACED = ("data=", "trainer=", "study=")  # by what makes a run small
+PAGES = {
+    path.relative_to(REPO).as_posix(): path for path in [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+}
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
+README = TEXTS["README.md"]
 
 
-def name(command: list[str]) -> str:
-    return " ".join(command) or "no argument"
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The lines of the bash blocks, as words."""
+    lines = "\n".join(blocks(text, "bash")).splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+# Each command once, with the name of the script: python src/train.py a=b -> ("train", "a=b").
+SCRIPTS = sorted({
+    (Path(words[1]).stem, *words[2:])
+    for text in TEXTS.values()
+    for words in commands(text)
+    if words[0] == "python" and words[1].startswith("src/")
+})  # fmt: skip
+OF_HYDRA = [
+    command for command in SCRIPTS if command[0] in ("train", "generate", "evaluate", "judge", "baselines", "bench")
+]
+
+
+def name(command: tuple[str, ...]) -> str:
+    return " ".join(command)
+
+
+def single(words: tuple[str, ...], number: int) -> list[str]:
+    """One job of a sweep: of each list of choices the one with that number, or the last."""
+    of_lists = (word.partition("=") for word in words if word not in ("-m", "--help"))
+    choices = ((key, value.split(",") if "[" not in value else [value]) for key, _, value in of_lists)
+    return [f"{key}={values[min(number, len(values) - 1)]}" for key, values in choices]
 
 
 def test_there_are_commands_to_test():
-    assert len(TRAIN) >= 7
+    assert len(SCRIPTS) > 20
+    assert {command[0] for command in SCRIPTS} == {path.stem for path in (REPO / "src").glob("*.py")}
 
 
-@pytest.mark.parametrize("command", TRAIN, ids=name)
-def test_train_command_is_composed_as_printed(command):
-    sweep = command[:1] == ["-m"]
-    composed(*(word for word in command[sweep:] if word != "--help" and ("," not in word or "[" in word)))
+@pytest.mark.parametrize("command", OF_HYDRA, ids=name)
+def test_a_command_is_composed_as_printed(command):
+    script, *words = command
+    longest = max((word.count(",") + 1 for word in words if "[" not in word), default=1)
+    for number in range(longest):
+        if script in ("train", "baselines"):
+            composed(*single(tuple(words), number))
+            continue
+        register_resolvers()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            compose(script, single(tuple(words), number))
 
 
-def cut_down() -> list[list[str]]:
-    """The commands without what is replaced, each once."""
-    commands = [[word for word in command if not word.startswith(REPLACED)] for command in TRAIN]
-    return [command for number, command in enumerate(commands) if command not in commands[:number]]
+@pytest.mark.parametrize("command", [command for command in SCRIPTS if command not in OF_HYDRA], ids=name)
+def test_other_commands_have_the_arguments_of_their_script(command):
+    """report.py takes a study, claims.py nothing; their own tests run them."""
+    script, *words = command
+    assert (script, len(words)) in {("report", 1), ("claims", 0)}
 
 
-@pytest.mark.parametrize("command", [command for command in cut_down() if "--help" not in command], ids=name)
-def test_train_command_runs(command, tmp_path):
-    """As printed, but for the data and the size."""
-    of_images = {"model=resnet", "experiment=spectral"} & set(command)
-    small = [word for word in TINY if not (of_images and word.startswith(("network_scale", "pca")))]
-    small += ["network_scale=0.125", "trainer.limit_train_batches=1"] if of_images else []
-    small += ["data.splits=[train]"] if "experiment=post_2017_as_run" in command else []  # there is no extra file
-    done = subprocess.run(
-        [sys.executable, str(REPO / "src" / "train.py"), *command, *small],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """The folder in which the first command of the README ran, as printed but for the size."""
+    folder = tmp_path_factory.mktemp("readme")
+    [command] = [words for words in commands(README) if "study=demo" in words]
+    small = [word for word in TINY if not word.startswith(("data=", "trainer="))]
+    words = [sys.executable, str(REPO / command[1]), *command[2:], *small, "pca.whiten=false"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bits/dim" in done.stdout
+    assert (folder / "outputs" / "demo" / "report" / "index.html").is_file()
+    return folder
 
 
-def test_the_other_scripts_run(tmp_path):
-    """report.py on a study that a run made, baselines.py on its data."""
-    train = [sys.executable, str(REPO / "src" / "train.py"), *TINY, "study=demo"]
-    subprocess.run(train, cwd=tmp_path, check=True, capture_output=True)
-    report = [sys.executable, str(REPO / "src" / "report.py"), "outputs/demo"]
-    assert "(-) uniform" in subprocess.run(report, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    small = [word for word in TINY if word.startswith("data")]
-    baselines = [sys.executable, str(REPO / "src" / "baselines.py"), *small]
-    table = subprocess.run(baselines, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    assert "fitted on 1,080" in table
-    assert "fitted on 1,200" in table
+@pytest.mark.parametrize("block", blocks(README, "python"), ids=range(len(blocks(README, "python"))))
+def test_python_of_the_readme_runs(block, study, monkeypatch):
+    run = next((study / "outputs" / "demo").glob("*/result.json")).parent
+    if "class " in block:  # it is shown, and lies in the package
+        assert block.splitlines()[0] in (REPO / "src/svhn_vae/model/variance/per_element.py").read_text(
+            encoding="utf-8"
+        )
+        return
+    monkeypatch.chdir(study)
+    exec(compile(block.replace("outputs/demo/RUN", str(run)), "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["outputs/none"], "holds no runs"), ([], "required: study")])
-def test_report_says_what_it_expects(arguments, message, tmp_path):
-    report = [sys.executable, str(REPO / "src" / "report.py"), *arguments]
-    done = subprocess.run(report, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert message in done.stderr
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", TEXTS[page]):
+        assert (PAGES[page].parent / target).exists(), target
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"), [(["data=nothing"], "nothing"), (["data=svhn", "data.root=/nowhere"], "/nowhere")]
-)
-def test_baselines_say_what_is_wrong_in_a_line(overrides, message, tmp_path):
-    command = [sys.executable, str(REPO / "src" / "baselines.py"), *overrides]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_the_readme_is_a_page_and_the_rest_is_in_docs():
+    assert len(README.splitlines()) <= 160
+    for page in PAGES:
+        assert page == "README.md" or f"({page})" in README or page == "docs/index.md", f"{page} is not linked"
 
 
-@pytest.mark.parametrize("target", ["demo", "test"])
+def test_every_page_is_in_the_navigation():
+    navigation = (REPO / "mkdocs.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r": (\w+\.md)", navigation)) == {
+        Path(page).name for page in PAGES if page.startswith("docs/")
+    }
+
+
+def test_documentation_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="make docs installs it")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(build, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "check"])
 def test_make_targets_exist_and_make_their_environment(target):
-    make = shutil.which("make")
-    if make is None:
+    if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    plan = subprocess.run([make, "-n", "-B", target], cwd=REPO, check=True, capture_output=True, text=True).stdout
+    plan = subprocess.run(["make", "-n", "-B", target], cwd=REPO, check=True, capture_output=True, text=True).stdout
     assert "-m venv" in plan
     assert "pip install" in plan
     assert f"make {target}" in README
 
 
 def test_make_demo_runs_the_sweep_of_the_front_page():
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
     plan = subprocess.run(["make", "-n", "demo"], cwd=REPO, check=True, capture_output=True, text=True).stdout
     [sweep] = [line for line in plan.splitlines() if "src/train.py" in line]
-    assert "-m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo" in sweep
-    assert sweep.split("python ")[1] in BLOCKS
+    assert sweep.split("python ")[1] in README

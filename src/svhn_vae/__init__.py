@@ -2,6 +2,10 @@
 
 import os
 
+from svhn_vae.runs.installation import VERSION as __version__
+
+__all__ = ["__version__"]
+
 if backend := os.environ.pop("MPLBACKEND", None):  # a notebook's, for instance, which what it starts may not have
     import matplotlib
 

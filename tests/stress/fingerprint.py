@@ -48,12 +48,12 @@ def of_checkpoint(path: Path) -> str:
 
 
 def of_result(path: Path) -> str:
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     return sha(json.dumps({key: result[key] for key in result if key not in TIMES}).encode())
 
 
 def of_history(path: Path) -> str:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = [{key: row[key] for key in row if key not in TIMES} for row in csv.DictReader(file)]
     return sha(json.dumps(rows).encode())
 

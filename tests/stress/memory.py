@@ -21,7 +21,7 @@ def measured(folder: Path) -> None:
         value = real(self, cfg)
         for path in folder.rglob("basis.safetensors"):
             path.unlink()
-        resident = int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+        resident = int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) / 1024
         print(f"resident {resident:.1f}", flush=True)
         return value
 

@@ -37,6 +37,8 @@ class Representation(nn.Module, ABC):
     """
 
     event_shape: torch.Size  # the shape of y for one image
+    mean: Tensor  # of x
+    scale: Tensor  # what x - mean, or its scores, are divided by
     residual: Residual  # the law of what is cut off
     scatter: str  # of which moments it is fitted on: one of FITS
     has_fitted_axes = False  # its first components are directions of the training images: it needs as many of these
@@ -132,6 +134,8 @@ class Projection(Representation):
     """
 
     is_projection = True
+    components: Tensor  # (D, D), orthonormal rows
+    log_det: Tensor
 
     def __init__(
         self,

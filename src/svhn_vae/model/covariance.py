@@ -41,7 +41,7 @@ def sample_moments(batches: Iterable[Tensor]) -> Moments:
     What scikit-learn's PCA(svd_solver="covariance_eigh") computes, which wants all images at once: 15 GB of SVHN's
     604,388. float64 because X'X is centred after it is formed, which in float32 loses the small eigenvalues.
     """
-    num_images, total, products = 0, 0.0, 0.0
+    num_images, total, products = 0, torch.tensor(0.0), torch.tensor(0.0)
     for x in batches:
         num_images, total, products = num_images + len(x), total + x.sum(0), products + gram(x)
     mean = total / num_images
@@ -94,10 +94,12 @@ FITS = {"sample": sample_moments, "robust": robust_moments}
 def weighted_moments(x: list[np.ndarray], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Batches of N images, their weights (N,) -> mean (D,), scatter (D, D)."""
     parts = np.split(weights, np.cumsum([len(batch) for batch in x])[:-1])
-    mean, scatter = sum(part @ batch for part, batch in zip(parts, x, strict=True)), 0.0
+    num_dims = x[0].shape[1]
+    mean = sum((part @ batch for part, batch in zip(parts, x, strict=True)), start=np.zeros(num_dims))
+    scatter = np.zeros((num_dims, num_dims))
     for part, batch in zip(parts, x, strict=True):
         centred = (batch - mean) * np.sqrt(part)[:, None]
-        scatter = scatter + centred.T @ centred
+        scatter += centred.T @ centred
     return mean, scatter
 
 

@@ -34,7 +34,7 @@ def bits_per_dim(log_px: Number, num_dims: int, num_levels: int = 256) -> Number
     return math.log2(num_levels) - log_px / (num_dims * math.log(2))
 
 
-def bits_of_parts(terms: ElboTerms, num_dims: int, num_modelled: int) -> dict[str, Number]:
+def bits_of_parts(terms: ElboTerms, num_dims: int, num_modelled: int) -> dict[str, Tensor]:
     """Mean terms -> what each part adds to bits_per_dim: the num_modelled dimensions of y, the KL, and the residual.
 
     The Jacobian goes to y, and each part has the 8 bits of its own dimensions, so whitened and raw coordinates compare.

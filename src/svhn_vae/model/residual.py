@@ -19,6 +19,7 @@ class Residual(nn.Module, ABC):
     """A law of the R dropped scores r_i, by their energy in N bands."""
 
     params_per_image: int  # numbers that the decoder emits for it, per image
+    log_norm: Tensor
 
     def __init__(self, num_dims: int, num_bands: int) -> None:
         super().__init__()
@@ -75,6 +76,7 @@ class Banded(Residual):
     are. With a single band it is the residual called `scaled`."""
 
     max_log_scale = 8.0  # a factor of 3000 either way; tanh keeps the exponential and its gradient finite
+    dims: Tensor  # of each band
 
     def __init__(self, num_dims: int, num_bands: int) -> None:
         super().__init__(num_dims, num_bands)

@@ -177,7 +177,7 @@ def pixel_stddev(representation: Representation, likelihood: Distribution, num_d
     """
     mean = representation.inverse(likelihood.mean)
     errors = (representation.inverse(likelihood.sample()) - mean for _ in range(num_draws))
-    return (sum(error.square() for error in errors) / num_draws).sqrt()
+    return (sum((error.square() for error in errors), start=torch.zeros_like(mean)) / num_draws).sqrt()
 
 
 def likely(subject: Subject) -> Picture:
@@ -206,6 +206,7 @@ def elbos(vae: VAE, images: Tensor) -> Tensor:
 def pca_round_trip(subject: Subject) -> Picture:
     """What an image keeps in K coordinates of a basis; without clipping, levels beyond 0..255 wrap around."""
     basis = subject.vae.representation
+    assert isinstance(basis, Projection)
     x = pixels(subject.dataset.val.images, COLUMNS).to(subject.vae.device)
     sizes = [size for size in NUM_COMPONENTS if size <= len(basis.components)]
     rows = torch.cat([x, *(round_trip(basis, x, size) for size in sizes)])

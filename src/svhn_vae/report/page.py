@@ -40,7 +40,7 @@ PREFIXES = {
     "versions": "version/",
 }  # of the columns of results.csv
 PICTURES = {
-    "samples": "Samples of the prior: the same latents in each, where their number is the same",
+    "samples": "Samples of the prior: with N(0, I) the same latents in each, where their number is the same",
     "reconstructions": "Validation images, below each row its reconstructions",
     "analogies": "Analogies: a validation image of each digit, and nine of its 1,000 noisy passes that differ much",
 }

@@ -4,8 +4,6 @@ outputs/<study>/study.json has the commands of the study; outputs/<study>/<reada
 status.json, result.json, checkpoints, TensorBoard events and figures/.
 """
 
-import contextlib
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from svhn_vae.runs.files import read_json, remove_partials, write_json
 from svhn_vae.runs.identity import Config
+from svhn_vae.runs.installation import commit
 
 # Facts that outlast a change of status.
 KEPT = ("started", "data", "config", "choices", "commit", "cost", "learnt")
@@ -90,12 +89,14 @@ class RunFolder:
         self.path.rename(aside)
         return aside
 
-    def remove_if_empty(self) -> None:
-        """A run that never began leaves nothing; nor does its study, if it is the first."""
-        for folder in (self.path, *self.path.parents):
-            with contextlib.suppress(OSError):
+    def remove_if_empty(self, outputs: Path) -> None:
+        """A run that never began leaves nothing; nor do its study and `outputs`, if it is the first. Elsewhere, as with
+        hydra.run.dir=FOLDER, the folders above are the user's own."""
+        above = [folder for folder in self.path.parents if folder.is_relative_to(outputs.resolve())]
+        for folder in (self.path, *above):
+            try:
                 folder.rmdir()
-            if folder.name == "outputs":
+            except OSError:  # there is something in it
                 return
 
     def _facts_of_result(self) -> Config:
@@ -136,15 +137,4 @@ def note_command(
 def noted_times(study: Path) -> list[float]:
     """When the commands that are noted were begun."""
     commands = read_json(study / "study.json").get("commands", [])
-    return [entry.get("time") for entry in commands if isinstance(entry, dict)]
-
-
-def commit() -> str | None:
-    """The framework's commit, with + if files were changed since; None outside a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.strip() + "+" * bool(changed.strip())
+    return [entry["time"] for entry in commands if isinstance(entry, dict) and "time" in entry]

@@ -154,8 +154,8 @@ class Block:
         """From step.after to step.before channels, and `stride` times the size."""
         k = self.kernel_size
         if self.upsampling == "transposed":
-            padding = {"padding": (k - 1) // 2, "output_padding": (step.stride - k) % 2}
-            return [nn.ConvTranspose2d(step.after, step.before, k, step.stride, **padding)]
+            padding, output_padding = (k - 1) // 2, (step.stride - k) % 2
+            return [nn.ConvTranspose2d(step.after, step.before, k, step.stride, padding, output_padding)]
         upsample = [nn.Upsample(scale_factor=2)] if step.stride == 2 else []
         return [*upsample, nn.Conv2d(step.after, step.before, k, padding=k // 2)]
 

@@ -75,8 +75,10 @@ class Dense(OneLevel):
         self.image_params = zero_linear(width, params_per_image)
 
     def shrink(self, factor: float) -> None:
+        last = self.raw[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            self.raw[-1].weight.mul_(factor)
+            last.weight.mul_(factor)
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encoder(y.flatten(1))
@@ -135,15 +137,16 @@ class Block:
 def log_variance_branch(block: Block, widths: Sequence[int], latent_dim: int) -> nn.Module:
     """What emits the posterior's log-variance."""
     branch = block.branch(widths, latent_dim)
-    if block.initialisation == "kingma":
-        nn.init.zeros_(branch[-1].weight)
+    last = branch[-1]
+    if block.initialisation == "kingma" and isinstance(last, nn.Linear):
+        nn.init.zeros_(last.weight)
     return branch
 
 
-def variance_branch(block: Block, widths: Sequence[int], num_outputs: int, *, frozen: bool) -> nn.Module:
+def variance_branch(block: Block, widths: Sequence[int], num_outputs: int, *, frozen: bool) -> nn.Sequential:
     """What emits the parameters other than the mean; frozen, its weights and running statistics stay as they begin."""
     if not num_outputs:
-        return NoOutput()
+        return nn.Sequential(NoOutput())
     if frozen:
         block = replace(block, batch_norm_momentum=0.0)
     return block.branch(widths, num_outputs).requires_grad_(not frozen)

@@ -92,8 +92,9 @@ class Ladder(Networks):
     def _descend(self, num: int, draw: Callable[["DrawingBlock", Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """`draw` gives the e of each block, in order, from what the decoder knows by then."""
         h = self.start.expand(num, -1, -1, -1)
-        blocks, widen = iter(zip(self.down, self.latent_shapes, strict=True)), iter(self.widen)
-        for block, (_, size, _) in blocks:
+        widen = iter(self.widen)
+        for block, (_, size, _) in zip(self.down, self.latent_shapes, strict=True):
+            assert isinstance(block, DrawingBlock)
             if size != h.shape[-1]:
                 h = next(widen)(nn.functional.interpolate(h, scale_factor=2))
             h = block(h, draw(block, h))
@@ -128,6 +129,6 @@ class DrawingBlock(nn.Module):
 
 def zero_conv(inputs: int, outputs: int) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, 3, padding=1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for weights in layer.parameters():
+        nn.init.zeros_(weights)
     return layer

@@ -41,7 +41,8 @@ def keras_weights(module: nn.Module) -> None:
     """For `module.apply`, Keras's defaults: Glorot-uniform weights, biases 0."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def kingma_weights(module: nn.Module) -> None:
@@ -55,6 +56,7 @@ INITIALISATIONS = {"torch": lambda module: None, "keras": keras_weights, "kingma
 
 
 @torch.no_grad()
-def shrink_channels(layer: nn.Conv2d | nn.ConvTranspose2d, first: int, factor: float) -> None:
-    """Multiplies the weights of all output channels but the `first`."""
+def shrink_channels(layer: nn.Module, first: int, factor: float) -> None:
+    """Multiplies the weights of all output channels of a convolution but the `first`."""
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
     layer.weight.movedim(int(layer.transposed), 0)[first:].mul_(factor)

@@ -79,7 +79,7 @@ class ResidualBlock(nn.Module):
 
 def down(widths: Sequence[int], num_blocks: int, dropout: float) -> list[nn.Module]:
     """Residual blocks at widths[0], then for each further width half the resolution and blocks again."""
-    layers = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
+    layers: list[nn.Module] = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
     for before, after in itertools.pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1)]
         layers += [ResidualBlock(after, dropout) for _ in range(num_blocks)]
@@ -88,7 +88,7 @@ def down(widths: Sequence[int], num_blocks: int, dropout: float) -> list[nn.Modu
 
 def up(widths: Sequence[int], num_blocks: int, dropout: float) -> list[nn.Module]:
     """The mirror of `down`: residual blocks at widths[0], then twice the resolution for each further width."""
-    layers = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
+    layers: list[nn.Module] = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
     for before, after in itertools.pairwise(widths):
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1)]
         layers += [ResidualBlock(after, dropout) for _ in range(num_blocks)]

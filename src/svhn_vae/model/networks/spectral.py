@@ -64,13 +64,16 @@ class Spectral(Networks):
         self.decode_place = three_convolutions(place_channels, place_width, channels)
         self.image_params = zero_linear(self.latent_dim, params_per_image)
         self.mean, self.spectrum, self.place = (nn.Parameter(torch.zeros(self.event_shape)) for _ in range(3))
+        self.waves: Tensor
         self.register_buffer("waves", cosines(size).float(), persistent=False)
         self.shrink(0.1)
 
     def shrink(self, factor: float) -> None:
         with torch.no_grad():
             for layers in (self.encode_place, self.decode_place, self.decode_spectrum):
-                layers[-1].weight.mul_(factor)
+                last = layers[-1]
+                assert isinstance(last, nn.Linear | nn.Conv2d)
+                last.weight.mul_(factor)
 
     def forward(self, y: Tensor, noise: Tensor) -> Inferred:
         noise_spectrum, noise_place = noise.split([self.spectrum_dim, noise.shape[1] - self.spectrum_dim], dim=1)

@@ -12,7 +12,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-import zuko
 from torch import Tensor
 
 from svhn_vae.model.elbo import kl_to_standard_normal
@@ -71,6 +70,9 @@ class GaussianMixture(FittedPrior):
         check_takes_any_prior("gaussian_mixture", networks)
         check_count("num_components", num_components)
         self.max_components, self.floor, self.max_iterations = num_components, floor, max_iterations
+        self.log_weights: Tensor
+        self.mean: Tensor
+        self.factor: Tensor
         self.register_buffer("log_weights", torch.full((num_components,), -math.log(num_components)))
         self.register_buffer("mean", torch.zeros(num_components, self.latent_dim))
         # Covariances by their lower triangular factors.
@@ -119,12 +121,16 @@ class Flow(FittedPrior):
         learning_rate: float,
         weight_decay: float,
     ) -> None:
+        import zuko  # what most runs do without
+
         super().__init__(networks)
         check_takes_any_prior("flow", networks)
         for name, value in (("num_transforms", num_transforms), ("num_steps", num_steps), ("batch_size", batch_size)):
             check_count(name, value)
         self.num_steps, self.batch_size = num_steps, batch_size
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.shift: Tensor
+        self.scale: Tensor
         self.register_buffer("shift", torch.zeros(self.latent_dim))
         self.register_buffer("scale", torch.ones(self.latent_dim))
         self.flow = zuko.flows.NSF(self.latent_dim, transforms=num_transforms, hidden_features=tuple(widths))

@@ -22,6 +22,7 @@ class Prior(nn.Module, ABC):
     """The law p(z) of the latents z (B, Z) of some networks."""
 
     is_fitted_last = False  # True: by `fit`, when all else is learnt
+    is_fitted: bool
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
@@ -60,6 +61,7 @@ class StandardNormal(Prior):
 
     def __init__(self, networks: Networks) -> None:
         super().__init__(networks)
+        self.origin: Tensor
         self.register_buffer("origin", torch.zeros(self.latent_dim), persistent=False)
 
     def log_prob(self, z: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ Units: inside, a level is u = 2 level / (L - 1) - 1 in [-1, 1]; y = x in [0, 1) 
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
@@ -63,6 +64,7 @@ class Causal(PixelHead):
         self.params_per_element, self.num_levels = 1 + num_features, num_levels
         self.log_scale_range = low_high("log_scale_range", log_scale_range)
         self.network = CausalNetwork(3 * self.params_per_element, reach, width, depth, num_mixtures)
+        self.mean_square: Tensor
         self.register_buffer("mean_square", torch.tensor(0.1))
 
     def forward(self, params: Tensor) -> Distribution:
@@ -76,7 +78,7 @@ class Causal(PixelHead):
 class CausalLogistics(Distribution):
     """Causal's law, given the decoder's output (B, P, 3, H, W)."""
 
-    arg_constraints = {}  # noqa: RUF012  torch's own convention; the check would synchronise the device
+    arg_constraints: ClassVar[dict] = {}  # the check would synchronise the device
 
     def __init__(self, params: Tensor, head: Causal) -> None:
         self.params, self.head = params, head
@@ -139,12 +141,13 @@ class CausalNetwork(nn.Module):
         self.features = nn.Conv2d(num_features, width, 1)
         self.known = nn.ModuleList(nn.Conv2d(2 * colour, width, 1, bias=False) for colour in (1, 2))
         self.mixtures = nn.ModuleList(nn.Sequential(*layers(width, depth, 3 * num_mixtures)) for _ in range(3))
+        self.first_offset: Tensor
+        self.first_log_scale: Tensor
         self.register_buffer("first_offset", torch.linspace(-0.01, 0.01, num_mixtures), persistent=False)
         self.register_buffer("first_log_scale", torch.linspace(-2.0, 1.0, num_mixtures), persistent=False)
         with torch.no_grad():
-            self.prediction.above.weight.zero_()
-            self.prediction.left.weight.zero_()
-            self.prediction.above.bias.zero_()
+            for weights in self.prediction.parameters():
+                weights.zero_()
             for colour in range(3):
                 self.prediction.left.weight[colour, colour, 0, -1] = 1
                 self.prediction.above.weight[colour, colour, -1, reach] = 1
@@ -158,7 +161,8 @@ class CausalNetwork(nn.Module):
         context = self.context(seen) + self.features(features)
         size = self._size_of_errors(seen)
         found = [self._mixture(colour, context, error, predicted, size) for colour in range(3)]
-        return tuple(torch.stack(each, dim=1) for each in zip(*found, strict=True))
+        logits, locations, log_scales = (torch.stack(each, dim=1) for each in zip(*found, strict=True))
+        return logits, locations, log_scales
 
     def drawn(self, features: Tensor, draw) -> Tensor:
         """Features (N, F, H, W) -> u (N, 3, H, W): `draw` gives a value (N,) of a mixture (N, M), in order."""
@@ -208,7 +212,7 @@ class CausalNetwork(nn.Module):
         R, height, width = self.reach, seen.shape[2] - self.reach, seen.shape[3] - 2 * self.reach
         corners = ((R, R - 1), (R - 1, R - 1), (R - 1, R), (R - 1, R + 1))
         nearest = [seen[:, :, row : row + height, column : column + width] for row, column in corners]
-        num = sum(each[:, 9:] for each in nearest).clamp(min=1)
+        num = torch.stack([each[:, 9:] for each in nearest]).sum(0).clamp(min=1)
         return log_size(sum(each[:, 3:6].abs() for each in nearest) / num)
 
     def _mixture(
@@ -248,6 +252,6 @@ def layers(width: int, depth: int, outputs: int) -> list[nn.Module]:
     hidden = [layer for _ in range(depth) for layer in (nn.Conv2d(width, width, 1), nn.SiLU())]
     last = nn.Conv2d(width, outputs, 1)
     with torch.no_grad():
-        last.weight.mul_(0.1)
-        last.bias.mul_(0.1)
+        for weights in last.parameters():
+            weights.mul_(0.1)
     return [nn.SiLU(), *hidden, last]

@@ -18,6 +18,7 @@ class Fixed(GaussianHead):
     """One constant sigma for every element of every image (Doersch 2016); sigma^2 = beta / 2 is a beta-VAE."""
 
     params_per_element = 1
+    constant: Tensor
 
     def __init__(self, event_shape: Sequence[int], *, sigma: float) -> None:
         super().__init__(event_shape)
@@ -35,6 +36,8 @@ class Optimal(GaussianHead):
     """
 
     params_per_element = 1
+    mean_square: Tensor
+    has_observed: Tensor
 
     def __init__(self, event_shape: Sequence[int], *, momentum: float, floor: float) -> None:
         super().__init__(event_shape)

@@ -5,6 +5,7 @@ Shapes: B images, E = event_shape of one image's features, M scales of a mixture
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class DiagonalStudentT(Distribution):
     torch's StudentT checks its Chi2's arguments at every construction, which synchronises the device.
     """
 
-    arg_constraints = {}  # noqa: RUF012  torch's own convention
+    arg_constraints: ClassVar[dict] = {}
 
     def __init__(self, location: Tensor, log_square_scale: Tensor, dof: Tensor) -> None:
         self.loc, self.log_square_scale, self.dof = location, log_square_scale, dof
@@ -91,6 +92,7 @@ class ScaleMixture(VarianceHead):
             raise UserError(f"variance.factors must be two or more numbers above 0, got {list(factors)}")
         self.params_per_element = 2 + len(factors)
         self.log_variance_range = low_high("log_variance_range", log_variance_range)
+        self.log_square_factors: Tensor
         self.register_buffer("log_square_factors", 2 * torch.tensor(factors).log(), persistent=False)
 
     def forward(self, params: Tensor) -> Distribution:
@@ -107,7 +109,7 @@ class ScaleMixture(VarianceHead):
 class DiagonalScaleMixture(Distribution):
     """Independent mixtures of Gaussians around one mean (B, *E), by log-variances and log-weights (B, M, *E)."""
 
-    arg_constraints = {}  # noqa: RUF012  torch's own convention
+    arg_constraints: ClassVar[dict] = {}
 
     def __init__(self, mean: Tensor, log_variances: Tensor, log_weights: Tensor) -> None:
         self.loc, self.log_variances, self.log_weights = mean, log_variances, log_weights

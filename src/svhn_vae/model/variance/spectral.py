@@ -5,6 +5,7 @@ Shapes: B images, E = (C, H, H) coefficients of a cosine transform.
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class SpectralNormal(Distribution):
     T is orthonormal, so the log-determinant is the sum of both log-variances. mean, spectrum, place: (B, C, H, H).
     """
 
-    arg_constraints = {}  # noqa: RUF012  torch's own convention; the check would synchronise the device
+    arg_constraints: ClassVar[dict] = {}  # the check would synchronise the device
 
     def __init__(self, mean: Tensor, spectrum: Tensor, place: Tensor, waves: Tensor) -> None:
         self.loc, self.spectrum, self.place, self.waves = mean, spectrum, place, waves
@@ -60,6 +61,7 @@ class Spectral(VarianceHead):
     """
 
     params_per_element = 3
+    waves: Tensor
 
     def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float]) -> None:
         super().__init__(event_shape)

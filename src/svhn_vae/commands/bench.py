@@ -1,0 +1,148 @@
+"""Measures the framework on the machine at hand: python src/bench.py [device=cuda] [parts=[updates,start]] [repeats=5]
+
+Ratios are medians over rounds in which each way had its turn; what is absolute depends on what else the machine does.
+"""
+
+import importlib
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from svhn_vae.errors import UserError
+from svhn_vae.experiment.configuration import composing
+from svhn_vae.experiment.script import run_script
+from svhn_vae.report.table import wide_console
+from svhn_vae.runs.files import write_json
+from svhn_vae.runs.identity import Config
+from svhn_vae.runs.installation import CHECKOUT, commit
+
+if CHECKOUT:
+    sys.path.insert(0, str(CHECKOUT))  # where benchmarks/ lies beside src/
+BENCHMARKS = "benchmarks" if CHECKOUT else "svhn_vae.benchmarks"
+commands, updates = (importlib.import_module(f"{BENCHMARKS}.{name}") for name in ("commands", "updates"))
+
+Rows = list[dict[str, Any]]  # of a table; times are in seconds unless a column's name says otherwise
+
+
+def bench(cfg: DictConfig) -> None:
+    """Measures the parts in a temporary folder, prints a table of each, and writes them all as JSON."""
+    settings: Any = OmegaConf.to_container(cfg)
+    if unknown := [name for name in settings["parts"] if name not in PARTS]:
+        raise UserError(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
+    device = device_of(settings["device"])
+    found = {"machine": machine(device), "commit": commit(), "settings": settings}
+    out = Path(settings["out"]) / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for name in settings["parts"]:
+            found[name] = PARTS[name](settings, device, Path(folder) / name)
+            write_json(out, found)  # after each part: the next may fail
+            wide_console().print(table_of(name, found[name]))
+    print(f"written to {out}", flush=True)
+
+
+def device_of(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu or cuda, got {name}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, and torch finds no GPU here: device=cpu measures without one")
+    return torch.device(name)
+
+
+def machine(device: torch.device) -> Config:
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "load before": os.getloadavg()[0],
+    }
+
+
+def of_updates(settings: Config, device: torch.device, folder: Path) -> Rows:
+    """An update of each variant at each size, and its speed relative to the bare float32 loop."""
+    on_gpu, rows = device.type == "cuda", []
+    accelerator = f"trainer.accelerator={'gpu' if on_gpu else 'cpu'}"
+    for name, how in settings["sizes"].items():
+        for variant, extra in settings["variants"].items():
+            own = ("data=synthetic", accelerator, f"cache={folder}", *how["overrides"], *extra)
+            with composing():
+                train = compose("train", list(own), return_hydra_config=True)
+            fit = updates.fit_of(train, folder / "run", how["images_on_gpu" if on_gpu else "images"])
+            ours, bare = updates.timed(
+                fit, updates.bare_loop_of(fit), num_epochs=how["epochs"], num_rounds=settings["repeats"]
+            )
+            row = {"size": name, "way": variant, "ms per update": 1000 * median(ours)}
+            row["images/s"] = fit.size.batch_size / median(ours)
+            rows.append(row | {"of the bare loop": median(b / o for o, b in zip(ours, bare, strict=True))})
+    return rows
+
+
+def of_spectrum(settings: Config, device: torch.device, folder: Path) -> Rows:
+    numbers = settings["spectrum_images_on_gpu" if device.type == "cuda" else "spectrum_images"]
+    found = {num: updates.spectrum_times(num, device) for num in numbers}
+    return [{"images": num, "what": what, "s": s} for num, times in found.items() for what, s in times.items()]
+
+
+def of_start(settings: Config, device: torch.device, folder: Path) -> Rows:
+    return seconds_rows(commands.start_times(commands.Workplace(folder, device.type), settings["repeats"]))
+
+
+def of_sweep(settings: Config, device: torch.device, folder: Path) -> Rows:
+    return seconds_rows(commands.sweep_times(commands.Workplace(folder, device.type), 4))
+
+
+def seconds_rows(found: dict[str, list[float]]) -> Rows:
+    return [{"what": name, "median s": median(each), "all s": each} for name, each in found.items()]
+
+
+def of_whole_run(settings: Config, device: torch.device, folder: Path) -> Rows:
+    overrides = settings["whole_run_on_gpu" if device.type == "cuda" else "whole_run"]
+    place = commands.Workplace(folder, device.type)
+    found = commands.whole_run(place, *overrides, *settings["whole_run_data"])
+    return [{"what": name, "value": "-" if value is None else value} for name, value in found.items()]
+
+
+PARTS = {
+    "updates": of_updates,
+    "spectrum": of_spectrum,
+    "start": of_start,
+    "sweep": of_sweep,
+    "whole_run": of_whole_run,
+}
+
+
+def table_of(name: str, rows: Rows) -> Table:
+    table = Table(title=name, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column in ("size", "way", "what") else "right")
+    for row in rows:
+        table.add_row(*map(shown, row.values()))
+    return table
+
+
+def shown(value: object) -> str:
+    """Three digits of a number, or all before the point."""
+    if isinstance(value, list):
+        return " ".join(map(shown, value))
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def main() -> None:
+    run_script("bench", __doc__, bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Scores a finished run again: python src/evaluate.py run=outputs/STUDY/RUN [iw_samples=64] [split=val] [judge=false]
+
+Its figures of test images are those of its result.json, to the last digit on the same device. What that lacks, a bound
+from more samples or a judge's figures, is added to it, as the command that made the run adds it with the same settings.
+"""
+
+# ruff: noqa: E402
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
+
+from pathlib import Path
+
+from hydra import compose
+from omegaconf import DictConfig, ListConfig
+from rich.table import Table
+
+from svhn_vae.data.module import EvaluationSplits
+from svhn_vae.data.sources import Dataset
+from svhn_vae.errors import UserError
+from svhn_vae.evaluation.outliers import outliers, plain_outliers
+from svhn_vae.evaluation.samples import sample_metrics
+from svhn_vae.evaluation.score import SPLITS, Score, lacks, score_run
+from svhn_vae.experiment.build import fit_device, load_data, load_judge
+from svhn_vae.experiment.configuration import composing
+from svhn_vae.experiment.loading import complete_scores, load_dataset, load_run
+from svhn_vae.experiment.script import run_script
+from svhn_vae.model.vae import VAE
+from svhn_vae.report.table import wide_console
+from svhn_vae.runs.files import locked
+from svhn_vae.runs.folder import RunFolder
+
+MEANING = {
+    "elbo": "nats per image, as the terms below",
+    "bits_per_dim": "by the bound with one sample",
+    "iw_bits_per_dim": "by the bound with iw_k samples",
+    "effective_sample_size": "of iw_k samples: near 1, one decides",
+    "active_units": "latents whose mean varies",
+    "mutual_information": "nats, latents and image; at most log of their number",
+    "aggregate_kl": "nats, aggregate posterior to prior",
+    "probe_accuracy": "digit, linear in the posterior's mean",
+    "calibration/residual_variance": "1 is right; below, sigma is too large",
+}
+JUDGED = {"samples": "samples", "noisy_samples": "with the decoder's noise", "validation": "validation images"}
+
+
+def evaluate(cfg: DictConfig) -> None:
+    check(cfg)
+    folder = RunFolder(Path(cfg.run))
+    vae = load_run(folder.path).to(fit_device(cfg))
+    dataset = load_dataset(folder.path, cfg.data_root, other_images=cfg.other_images)
+    is_its_own, result = dataset.digest == folder.result["data"]["digest"], folder.result
+    iw_samples = result["config"]["iw_samples"] if cfg.iw_samples is None else cfg.iw_samples
+    score = score_run(vae, EvaluationSplits(dataset, vae.representation), split=cfg.split, iw_samples=iw_samples)
+    console = wide_console()
+    others = "" if is_its_own else f" that are not the run's: {dataset.name} data {dataset.digest}"
+    name = f"{folder.path.resolve().name}, {len(score.per_image['elbo']):,} {cfg.split} images{others}"
+    console.print(score_table(name, score, result["baselines"] if cfg.split == "test" and is_its_own else {}))
+    if score.details.get("iw_curve"):
+        console.print(curve_table(score))
+    judge = load_judge(cfg, dataset) if cfg.judge else None
+    if judge is not None:
+        metrics = sample_metrics(vae, dataset, judge)
+        console.print(judge_table(metrics, len(dataset.test.labels)))
+        console.print(notes_on(metrics), soft_wrap=True)
+    if cfg.outliers is not None and vae.variance.is_density:
+        console.print(outlier_table(vae, dataset, list(cfg.outliers)))
+    if cfg.split == "test" and is_its_own and lacks(result, judge=judge is not None, iw_samples=iw_samples):
+        with locked(folder.path):
+            complete_scores(folder, dataset, judge, iw_samples=iw_samples, device=vae.device)
+        console.print("added to its result.json", soft_wrap=True)
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises UserError for what cannot be meant."""
+    if cfg.run is None:
+        raise UserError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
+    if cfg.split not in SPLITS:
+        raise UserError(f"split must be one of {', '.join(SPLITS)}, got {cfg.split}")
+    for switch in ("judge", "other_images"):
+        if not isinstance(cfg[switch], bool):
+            raise UserError(f"{switch} must be true or false, got {cfg[switch]}")
+    if cfg.outliers is not None and not isinstance(cfg.outliers, ListConfig):
+        raise UserError(f"outliers must be a list of files of conf/data, such as [synthetic], got {cfg.outliers}")
+    is_count = isinstance(cfg.iw_samples, int) and not isinstance(cfg.iw_samples, bool) and cfg.iw_samples >= 0
+    if cfg.iw_samples is not None and not is_count:
+        raise UserError(f"iw_samples must be a whole number, 0 or more, or null, got {cfg.iw_samples}")
+
+
+def score_table(title: str, score: Score, baselines: dict[str, float]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    table.add_column("")
+    for name, value in score.metrics.items():
+        quantity = name.partition("/")[2]
+        table.add_row(quantity, f"{value:.4f}", MEANING.get(quantity, ""))
+    for name, value in score.parts.items():
+        table.add_row(f"bits_per_dim: {name}", f"{value:.4f}", "part of it")
+    for name, value in sorted(baselines.items(), key=lambda item: item[1]):
+        table.add_row(f"(-) {name}", f"{value:.4f}", "bits/dim of a model without a network")
+    return table
+
+
+def curve_table(score: Score) -> Table:
+    table = Table(title="the importance-weighted bound from k samples per image", title_justify="left")
+    for name in ("k", "elbo, nats", "bits/dim", "effective sample size"):
+        table.add_column(name, justify="right")
+    for point in score.details["iw_curve"]:
+        bits = "no density" if point["bits_per_dim"] is None else f"{point['bits_per_dim']:.4f}"
+        table.add_row(f"{point['k']}", f"{point['elbo']:.1f}", bits, f"{point['effective_sample_size']:.2f}")
+    return table
+
+
+def judge_table(metrics: dict[str, float], num: int) -> Table:
+    title = f"{num:,} samples, by a judge that reads {metrics['judge/accuracy']:.1%} of the test images' digits"
+    table = Table(title=title, title_justify="left")
+    table.add_column("quantity")
+    for heading in JUDGED.values():
+        table.add_column(heading, justify="right")
+    for name in (name.partition("/")[2] for name in metrics if name.startswith("samples/")):
+        found = (metrics.get(f"{kind}/{name}") for kind in JUDGED)
+        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in found))
+    return table
+
+
+def notes_on(metrics: dict[str, float]) -> str:
+    """What legibility is worth, and how far the post's analogies keep the digit and the colour of their image."""
+    of_judge, of_analogies = (
+        {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith(kind)}
+        for kind in ("judge/", "analogies/")
+    )
+    lines = [
+        f"legibility: images read with 90 % confidence, relative to real ones; of test images these are "
+        f"{of_judge['legible']:.1%}, and {of_judge['legible_accuracy']:.1%} of them are read right"
+    ]
+    if len(of_analogies) == 3:  # of one digit alone there is no colour of others
+        lines.append(
+            f"analogies of one image per digit: the judge sees the source's digit in "
+            f"{of_analogies['digit_agreement']:.1%}; their mean colour is {of_analogies['colour_distance']:.3f} from "
+            f"the source's, and {of_analogies['colour_distance_of_others']:.3f} from the others'"
+        )
+    return "\n".join(lines)
+
+
+def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
+    """Test images beside those of other data, noise and constant images."""
+    test = dataset.test.images
+    others = {name: load_choice(name).test.images for name in choices}
+    found = outliers(vae, test, others | plain_outliers(len(test), test.shape[1:]))
+    table = Table(title="images of another kind; area: 1, each seems stranger than test images", title_justify="left")
+    table.add_column("images")
+    for heading in ("bits/dim", "area", "less PNG's", "area", "KL, nats", "area"):
+        table.add_column(heading, justify="right")
+    for name, (means, areas) in found.items():
+        pairs = ((f"{means[score]:.2f}", f"{areas[score]:.2f}" if areas else "-") for score in means)
+        table.add_row(name, *(cell for pair in pairs for cell in pair))
+    return table
+
+
+def load_choice(name: str) -> Dataset:
+    """The data of a file in conf/data/."""
+    with composing():
+        cfg = compose("train", [f"data={name}"])
+    return load_data(cfg)
+
+
+def main() -> None:
+    run_script("evaluate", __doc__, evaluate)
+
+
+if __name__ == "__main__":
+    main()

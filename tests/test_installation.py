@@ -1,0 +1,145 @@
+"""What is installed: the wheel holds all that the commands read, and they print what a person can type."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from conftest import REPO
+from svhn_vae import commands
+from svhn_vae.runs import installation
+from svhn_vae.runs.installation import as_typed, command_line, commit
+
+KINDS = {".yaml", ".py", ".j2", ".css", ".js", ".typed"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, REPO], check=True)
+    [path] = folder.glob("*.whl")
+    return zipfile.Path(path)
+
+
+def files_below(folder: Path, name: str) -> set[str]:
+    """Those that git would have, as the wheel should name them."""
+    paths = (path for path in folder.rglob("*") if path.suffix in KINDS and "__pycache__" not in path.parts)
+    return {f"{name}/{path.relative_to(folder).as_posix()}" for path in paths}
+
+
+def test_the_wheel_holds_the_package_its_configurations_and_the_benchmarks(wheel):
+    due = files_below(REPO / "src" / "svhn_vae", "svhn_vae")
+    due |= files_below(REPO / "conf", "svhn_vae/conf") | files_below(REPO / "benchmarks", "svhn_vae/benchmarks")
+    assert {"svhn_vae/py.typed", "svhn_vae/conf/train.yaml", "svhn_vae/commands/train.py"} < due
+    packed = {name for name in wheel.root.namelist() if ".dist-info/" not in name and not name.endswith("/")}
+    assert packed == due
+
+
+def test_the_wheel_says_who_may_use_it_and_how_it_is_called(wheel):
+    [information] = [part for part in wheel.iterdir() if part.name.endswith(".dist-info")]
+    metadata = (information / "METADATA").read_text(encoding="utf-8")
+    assert f"\nVersion: {installation.VERSION}\n" in metadata
+    assert "\nLicense-Expression: MIT\n" in metadata
+    assert "The svhn-vae authors" in (information / "licenses" / "LICENSE").read_text(encoding="utf-8")
+    assert "svhn-vae = svhn_vae.commands:main" in (information / "entry_points.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder in which nothing but the wheel lies, as in an environment's site-packages."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    wheel.root.extractall(folder)
+    return folder
+
+
+def typed(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """`svhn-vae *arguments`, in a folder, of the wheel's files."""
+    program = f"import sys; sys.path.insert(0, {str(installed)!r}); from svhn_vae.commands import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_an_installed_command_trains_and_says_how_it_was_typed(installed, tmp_path):
+    small = [
+        "data.num_train=300",
+        "data.num_test=100",
+        "trainer.max_epochs=1",
+        "network_scale=0.03125",
+        "iw_samples=0",
+        "judge=false",
+    ]
+    words = ["train", "data=synthetic", "trainer=demo", "pca.n_components=20", "batch_size=50", *small]
+    done = typed(installed, tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [result] = (tmp_path / "outputs" / "default").glob("*/result.json")
+    text = result.read_text(encoding="utf-8")
+    assert f'"commit": "version {installation.VERSION}"' in text
+    assert "svhn-vae train data=synthetic" in (tmp_path / "outputs" / "default" / "study.json").read_text("utf-8")
+    done = typed(installed, tmp_path, "report", "outputs/default")
+    assert done.returncode == 0, done.stderr
+    assert "(-) uniform" in done.stdout
+
+
+def test_an_installed_commands_help_is_in_its_own_words(installed, tmp_path):
+    done = typed(installed, tmp_path, "train", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "svhn-vae train trainer=demo data=synthetic" in done.stdout
+    assert "src/train.py" not in done.stdout
+
+
+def test_without_a_command_they_are_listed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["svhn-vae"])
+    with pytest.raises(SystemExit) as left:
+        commands.main()
+    assert not left.value.code
+    printed = capsys.readouterr().out
+    scripts = {path.stem for path in (REPO / "src").glob("*.py")}
+    assert set(re.findall(r"^  (\w+) ", printed, re.MULTILINE)) == scripts == set(commands.COMMANDS)
+
+
+def test_a_command_that_is_none_is_refused_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["svhn-vae", "tarin"])
+    with pytest.raises(SystemExit) as left:
+        commands.main()
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert "tarin" in error
+    assert "train" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", sorted(commands.COMMANDS))
+def test_each_script_is_its_command(name):
+    """`python src/train.py` and `svhn-vae train` are the same function."""
+    assert f"from svhn_vae.commands.{name} import main" in (REPO / "src" / f"{name}.py").read_text(encoding="utf-8")
+
+
+def test_a_commands_help_is_typed_as_it_was(monkeypatch):
+    text = "python src/train.py -m seed=0,1 and python src/report.py outputs/demo"
+    monkeypatch.setattr(sys, "argv", ["src/train.py", "a=b c"])
+    assert (as_typed(text), command_line()) == (text, "python src/train.py 'a=b c'")
+    monkeypatch.setattr(sys, "argv", [str(installation.COMMANDS / "train.py"), "a=b c"])
+    assert as_typed(text) == "svhn-vae train -m seed=0,1 and svhn-vae report outputs/demo"
+    assert command_line() == "svhn-vae train 'a=b c'"
+
+
+def test_the_commit_is_gits(monkeypatch):
+    head = subprocess.run(["git", "-C", REPO, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
+        pytest.skip("not in a git repository")
+    assert head.stdout.startswith(commit().rstrip("+"))
+    monkeypatch.setenv("PATH", "")
+    assert commit() == f"version {installation.VERSION}"
+
+
+def test_a_repository_around_an_unpacked_checkout_has_no_say(monkeypatch, tmp_path):
+    """Its commits are not the framework's."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "unpacked").mkdir()
+    monkeypatch.setattr(installation, "CHECKOUT", tmp_path / "unpacked")
+    assert commit() == f"version {installation.VERSION}"
