@@ -10,8 +10,8 @@ import torch
 
 from benchmarks import bare, commands, updates
 from conftest import composed
+from svhn_vae.experiment.attempt import quiet
 from svhn_vae.experiment.build import build_vae
-from svhn_vae.experiment.turn import quiet
 
 SMALL = bare.Size(num_components=20, width=64, latent_dim=16, batch_size=50)
 NETWORK = ("network_scale=0.03125", "pca.n_components=20")

@@ -13,10 +13,9 @@ from conftest import composed
 from svhn_vae.data import cache
 from svhn_vae.errors import Diverged, Interrupted
 from svhn_vae.experiment import run as job
-from svhn_vae.experiment.build import build_job, load_data
+from svhn_vae.experiment.attempt import quiet
+from svhn_vae.experiment.build import Job, build_job, load_data
 from svhn_vae.experiment.configuration import choices
-from svhn_vae.experiment.run import Job
-from svhn_vae.experiment.sweep import quiet
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import read_checkpoint
 from svhn_vae.training import checkpoints

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from conftest import CONF, composed
 from svhn_vae.experiment.configuration import plain
-from svhn_vae.experiment.preflight import plan
+from svhn_vae.experiment.preflight import jobs_of
 from svhn_vae.report.hypotheses import parse
 from svhn_vae.runs.identity import flatten
 
@@ -97,7 +97,7 @@ def test_one_override_makes_it_the_full_size(name):
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_the_command_takes_every_run_of_it(name):
-    jobs = plan([f"experiment=claims/{name}"], is_sweep=True)
+    jobs = jobs_of([f"experiment=claims/{name}"], is_sweep=True)
     assert not [(job.wrong, job.impossible) for job in jobs if job.wrong or job.impossible]
     assert len({job.name for job in jobs}) == len(jobs) == len(runs(name)) * len(sweep(name)["seed"])
 

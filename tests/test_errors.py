@@ -6,7 +6,7 @@ import torch
 from hydra.errors import InstantiationException
 
 from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
-from svhn_vae.experiment.turn import is_out_of_memory
+from svhn_vae.experiment.attempt import is_out_of_memory
 
 
 def test_the_reason_is_found_behind_what_wraps_it():

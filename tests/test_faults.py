@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from conftest import REPO
 from stress import corruption, malice
 from stress.corruption import STUDY, kinds
 from stress.faults import (
@@ -31,7 +29,6 @@ from stress.faults import (
 )
 from stress.fingerprint import fingerprints
 from stress.forked import Command, train, without_pictures
-from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 
@@ -223,44 +220,6 @@ def test_no_pickle_is_run(whole, tmp_path, name):
     for content in malice.pickles(tmp_path).values():
         corruption.outcome(kind, corruption.Damage(name, content), right)
     assert os.listdir(tmp_path) == []
-
-
-@pytest.fixture(scope="module")
-def configuration(whole) -> dict:
-    return OmegaConf.to_container(OmegaConf.load(kinds(whole)[".hydra/config.yaml"].path))
-
-
-CONFIGURATIONS = tuple(malice.configurations({"pca": {}, "model": {}, "variance": {}, "data": {}}, Path("nowhere")))
-
-
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_no_configuration_runs_code(whole, configuration, tmp_path, name):
-    run = shutil.copytree(kinds(whole)["result.json"].path.parent, tmp_path / "run")
-    (tmp_path / "marks").mkdir()
-    text = malice.configurations(configuration, tmp_path / "marks")[name]
-    (run / ".hydra" / "config.yaml").write_text(text)
-    errors = []
-    for read in (load_run, partial(load_dataset, data_root=None, other_images=False)):
-        try:
-            read(run)
-        except (ValueError, OSError) as error:
-            errors.append(str(error))
-    assert errors  # each is refused by what would build it
-    assert all(len(error.splitlines()) == 1 for error in errors)
-    assert os.listdir(tmp_path / "marks") == []
-
-
-@pytest.mark.parametrize("script", ["evaluate", "generate"])
-def test_scripts_refuse_a_strangers_run_in_a_line(whole, configuration, tmp_path, script):
-    folder = tmp_path / "here"
-    run = shutil.copytree(kinds(whole)["result.json"].path.parent, folder / "run")
-    text = malice.configurations(configuration, folder)["the data"]
-    (run / ".hydra" / "config.yaml").write_text(text)
-    done = train(folder, "run=run", script=REPO / "src" / f"{script}.py")
-    assert done.returncode == 1
-    [line] = done.printed.splitlines()
-    assert line.startswith("failed: ")
-    assert sorted(os.listdir(folder)) == ["run"]
 
 
 def test_texts_that_lead_elsewhere(whole, tmp_path):

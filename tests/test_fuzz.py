@@ -14,7 +14,7 @@ def test_a_command_is_refused_in_lines_or_passes(tmp_path, monkeypatch):
     def try_one(words: tuple[str, ...]) -> None:
         codes.append(fuzz.check(words, tmp_path).code)
 
-    with fuzz.one_planner():
+    with fuzz.one_composer():
         try_one()
     assert codes.count(0) >= 10
     assert codes.count(1) >= 30

@@ -30,7 +30,7 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     done = train(folder, *TINY)
     assert done.returncode == 0, done.stdout
-    [run] = (folder / "outputs" / "default").glob("small_dense-*")
+    [run] = (folder / "outputs" / "default").glob("dense-*")
     return run
 
 
@@ -133,7 +133,7 @@ def test_files_may_have_moved(tmp_path):
     done = train(tmp_path, *tiny, "data.root=old", "data.verify=none", "pca.n_components=20")
     assert done.returncode == 0, done.stdout
     (tmp_path / "old").rename(tmp_path / "new")
-    [run] = (tmp_path / "outputs" / "default").glob("small_dense-*")
+    [run] = (tmp_path / "outputs" / "default").glob("dense-*")
     arguments = [f"run={run.relative_to(tmp_path)}", "pictures=likely"]
     refused(generate(tmp_path, *arguments), "old")
     moved = generate(tmp_path, *arguments, "data_root=new")

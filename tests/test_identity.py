@@ -10,14 +10,14 @@ from omegaconf import OmegaConf
 
 from conftest import CONF, composed, options
 from svhn_vae.experiment import configuration
-from svhn_vae.experiment.configuration import choices, extended, name_of, plain
+from svhn_vae.experiment.configuration import choices, extended, plain, recognised
 from svhn_vae.runs.identity import NOT_IDENTITY, differences, flatten, identity, run_name
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
 
 def name(*overrides: str) -> str:
-    return name_of(composed(*overrides))
+    return recognised(composed(*overrides)).name
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,15 @@ def name(*overrides: str) -> str:
         ("optimizer.betas=[0,0.5]", "optimizer.betas=[0.0,0.5]"),
         ("model.latent_dim=512 pca.n_components=500 data.limit=null", ""),
         ("model.latent_dim=256", "model.latent_dim=256.0"),
-        ("trainer=demo", "trainer.max_epochs=20 network_scale=0.25 batch_size=100 optimizer.lr=0.001"),
-        ("trainer=demo optimizer.lr=1e-4", "trainer.max_epochs=20 network_scale=0.25 batch_size=100"),
+        ("trainer=quick", "trainer.max_epochs=8 network_scale=0.125 batch_size=100 optimizer.lr=0.001"),
+        ("trainer=quick optimizer.lr=1e-4", "trainer.max_epochs=8 network_scale=0.125 batch_size=100"),
+        (
+            "trainer=demo",
+            "model=small_dense prior=gaussian_mixture optimizer=adamw network_scale=0.25 batch_size=64 "
+            "optimizer.lr=2e-3 schedule.warmup=0.02 schedule.final=0 trainer.max_epochs=40",
+        ),
+        ("objective=legible", ""),
+        ("objective=elbo objective.mean_weight=1 monitor=val/objective", ""),
         ("trainer=ddp", "trainer.strategy=ddp trainer.devices=2"),
         ("variance=scaled", "variance=banded variance.num_bands=1"),
         ("pca=unit_pixels model=conv", "model=conv pca.scale=false"),
@@ -63,7 +70,7 @@ def test_what_changes_a_result_is_another_run(one, other):
     assert name(*one.split()) != name(*other.split())
 
 
-@pytest.mark.parametrize("group", ["data", "model", "objective", "optimizer", "pca", "variance"])
+@pytest.mark.parametrize("group", ["data", "model", "objective", "optimizer", "pca", "prior", "variance"])
 def test_every_choice_has_a_name_of_its_own(group):
     """Whatever the other groups are: the choices of experiments and presets are made of these."""
     names = [name(f"{group}={choice}", *(["pca=none"] if group == "model" else [])) for choice in options(group)]
@@ -88,11 +95,11 @@ def default():
 @pytest.mark.parametrize("key", NOT_IDENTITY)
 def test_where_it_runs_and_who_watches_is_no_part_of_it(key, default):
     """Each is a setting: a misspelt name would leave nothing out, and nobody would see it."""
-    cfg, before = copy.deepcopy(default), name_of(default)
+    cfg, before = copy.deepcopy(default), recognised(default).name
     assert OmegaConf.select(cfg, key, default="absent") != "absent"
     group, _, inner = key.rpartition(".")
     OmegaConf.update(cfg, key, {"x": 1} if isinstance(OmegaConf.select(cfg, key), dict) else "another")
-    assert name_of(cfg) == before
+    assert recognised(cfg).name == before
     assert key not in identity(plain(cfg))
     assert f"{group}.{inner}er".lstrip(".") in identity({group: {f"{inner}er": 1}} if group else {f"{inner}er": 1})
 
@@ -126,15 +133,15 @@ def test_a_setting_that_is_added_with_a_default_and_a_class_that_moves_rename_no
         text = (conf / file).read_text()
         assert change.split("|")[0] in text
         (conf / file).write_text(text.replace(*change.split("|"), 1))
-    (conf / "prior").mkdir()
-    (conf / "prior" / "normal.yaml").write_text("_target_: svhn_vae.model.prior.Normal\n")
+    (conf / "drift").mkdir()
+    (conf / "drift" / "none.yaml").write_text("_target_: svhn_vae.training.drift.Drift\n")
     text = (conf / "train.yaml").read_text()
-    (conf / "train.yaml").write_text(text.replace("  - objective: elbo", "  - prior: normal\n  - objective: elbo"))
+    (conf / "train.yaml").write_text(text.replace("  - optimizer: adam", "  - drift: none\n  - optimizer: adam"))
     for cached in (extended, configuration.shipped_files):
         cached.cache_clear()
-    assert choices(composed().hydra)["prior"] == "normal"
+    assert choices(composed().hydra)["drift"] == "none"
     assert [name(*words) for words in COMMANDS] == before
-    assert name("++prior.new=3") != before[0]
+    assert name("++drift.new=3") != before[0]
 
 
 def test_a_name_is_readable_and_safe():

@@ -15,7 +15,7 @@ from hydra.core.plugins import Plugins
 
 from conftest import REPO
 from stress.fingerprint import fingerprints
-from svhn_vae.experiment.preflight import Refused, plan
+from svhn_vae.experiment.preflight import Refused, jobs_of
 
 TRAIN = REPO / "src" / "train.py"
 SWEEP = (
@@ -84,7 +84,7 @@ def check_same(folder: Path, code: int, printed: str, alone: tuple[Path, str]) -
     assert len({name.split("/")[0] for name in found}) == 2
     assert found == fingerprints(alone[0] / STUDY)
     assert (code, list_of_ends(printed)) == (1, list_of_ends(alone[1]))
-    assert not (folder / "outputs" / ".sweeps").exists()
+    assert not list((folder / STUDY).glob(".stop-*"))
 
 
 def test_joblibs_jobs_come_to_what_they_come_to_alone(alone, tmp_path):
@@ -104,7 +104,7 @@ def test_a_killed_process_of_joblib_is_told(tmp_path):
     assert "a process died, killed or out of memory" in printed
     assert "its process died, killed or out of memory: the same command continues it" in list_of_ends(printed)
     assert "not begun, the same command runs them:" in list_of_ends(printed)
-    assert not (tmp_path / "outputs" / ".sweeps").exists()
+    assert not list((tmp_path / STUDY).glob(".stop-*"))
 
 
 def test_submitits_jobs_are_preempted_interrupted_continued_and_come_to_the_same(alone, tmp_path):
@@ -137,5 +137,5 @@ def test_a_launcher_that_is_not_there_is_refused_in_a_line(launcher, line, monke
     Plugins.instance()
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml")
     with pytest.raises(Refused) as refused:
-        plan([f"hydra/launcher={launcher}", "seed=0,1"], is_sweep=True)
+        jobs_of([f"hydra/launcher={launcher}", "seed=0,1"], is_sweep=True)
     assert refused.value.lines == [line]

@@ -119,11 +119,11 @@ def test_what_training_left_outlasts_interruptions_until_it_is_of_no_use(folder)
 
 def test_an_empty_folder_goes_with_its_study_and_a_full_one_stays(tmp_path):
     (tmp_path / "outputs" / "a" / "b" / "run").mkdir(parents=True)
-    RunFolder(tmp_path / "outputs" / "a" / "b" / "run").remove_if_empty()
+    RunFolder(tmp_path / "outputs" / "a" / "b" / "run").remove_if_empty(tmp_path / "outputs")
     assert not (tmp_path / "outputs").exists()
     assert tmp_path.is_dir()
     (tmp_path / "outputs" / "a" / "run" / "inner").mkdir(parents=True)
-    RunFolder(tmp_path / "outputs" / "a" / "run").remove_if_empty()
+    RunFolder(tmp_path / "outputs" / "a" / "run").remove_if_empty(tmp_path / "outputs")
     assert (tmp_path / "outputs" / "a" / "run" / "inner").is_dir()
 
 

@@ -12,13 +12,13 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from conftest import CONF
-from svhn_vae.errors import Diverged
-from svhn_vae.experiment import sweep, turn
+from svhn_vae.errors import TRACEBACKS, Diverged, UserError
+from svhn_vae.experiment import attempt, sweep
 from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
 from svhn_vae.runs.files import write_json
 from svhn_vae.training.interruption import INTERRUPTION, SIGNALS
-from test_turn import result
+from test_run import result
 
 TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
 
@@ -27,6 +27,7 @@ TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    monkeypatch.setenv(TRACEBACKS, "")  # so that it is put back
     register_resolvers()
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     yield
@@ -50,14 +51,14 @@ def ends(monkeypatch):
         write_json(built.path / "result.json", result())
         return result()
 
-    monkeypatch.setattr(turn, "build_job", lambda cfg, chosen, folder: folder)
-    monkeypatch.setattr(turn.job, "run", stand_in)
+    monkeypatch.setattr(attempt, "build_job", lambda cfg, chosen, folder: folder)
+    monkeypatch.setattr(attempt, "run", stand_in)
     monkeypatch.setattr(sweep.StudyTable, "end", lambda self: print(f"the table of {self.study}"))
     return given
 
 
 def command(monkeypatch, *arguments: str) -> int:
-    whole = Sweep()
+    whole, stdout = Sweep(), sys.stdout
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
     def main(cfg):
@@ -65,7 +66,10 @@ def command(monkeypatch, *arguments: str) -> int:
 
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     GlobalHydra.instance().clear()
-    return whole.launch(main)
+    try:
+        return whole.launch(main)
+    finally:
+        sys.stdout = stdout
 
 
 def after(text: str, title: str) -> list[str]:
@@ -89,7 +93,7 @@ def test_divergence_is_no_failure(ends, monkeypatch, capsys):
 
 
 def test_all_errors_are_listed_at_the_end(ends, monkeypatch, capsys):
-    ends += [ValueError("first\nfault"), None, KeyError("third")]
+    ends += [UserError("first\nfault"), None, KeyError("third")]
     assert command(monkeypatch, "-m", "seed=0,1,2", *TINY) == 1
     text = capsys.readouterr().out
     first, third = after(text.partition("the table")[2], "failed, 2 of 3 jobs")
@@ -99,7 +103,7 @@ def test_all_errors_are_listed_at_the_end(ends, monkeypatch, capsys):
 
 
 def test_on_error_stop_begins_no_further_job(ends, monkeypatch, capsys):
-    ends += [None, ValueError("fault"), None]
+    ends += [None, UserError("fault"), None]
     assert command(monkeypatch, "-m", "seed=0,1,2", "on_error=stop", *TINY) == 1
     printed = capsys.readouterr().out
     assert "stopped after the first failure: on_error=stop" in printed
@@ -109,7 +113,7 @@ def test_on_error_stop_begins_no_further_job(ends, monkeypatch, capsys):
 
 
 def test_a_single_run_that_fails_is_one_line(ends, monkeypatch, capsys):
-    ends += [ValueError("fault")]
+    ends += [UserError("fault")]
     assert command(monkeypatch, *TINY) == 1
     _name, line = capsys.readouterr().out.strip().splitlines()
     assert line == "  failed: fault"
@@ -199,3 +203,32 @@ def test_hydras_own_are_hydras(flag, monkeypatch, capsys):
         assert command(monkeypatch, *arguments) == 0
     assert capsys.readouterr().out
     assert not list(Path().iterdir())
+
+
+def test_one_value_in_two_spellings_is_one_run(ends, monkeypatch, capsys):
+    assert command(monkeypatch, "-m", "objective.beta=2,2.0", *TINY) == 0
+    assert capsys.readouterr().out.count("done already") == 1
+    assert len(list(Path("outputs/default").glob("*/status.json"))) == 1
+
+
+def test_a_reader_that_leaves_ends_no_sweep(ends, monkeypatch):
+    """As `| head -1` does: all jobs run, and nothing is raised."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", buffering=1, encoding="utf-8") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert command(monkeypatch, "-m", "seed=0,1,2", *TINY) == 0
+    assert len(list(Path("outputs/default").glob("*/status.json"))) == 3
+
+
+def test_a_users_own_empty_folders_stay(ends, monkeypatch, tmp_path):
+    """Where hydra.run.dir leaves outputs/, nothing above the run's folder is ours."""
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    assert command(monkeypatch, "data.root=/nowhere", f"hydra.run.dir={tmp_path}/mine/empty/run") == 1
+    assert os.listdir(tmp_path / "mine" / "empty") == []
+
+
+def test_ctrl_c_before_the_first_job_is_no_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "jobs_of", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    assert command(monkeypatch, *TINY) == 128 + signal.SIGINT
+    assert capsys.readouterr().out == ""

@@ -4,7 +4,9 @@ Imports nothing of the package, and no torch: the report reads it, too.
 """
 
 import difflib
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -56,6 +58,31 @@ class Interrupted(BaseException):
 
 
 MEANT_FOR_A_PERSON = (UserError, OSError)
+TRACEBACKS = "SVHN_VAE_TRACEBACKS"  # what a person has set, for processes in which Hydra's own switch is always on
+
+
+def wants_traceback() -> bool:
+    """Whether HYDRA_FULL_ERROR=1 was set: then the traceback of every error is shown."""
+    return os.environ.get(TRACEBACKS, os.environ.get("HYDRA_FULL_ERROR")) == "1"
+
+
+def run_command(main: Callable[[], object]) -> int:
+    """Calls a command's main, and returns the exit code. What a person can mend is one line, and so is Ctrl-C; a bug
+    shows its traceback. A reader that has left, as head does, is no fault."""
+    try:
+        return int(main() or 0)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except (KeyboardInterrupt, Interrupted):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        cause = root_of(error)
+        if wants_traceback() or not isinstance(cause, MEANT_FOR_A_PERSON):
+            raise
+        print(f"failed: {one_line(cause)}", file=sys.stderr)
+        return 1
 
 
 def root_of(error: BaseException) -> BaseException:

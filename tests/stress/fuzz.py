@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from stress.faults import half_written, said_wrong
 from stress.forked import TRAIN, train
 from svhn_vae.experiment import sweep
-from svhn_vae.experiment.configuration import CONF, name_of, plain, register_resolvers
-from svhn_vae.experiment.preflight import Planned, Planner, composing
+from svhn_vae.experiment.configuration import CONF, composing, plain, recognised, register_resolvers
+from svhn_vae.experiment.preflight import Composer, Job
 from svhn_vae.runs.identity import flatten
 
 MAX_LINE = 1500  # characters: long, and one line
@@ -131,16 +131,16 @@ def command(draw: st.DrawFn) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def one_planner() -> Iterator[None]:
+def one_composer() -> Iterator[None]:
     """Commands share what each would compose for itself, which takes nearly all of their time."""
     defaults()  # composed before
-    with composing() as loader:
-        planner = Planner(loader, "train")
+    with composing():
+        composer = Composer("train")
 
-        def plan(words: list[str], *, is_sweep: bool, **_: object) -> list[Planned]:
-            return [planner.job(job) for job in planner.jobs(words, is_sweep=is_sweep)]
+        def jobs_of(words: list[str], *, is_sweep: bool, **_: object) -> list[Job]:
+            return [composer.job(job) for job in composer.overrides_of_jobs(words, is_sweep=is_sweep)]
 
-        with mock.patch.object(sweep, "plan", plan):
+        with mock.patch.object(sweep, "jobs_of", jobs_of):
             yield
 
 
@@ -149,7 +149,7 @@ class Look(NamedTuple):
 
     code: object
     printed: str
-    jobs: list[Planned]
+    jobs: list[Job]
 
 
 def look(words: tuple[str, ...]) -> Look:
@@ -186,13 +186,13 @@ def wrong_with(found: Look) -> Iterator[str]:
         yield "a line that has no end"
 
 
-def composed_otherwise(jobs: list[Planned]) -> Iterator[str]:
+def composed_otherwise(jobs: list[Job]) -> Iterator[str]:
     """Jobs that passed under a name that Hydra, when it comes to them, does not give them."""
-    for planned in jobs[:2]:
-        cfg = compose("train", list(planned.overrides), return_hydra_config=True)
-        name = name_of(cfg)
-        if name != planned.name:
-            yield f"looked at {planned.name}, to be run is {name}"
+    for job in jobs[:2]:
+        cfg = compose("train", list(job.overrides), return_hydra_config=True)
+        name = recognised(cfg).name
+        if name != job.name:
+            yield f"looked at {job.name}, to be run is {name}"
 
 
 def check(words: tuple[str, ...], folder: Path) -> Look:
@@ -239,7 +239,7 @@ def main(num: int = 1000, num_run: int = 20) -> int:
             print(f"{sum(said.values()):>5} commands, {dict(said)}, {time.monotonic() - start:.0f} s", flush=True)
 
     try:
-        with one_planner():
+        with one_composer():
             try_one()
     except BaseException as error:  # hypothesis gathers several in a group
         wrong.append(str(error))

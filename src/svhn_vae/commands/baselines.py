@@ -11,7 +11,6 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
 
 import functools
-import sys
 
 from omegaconf import DictConfig
 from rich.table import Table
@@ -22,12 +21,11 @@ from svhn_vae.errors import UserError
 from svhn_vae.evaluation.baselines import fitted, score
 from svhn_vae.evaluation.causal import CausalCode, bits_of_code
 from svhn_vae.experiment.build import cache_folder, fit_device, load_data
-from svhn_vae.experiment.script import check_as_a_run, run_script
+from svhn_vae.experiment.script import run_script
 from svhn_vae.report.table import wide_console
 
 
 def print_baselines(cfg: DictConfig) -> None:
-    check_as_a_run("baselines", sys.argv[1:])
     if not isinstance(cfg.causal, bool):
         raise UserError(f"causal must be true or false, got {cfg.causal}")
     dataset = load_data(cfg)
@@ -56,7 +54,7 @@ def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
 
 
 def main() -> None:
-    run_script("baselines", __doc__, print_baselines)
+    run_script("baselines", __doc__, print_baselines, is_run=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ Rows = list[dict[str, Any]]  # of a table; times are in seconds unless a column'
 
 def bench(cfg: DictConfig) -> None:
     """Measures the parts in a temporary folder, prints a table of each, and writes them all as JSON."""
-    settings = OmegaConf.to_container(cfg)
+    settings: Any = OmegaConf.to_container(cfg)
     if unknown := [name for name in settings["parts"] if name not in PARTS]:
         raise UserError(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
     device = device_of(settings["device"])

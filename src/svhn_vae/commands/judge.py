@@ -8,18 +8,16 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
 
-import sys
 
 from omegaconf import DictConfig
 
 from svhn_vae.errors import UserError
 from svhn_vae.evaluation.judge import judge_once, why_no_judge
 from svhn_vae.experiment.build import cache_folder, fit_device, load_data, make
-from svhn_vae.experiment.script import check_as_a_run, run_script
+from svhn_vae.experiment.script import run_script
 
 
 def train_judge(cfg: DictConfig) -> None:
-    check_as_a_run("judge", sys.argv[1:])
     settings, dataset = make("judge", cfg.judge), load_data(cfg)
     if reason := why_no_judge(dataset):
         raise UserError(f"{dataset.name} data can have no judge: {reason}")
@@ -36,7 +34,7 @@ def train_judge(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    run_script("judge", __doc__, train_judge)
+    run_script("judge", __doc__, train_judge, is_run=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ CPU = torch.device("cpu")
 CHUNKS_AT_ONCE = 8  # of dequantised images, for larger products
 NUM_IN_MEMORY = 4  # the moments of both scatters, and the images of two splits
 
-Content = TypeVar("Content", bound=NamedTuple)  # of tensors
-_in_memory: dict[Path, NamedTuple] = {}  # what this process has read or made, the latest last
+Content = TypeVar("Content", bound=tuple)  # a NamedTuple of tensors
+_in_memory: dict[Path, Any] = {}  # what this process has read or made, the latest last
 
 
 def cached(path: Path, kind: type[Content], make: Callable[[], Content]) -> Content:
@@ -62,7 +62,7 @@ def _read(path: Path, kind: type[Content]) -> Content | None:
     return None
 
 
-def _write(content: NamedTuple, path: Path) -> None:
+def _write(content: Any, path: Path) -> None:
     try:
         save_tensors(content._asdict(), path)
     except OSError as error:

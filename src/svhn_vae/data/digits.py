@@ -152,7 +152,7 @@ def _glyph_masks(rng: np.random.Generator, labels: np.ndarray, corners: np.ndarr
     for i, glyphs in enumerate([typefaces[face] for face in faces]):
         left, right = (glyphs[n] if shown else None for n, shown in zip(neighbours[i], present[i], strict=True))
         strip = _strip(left, glyphs[labels[i]], right, gaps[i])
-        seen = strip.transform((2 * FIELD,) * 2, Image.Transform.PERSPECTIVE, views[i], Image.Resampling.BILINEAR)
+        seen = strip.transform((2 * FIELD, 2 * FIELD), Image.Transform.PERSPECTIVE, views[i], Image.Resampling.BILINEAR)
         masks[i] = np.asarray(seen.reduce(2)) / np.float32(255)
     return masks
 

@@ -128,7 +128,7 @@ def _download(path: Path, md5: str, source: str, num_bytes: int) -> None:
         path.chmod(0o666 & ~umask())  # temporary files are private whatever the umask
 
 
-def _fetch(source: str, target: str, _: object) -> None:
+def _fetch(source: str, target: str, pooch: object) -> None:
     """pooch's own downloader leaks the connection after an HTTP error, and needs a flush per KiB."""
     import requests
 

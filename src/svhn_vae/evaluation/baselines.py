@@ -123,7 +123,9 @@ def gaussians(moments: Moments, num_components: int | None) -> dict[str, Density
     """Independent pixels, PPCA if there is a K, the full covariance as estimated and floored."""
     mean, components, eigenvalues = moments.mean, moments.components, moments.eigenvalues
     pixel_variance = (components.double().square() * eigenvalues[:, None]).sum(0)
-    densities = {"independent Gaussian": Gaussian(mean, torch.eye(len(mean)), floored(pixel_variance))}
+    densities: dict[str, Density] = {
+        "independent Gaussian": Gaussian(mean, torch.eye(len(mean)), floored(pixel_variance))
+    }
     if num_components is not None:
         kept, dropped = floored(eigenvalues).tensor_split([num_components])
         ppca = torch.cat([kept, dropped.mean().expand(len(dropped))])

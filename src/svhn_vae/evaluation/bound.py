@@ -8,6 +8,7 @@ The latter (Burda et al. 2016) comes nearer to log p(x) with more samples, and i
 Shapes: B images, Z latent dimensions. Units: nats per image unless a name says otherwise.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -112,7 +113,8 @@ def log_weight(vae: VAE, features: Features, noise: Tensor) -> Tensor:
     log_prior = vae.prior.log_prob(inferred.z)
     log_likelihood = vae.variance(inferred.params).log_prob(features.y)
     residual = vae.representation.residual.log_prob(features.residual, inferred.image_params)
-    return sum(map(as_double, (log_likelihood, residual, features.log_det, log_prior, minus_log_q)))
+    terms = (log_likelihood, residual, features.log_det, log_prior, minus_log_q)
+    return functools.reduce(torch.add, map(as_double, terms))
 
 
 def as_double(array: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def draw_coverage(axes: Axes, found: Calibration) -> None:
     bars = axes.bar(names, [100 * inside for inside in found.coverage.values()], width=0.6, label="found")
     axes.bar_label(bars, fmt="%.1f", label_type="center", color="white")
     for index, percent in enumerate(found.coverage):
-        axes.hlines(percent, index - 0.4, index + 0.4, color="black", linewidth=1, label=None if index else "nominal")
+        axes.hlines(percent, index - 0.4, index + 0.4, color="black", linewidth=1, label="" if index else "nominal")
     axes.set(xlabel="a Gaussian's central interval", ylabel="y inside, %", ylim=(0, 108))
     axes.set_title("coverage: below the line, sigma is too small or the tails heavy", fontsize="small")
     axes.legend(loc="upper left")

@@ -86,6 +86,17 @@ class Opinion(NamedTuple):
 class Judge(nn.Module):
     """Seven layers: a pair of convolutions at each of 32, 16 and 8 pixels, the mean over space, a linear one."""
 
+    mean: Tensor
+    stddev: Tensor
+    feature_stddev: Tensor
+    temperature: Tensor
+    val_accuracy: Tensor
+    accuracy: Tensor
+    calibration_error: Tensor
+    legible: Tensor
+    legible_accuracy: Tensor
+    seconds: Tensor
+
     def __init__(self, width: int, dropout: float, num_channels: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList(

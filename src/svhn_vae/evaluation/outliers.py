@@ -47,9 +47,9 @@ def strangeness(vae: VAE, images: Tensor) -> dict[str, np.ndarray]:
         evaluation_pass(vae, batch, index).terms
         for index, batch in enumerate(EvaluationBatches(images, vae.representation))
     ]
-    elbo, kl = (torch.cat([getattr(each, name) for each in terms]).cpu().double().numpy() for name in ("elbo", "kl"))
-    bits = bits_per_dim(elbo, images[0].numel())
-    return dict(zip(SCORES, (bits, bits - png_bits(images), kl), strict=True))
+    elbo, kl = (torch.cat([getattr(each, name) for each in terms]).cpu().double() for name in ("elbo", "kl"))
+    bits = bits_per_dim(elbo, images[0].numel()).numpy()
+    return dict(zip(SCORES, (bits, bits - png_bits(images), kl.numpy()), strict=True))
 
 
 def area(outlying: np.ndarray, own: np.ndarray) -> float:

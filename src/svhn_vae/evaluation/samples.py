@@ -101,14 +101,20 @@ def judge_scores(judge: Judge, samples: Tensor, against: References) -> dict[str
     }
 
 
+class GivenFeatures(nn.Identity):
+    """Features as they are; torchmetrics asks for their number."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features: int = num_features
+
+
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Between the Gaussians with the moments of features a (N, F) and b (M, F); squared, as the FID is.
 
     Not the FID, which is of Inception's features (Heusel et al. 2017): figures of different judges do not compare.
     """
-    features = nn.Identity()
-    features.num_features = a.shape[1]  # torchmetrics asks for it
-    metric = FrechetInceptionDistance(feature=features)
+    metric = FrechetInceptionDistance(feature=GivenFeatures(a.shape[1]))
     metric.update(a.double(), real=False)
     metric.update(b.double(), real=True)
     return metric.compute().item()

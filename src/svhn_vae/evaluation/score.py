@@ -78,7 +78,7 @@ def score_run(vae: VAE, splits: EvaluationSplits, *, split: str, iw_samples: int
     }
     details = {
         "iw_curve": weighted.curve,
-        "kl_per_latent": sum(passes.kl_per_latent).tolist(),
+        "kl_per_latent": torch.stack(passes.kl_per_latent).sum(0).tolist(),
     }
     return score._replace(
         metrics=bound | {f"{split}/{name}": value for name, value in found.items()},
@@ -115,8 +115,9 @@ def concatenated(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
 def parts_of(vae: VAE, split: str, metrics: dict[str, float]) -> dict[str, float]:
     if vae.num_dims is None:
         return {}
-    terms = ElboTerms(*(metrics[f"{split}/{name}"] for name in ElboTerms._fields))
-    return bits_of_parts(terms, vae.num_dims, vae.representation.event_shape.numel())
+    terms = ElboTerms(*(torch.tensor(metrics[f"{split}/{name}"], dtype=torch.float64) for name in ElboTerms._fields))
+    parts = bits_of_parts(terms, vae.num_dims, vae.representation.event_shape.numel())
+    return {name: value.item() for name, value in parts.items()}
 
 
 def per_image(passes: Passes, labels: Tensor) -> dict[str, Tensor]:

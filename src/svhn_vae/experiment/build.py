@@ -5,9 +5,11 @@
 
 import functools
 import inspect
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L  # noqa: N812  its usual name
 import pooch
@@ -17,19 +19,33 @@ from hydra.utils import get_class
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
 from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
-from svhn_vae.experiment.configuration import CONF, is_of_training, plain
-from svhn_vae.experiment.run import Job
+from svhn_vae.experiment.configuration import CONF, OUTPUTS, is_of_training, plain
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.identity import Config
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.training.loggers import History
 from svhn_vae.training.module import LitVAE
+
+
+class Job(NamedTuple):
+    """Everything of a run, built."""
+
+    folder: RunFolder
+    config: Config  # resolved, plain
+    choices: dict[str, str]  # group -> file
+    data: DataModule  # set up
+    module: LitVAE
+    trainer: L.Trainer
+    judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
+    typed: list[str]  # the settings that the command or its sweep names
 
 
 def make(group: str, node: DictConfig, **wired: Any) -> Any:
@@ -46,6 +62,8 @@ def checked(group: str, node: DictConfig) -> dict[str, Any]:
     """The settings of a group, plain, if its class takes them."""
     if node is None:
         raise UserError(f"{group} must be there: leave it away with '~{group}'")
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        raise UserError(f"{group} must be settings of a class, its _target_, got {node}")
     settings = {key: value for key, value in OmegaConf.to_container(node, resolve=True).items() if key[0] != "_"}
     chosen = get_class(node._target_)
     parameters = inspect.signature(chosen).parameters
@@ -61,16 +79,44 @@ def checked(group: str, node: DictConfig) -> dict[str, Any]:
     return settings
 
 
-def try_build(cfg: DictConfig) -> None:
+def try_build(cfg: DictConfig) -> LitVAE:
     """Builds all of a run but its data, in no time and memory; raises what is wrong with it."""
     make("data", cfg.data)
+    cache_folder(cfg)
     with torch.device("meta"):
         module = build_module(cfg)
         try:
             module.configure_optimizers()
         except ValueError as error:  # torch's do not say whose setting it is
             raise UserError(f"optimizer: {error}") from None
-    build_trainer(cfg, RunFolder(Path("outputs") / "not written"))
+    check_together(cfg, module.vae)
+    build_trainer(cfg, RunFolder(OUTPUTS / "not written"))
+    return module
+
+
+def check_together(cfg: DictConfig, vae: VAE) -> None:
+    """Raises UserError for settings of which each is right, and that do not go together."""
+    if cfg.batch_size == 1 and any(isinstance(part, nn.BatchNorm1d) for part in vae.modules()):
+        raise UserError("batch_size must be 2 or more with batch normalisation, got 1: or use model.normalisation=none")
+    if not vae.variance.is_density and cfg.monitor.endswith("bits_per_dim"):
+        name = type(vae.variance).__name__
+        raise UserError(f"monitor={cfg.monitor} needs a density of pixels, and variance={name} is none: use post_loss")
+    compilers = [os.environ.get("CXX"), "g++", "clang++", "c++"]
+    if cfg.compile and not any(shutil.which(compiler) for compiler in compilers if compiler):
+        raise UserError("compile=true needs a C++ compiler, and there is none: install g++, or set CXX")
+
+
+def check_memory(module: LitVAE) -> None:
+    """Raises UserError for weights that this machine cannot hold with their gradients."""
+    num = sum(parameter.numel() for parameter in module.parameters())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if torch.cuda.is_available():
+        memory = max(memory, torch.cuda.get_device_properties(0).total_memory)
+    if 8 * num > memory:
+        raise UserError(
+            f"the model has {num:,} weights, which take {8 * num / 1e9:,.0f} GB with their gradients, more than this "
+            f"machine's {memory / 1e9:,.0f} GB: lower network_scale, or the model's widths"
+        )
 
 
 def load_data(cfg: DictConfig) -> Dataset:
@@ -185,7 +231,11 @@ def checkpoints(folder: RunFolder, cfg: DictConfig) -> list[Callback]:
 
 
 def cache_folder(cfg: DictConfig) -> Path:
-    return Path(cfg.cache).expanduser() if cfg.cache else Path(pooch.os_cache("svhn-vae"))
+    """Where images, bases and judges are kept. Raises UserError where the user's home folder is not known."""
+    folder = os.path.expanduser(cfg.cache or str(pooch.os_cache("svhn-vae")))
+    if folder.startswith("~"):
+        raise UserError(f"the home folder of {folder} is not known: set HOME, or cache=FOLDER and data.root=FOLDER")
+    return Path(folder)
 
 
 def load_judge(cfg: DictConfig, dataset: Dataset) -> Judge | None:

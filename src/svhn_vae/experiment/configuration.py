@@ -1,20 +1,23 @@
 """What Hydra composes from conf/, and what of it is a run's: plain values, choices, defaults, its name."""
 
 import functools
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from svhn_vae.errors import UserError
 from svhn_vae.runs.identity import Config, flatten, run_name
 from svhn_vae.runs.installation import CONF, as_typed
 
+OUTPUTS = Path("outputs")
 OVERRIDES_ALONE = ("experiment",)  # groups whose files set values of others, and are nothing themselves
 COMMON_COMMANDS = (
     "python src/train.py                                     the post's network on SVHN, downloaded if missing",
@@ -33,7 +36,7 @@ def register_resolvers() -> None:
     resolvers = {
         "scaled": scaled,
         "is_of_training": is_of_training,
-        "run_name": lambda *, _root_: name_of(_root_),
+        "run_name": lambda *, _root_: recognised(_root_).name,
         "train_help": help_text,
     }
     for name, resolver in resolvers.items():
@@ -42,7 +45,10 @@ def register_resolvers() -> None:
 
 def scaled(size: int, *, _root_: DictConfig) -> int:
     """A width times network_scale, at least 1."""
-    return max(1, round(int(size) * _root_.network_scale))
+    scale = _root_.network_scale
+    if isinstance(scale, str) or not 0 < scale < math.inf:
+        raise UserError(f"network_scale must be a number above 0, got {scale}")
+    return max(1, round(int(size) * scale))
 
 
 def is_of_training(metric: str) -> bool:
@@ -51,12 +57,12 @@ def is_of_training(metric: str) -> bool:
 
 
 @contextmanager
-def composing(config_dir: str | None = None) -> Iterator[list[str]]:
-    """Hydra ready to compose as in src/train.py. Yields the overrides by which the files of `config_dir` are found."""
+def composing() -> Iterator[None]:
+    """Hydra ready to compose as in src/train.py."""
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train"):
-        yield [] if config_dir is None else [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+        yield
 
 
 def plain(cfg: DictConfig) -> Config:
@@ -74,15 +80,30 @@ def choices(hydra_cfg: DictConfig) -> dict[str, str]:
     return {group: choice for group, choice in chosen.items() if "/" not in group and choice and "@" not in group}
 
 
-def name_of(cfg: DictConfig) -> str:
-    """The run's name: see runs/identity.py. `cfg` has Hydra's part."""
-    chosen = {
-        group: extended(group, choice) for group, choice in choices(cfg.hydra).items() if group not in OVERRIDES_ALONE
-    }
-    searchpath = tuple(cfg.hydra.searchpath)
-    shipped = shipped_files(tuple(f"{group}={choice}" for group, choice in chosen.items()), searchpath)
-    default_choices = choices(shipped_files((), ()).hydra)
-    return run_name(plain(cfg), chosen, expected(cfg, shipped), default_choices)
+class Recognised(NamedTuple):
+    """What a composed configuration is."""
+
+    settings: Config  # resolved, plain
+    defaults: Config  # dotted key -> value, of the chosen files with nothing else given
+    name: str  # of the run: see runs/identity.py
+
+
+def recognised(cfg: DictConfig) -> Recognised:
+    """`cfg` has Hydra's part."""
+    chosen = extended_choices(cfg)
+    name = cfg.hydra.job.config_name
+    name = name if (CONF / f"{name}.yaml").is_file() else "train"  # somebody's own extends it
+    words = tuple(f"{group}={choice}" for group, choice in chosen.items())
+    shipped = shipped_files(name, words, tuple(cfg.hydra.searchpath))
+    settings, defaults = plain(cfg), expected(cfg, shipped)
+    default_choices = extended_choices(shipped_files(name, (), ()))
+    return Recognised(settings, defaults, run_name(settings, chosen, defaults, default_choices))
+
+
+def extended_choices(cfg: DictConfig) -> dict[str, str]:
+    """Group -> the file that its choice extends, or the choice."""
+    chosen = {group: extended(group, choice) for group, choice in choices(cfg.hydra).items()}
+    return {group: choice for group, choice in chosen.items() if group not in OVERRIDES_ALONE}
 
 
 @functools.cache
@@ -95,13 +116,13 @@ def extended(group: str, choice: str) -> str:
 
 
 @functools.cache
-def shipped_files(chosen: tuple[str, ...], searchpath: tuple[str, ...]) -> DictConfig:
+def shipped_files(name: str, chosen: tuple[str, ...], searchpath: tuple[str, ...]) -> DictConfig:
     """The configuration of these choices, with nothing else given."""
     words = [*chosen, *([f"hydra.searchpath=[{','.join(map(repr, searchpath))}]"] if searchpath else [])]
     if GlobalHydra.instance().is_initialized():
-        return compose("train", words, return_hydra_config=True)
+        return compose(name, words, return_hydra_config=True)
     with composing():
-        return compose("train", words, return_hydra_config=True)
+        return compose(name, words, return_hydra_config=True)
 
 
 def expected(cfg: DictConfig, shipped: DictConfig) -> Config:

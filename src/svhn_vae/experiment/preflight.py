@@ -1,147 +1,154 @@
-"""A sweep before its first job: every job composed, checked and built without its data.
+"""Before anything begins: every job of a command is composed, checked and built without its data.
 
-Hydra would find what is wrong with the last job when it comes to it, and says it in several lines.
+What is wrong with the last job of a sweep is said before the first one, in a line that names it.
 """
 
 import copy
+import itertools
 import json
 import math
+import os
+import re
+import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
-from svhn_vae.experiment.build import try_build
-from svhn_vae.experiment.commandline import check, check_keys
-from svhn_vae.experiment.configuration import CONF, name_of, plain
+from svhn_vae.experiment.build import check_memory, try_build
+from svhn_vae.experiment.configuration import composing, plain, recognised
+from svhn_vae.experiment.settings import check, check_keys, check_values
 from svhn_vae.runs.identity import Config, flatten
 
-MAX_JOBS = 10_000  # of a command; all are composed before the first begins, 8 ms each
+MAX_JOBS = 10_000  # of a command; all are composed before the first begins
 LAUNCHER = "hydra/launcher"
 PLUGINS = {  # start of a launcher's name -> what is to be installed for it
     "joblib": "-e '.[joblib]'",
     "submitit": "-e '.[submitit]'",
     "ray": "hydra-ray-launcher",
 }
+KEY = r"[+~]{0,2}[\w./@]+"
 
 
-class Planned(NamedTuple):
-    """One job of a sweep. `wrong`: what was misspelt; `impossible`: why it cannot be built."""
+class Refused(UserError):
+    """What was typed cannot be run; `lines` has one for each fault."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = list(lines)
+
+
+class Job(NamedTuple):
+    """One job of a command. `wrong`: what was misspelt; `impossible`: why it cannot be built."""
 
     overrides: tuple[str, ...]
     settings: Config  # resolved; {} of one that cannot be composed
     name: str  # of its run folder
     wrong: tuple[str, ...] = ()
     impossible: str = ""
-    launcher: str = "basic"  # of Hydra's, which is asked of a sweep alone
+    launcher: str = "basic"  # of Hydra's
 
 
-class Base(NamedTuple):
-    """A configuration of chosen files, before values are given; Hydra's own part is in `cfg` alone."""
-
-    cfg: DictConfig
-    settings: Config
-
-
-class Refused(Exception):
-    """What was typed names no sweep; `lines` has one for each fault."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = list(lines)
-
-
-def plan(
-    overrides: list[str], *, is_sweep: bool, config_name: str = "train", config_dir: str | None = None
-) -> list[Planned]:
+def jobs_of(
+    words: list[str], *, is_sweep: bool, config_name: str = "train", config_dir: str | None = None
+) -> list[Job]:
     """The jobs of a command, in order. Raises Refused if already the command cannot be read."""
-    with composing(config_dir) as loader:
-        planner = Planner(loader, config_name)
-        return [planner.job(job) for job in planner.jobs(overrides, is_sweep=is_sweep)]
+    with composing():
+        composer = Composer(config_name, config_dir)
+        return [composer.job(job) for job in composer.overrides_of_jobs(words, is_sweep=is_sweep)]
 
 
-@contextmanager
-def composing(config_dir: str | None = None) -> Iterator[ConfigLoader]:
-    """Hydra's configuration as @hydra.main of src/train.py has it."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train"):
-        loader = GlobalHydra.instance().config_loader()
-        if config_dir is not None:
-            path = loader.get_search_path()
-            path.prepend("command-line", f"file://{Path(config_dir).resolve()}", SearchPathQuery(provider="schema"))
-            loader.repository.initialize_sources(path)
-        yield loader
+def configured(config_name: str, words: list[str], *, is_run: bool = False) -> DictConfig:
+    """The checked configuration of a command that runs no jobs, such as evaluate. Raises Refused.
+
+    is_run: it has a run's settings, which are checked and built as a run's are.
+    """
+    with composing():
+        composer = Composer(config_name)
+        [words] = composer.overrides_of_jobs([with_home(word) for word in words], is_sweep=False)
+        if is_run:
+            job = composer.job(words)
+            faults = [*job.wrong, *([job.impossible] if job.impossible else [])]
+        else:
+            faults = composer.faults(words)
+        if faults:
+            raise Refused(*faults)
+        cfg = composer.composed(words)
+        if not is_run:
+            check_values(plain(cfg), flatten(plain(composer.base(()))))
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
 
-class Planner:
+def with_home(word: str) -> str:
+    """KEY=~/path as a shell would give KEY=/home/me/path; Hydra's grammar has no ~."""
+    key, sep, value = word.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if sep and re.match(r"~(/|$)", value) else word
+
+
+class Composer:
     """Composes, checks and builds jobs, each part once."""
 
-    def __init__(self, loader: ConfigLoader, config_name: str) -> None:
-        self.loader, self.config_name = loader, config_name
-        self.parser = OverridesParser.create(config_loader=loader)
-        self.groups = list(nested_groups(loader))
-        self.base = cache(self._base)
-        self.parsed = cache(self._parsed)
-        self.options = cache(self._options)
+    def __init__(self, config_name: str, config_dir: str | None = None) -> None:
+        self.config_name, self.own = config_name, Path(config_dir).resolve() if config_dir else None
+        self.where = [f"hydra.searchpath=['file://{self.own}']"] if self.own else []
+        self.loader = GlobalHydra.instance().config_loader()
+        self.parser = OverridesParser.create(config_loader=self.loader)
+        self.groups = list(self._nested_groups())
+        self.base, self.parsed, self.options = cache(self._base), cache(self._parsed), cache(self._options)
         self._built: dict[str, str] = {}
 
-    def jobs(self, overrides: list[str], *, is_sweep: bool) -> list[list[str]]:
-        """The overrides of each job, the experiment's own sweep included. Raises Refused."""
-        parsed = [self.parsed(word) for word in overrides]
-        launchers = [self._fault_of_launcher(override) for override in parsed if override.key_or_group == LAUNCHER]
-        if any(launchers):
+    def overrides_of_jobs(self, words: list[str], *, is_sweep: bool) -> list[list[str]]:
+        """The overrides of each job, those of the experiment's own sweep included. Raises Refused."""
+        parsed = [self.parsed(word) for word in words]
+        if launchers := [line for override in parsed if (line := self._fault_of_launcher(override))]:
             raise Refused(*launchers)
         if not is_sweep:
             for override in parsed:
                 if override.is_sweep_override():
                     raise Refused(f"{override.input_line} has several values: put -m before it to run them all")
-            return [overrides]
-        fixed = [word for word, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+            return [words]
+        fixed = [word for word, override in zip(words, parsed, strict=True) if not override.is_sweep_override()]
         if faults := self.faults(fixed):
             raise Refused(*faults)
         try:
-            master = self.loader.load_configuration(self.config_name, overrides, RunMode.MULTIRUN)
-            own = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-            swept = self.parser.parse_overrides([*own, *task(parsed)])
+            params = self.base(tuple(fixed)).hydra.sweeper.params or {}
+            task = [override for override in parsed if not override.is_hydra_override()]
+            swept = [*self.parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *task]
             check_number(swept)
-            [batch] = BasicSweeper.split_arguments(swept, None)
+            batch = product(swept)
         except Exception as error:  # Hydra's and OmegaConf's have no common class
             raise Refused(one_line_of(error)) from None
         if not batch:
-            raise Refused(f"{' '.join(overrides)} has no jobs: a glob, a range or a list in it has no values")
+            raise Refused(f"{' '.join(words)} has no jobs: a glob, a range or a list in it has no values")
         hydras = [override.input_line for override in parsed if override.is_hydra_override()]
         return [[*hydras, *job] for job in batch]
 
-    def job(self, overrides: list[str]) -> Planned:
+    def job(self, overrides: list[str]) -> Job:
         if faults := self.faults(overrides):
-            return Planned(tuple(overrides), {}, "", wrong=tuple(faults))
+            return Job(tuple(overrides), {}, "", wrong=tuple(faults))
         try:
             cfg = self.composed(overrides)
-            settings = plain(cfg)
-            check_keys(settings, self.base(()).settings)
-            check(settings, self.base(self._choosing(overrides)).settings)
-            name = name_of(cfg)
+            check_keys(cfg, self.base(()))
+            found = recognised(cfg)
+            check(found.settings, found.defaults)
         except Exception as error:  # Hydra's, OmegaConf's, yaml's and ours
-            return Planned(tuple(overrides), {}, "", wrong=(one_line_of(error),))
-        launcher = cfg.hydra.runtime.choices["hydra/launcher"]
-        return Planned(tuple(overrides), settings, name, impossible=self._impossible(cfg, settings), launcher=launcher)
+            return Job(tuple(overrides), {}, "", wrong=(one_line_of(error),))
+        launcher = cfg.hydra.runtime.choices[LAUNCHER]
+        impossible = self._impossible(cfg, found.settings, launcher)
+        return Job(tuple(overrides), found.settings, found.name, impossible=impossible, launcher=launcher)
 
     def composed(self, overrides: list[str]) -> DictConfig:
         """As Hydra composes it: the files, and then the values. Jobs that choose the same files share that part, which
         takes most of the time."""
         chosen = self._choosing(overrides)
-        cfg = copy.deepcopy(self.base(chosen).cfg)
+        cfg = copy.deepcopy(self.base(chosen))
         for override in (self.parsed(word) for word in overrides if word not in chosen):
             OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
         return cfg
@@ -153,16 +160,28 @@ class Planner:
             return []  # there may be others: Hydra's composition says it
         named = [override for override in parsed if not override.is_hydra_override() and "@" not in override.input_line]
         lines = [self._fault_of_group(override) for override in named if override.key_or_group in self.groups]
-        if any(lines):
-            return [line for line in lines if line]
-        lines = [self._fault_of_key(override, overrides) for override in named]
+        if not any(lines):
+            lines = [self._fault_of_key(override, overrides) for override in named]
         return [line for line in lines if line]
 
     def _parsed(self, word: str) -> Override:
         try:
-            return self.parser.parse_override(word)
+            return self.parser.parse_overrides([word])[0]
         except Exception as error:  # Hydra's, which says what it expected
-            raise Refused(f"{word} cannot be read, expected KEY=VALUE: {one_line_of(error)}") from None
+            typed = self._quoted(word)
+            hint = f"; a text or path with such characters is typed {typed}" if typed else ""
+            raise Refused(f"{word} cannot be read, expected KEY=VALUE: {one_line_of(error)[:300]}{hint}") from None
+
+    def _quoted(self, word: str) -> str:
+        """The words for a shell that give this value as a text; "" where it has no key."""
+        key, sep, value = word.partition("=")
+        inner = value.replace("\\", "\\\\").replace('"', '\\"')
+        quoted = f'{key}="{inner}"'
+        try:
+            is_read = sep and re.fullmatch(KEY, key) and self.parser.parse_override(quoted).value() == value
+        except Exception:  # not even so
+            return ""
+        return shlex.quote(quoted) if is_read else ""
 
     def _fault_of_group(self, override: Override) -> str:
         group, value = override.key_or_group, override.value()
@@ -176,7 +195,7 @@ class Planner:
     def _fault_of_launcher(self, override: Override) -> str:
         """Those of plugins are there once they are installed."""
         there_are = self.options(LAUNCHER)
-        if override.value() in there_are:
+        if override.key_or_group != LAUNCHER or override.value() in there_are:
             return ""
         plugin = next((plugin for start, plugin in PLUGINS.items() if str(override.value()).startswith(start)), None)
         if plugin is None:
@@ -191,16 +210,25 @@ class Planner:
         chosen = tuple(word for word in self._choosing(overrides) if not self.parsed(word).is_delete())
         try:
             base = self.base(chosen)
+            is_there = OmegaConf.select(base, key, default=self) is not self  # null is a value
+            known = [] if is_there else [*flatten(plain(base)), *plain(base), *self.groups]
         except Exception:  # the job's composition says it
             return ""
-        if OmegaConf.select(base.cfg, key, default=self) is not self:  # null is a value
-            return ""
-        known = [*flatten(base.settings), *base.settings, *self.groups]
-        return f"{key} is no setting{did_you_mean(key, known) or ', with these choices; --cfg job prints all'}"
+        near = did_you_mean(key, known) or ", with these choices; --cfg job prints all"
+        return "" if is_there else f"{key} is no setting{near}"
 
     def _options(self, group: str) -> list[str]:
         inner = [f"{sub}/{name}" for sub in self.loader.list_groups(group) for name in self._options(f"{group}/{sub}")]
-        return [*self.loader.get_group_options(group), *inner]
+        own = sorted(path.stem for path in (self.own / group).glob("*.yaml")) if self.own else []
+        return [*self.loader.get_group_options(group), *own, *inner]
+
+    def _nested_groups(self, parent: str = "") -> Iterator[str]:
+        """All groups but Hydra's own, those inside others included: experiment/claims/convolutions."""
+        for name in self.loader.list_groups(parent):
+            group = f"{parent}/{name}".lstrip("/")
+            if group != "hydra":
+                yield group
+                yield from self._nested_groups(group)
 
     def _choosing(self, overrides: list[str]) -> tuple[str, ...]:
         """All that do more than give a new value to a setting that there is."""
@@ -210,34 +238,35 @@ class Planner:
         is_change = not (override.is_add() or override.is_force_add() or override.is_delete())
         return is_change and override.key_or_group not in self.groups and not override.is_hydra_override()
 
-    def _base(self, chosen: tuple[str, ...]) -> Base:
-        cfg = compose(self.config_name, list(chosen), return_hydra_config=True)
-        return Base(cfg, plain(cfg))
+    def _base(self, chosen: tuple[str, ...]) -> DictConfig:
+        return compose(self.config_name, [*self.where, *chosen], return_hydra_config=True)
 
-    def _impossible(self, cfg: DictConfig, settings: Config) -> str:
+    def _impossible(self, cfg: DictConfig, settings: Config, launcher: str) -> str:
         """Why it cannot be built, or nothing; jobs that differ in their seed alone are built once."""
         parts = {name: value for name, value in settings.items() if name not in ("seed", "study")}
         key = json.dumps(parts, default=str)
         if key not in self._built:
             try:
-                try_build(cfg)
+                module = try_build(cfg)
+                if "slurm" not in launcher:  # another machine's memory is not known here
+                    check_memory(module)
                 self._built[key] = ""
             except Exception as error:  # whatever a constructor says of its settings
                 self._built[key] = one_line(root_of(error))
         return self._built[key]
 
 
-def nested_groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
-    """All groups but Hydra's own, those inside others included: experiment/claims/convolutions."""
-    for name in loader.list_groups(parent):
-        group = f"{parent}/{name}".lstrip("/")
-        if group != "hydra":
-            yield group
-            yield from nested_groups(loader, group)
-
-
-def task(parsed: list[Override]) -> list[str]:
-    return [override.input_line for override in parsed if not override.is_hydra_override()]
+def product(overrides: list[Override]) -> list[list[str]]:
+    """The words of each job, as Hydra's own sweeper makes them: of a key that is given twice, the last counts."""
+    by_key: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_interval_sweep():
+            raise UserError(f"{override.input_line} has no end of values: list them, or take a range")
+        is_swept = override.is_sweep_override()
+        values = override.sweep_string_iterator() if is_swept else [override.get_value_element_as_str()]
+        by_key[key] = [f"{key}={value}" for value in values]
+    return [list(words) for words in itertools.product(*by_key.values())]
 
 
 def check_number(overrides: list[Override]) -> None:

@@ -1,34 +1,36 @@
-"""One run from start to end: fit, test the best checkpoint, draw, write the result. Nothing here knows Hydra."""
+"""One run: fit, test the best checkpoint, draw, write the result."""
 
 import contextlib
 import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 import torch
 
 from svhn_vae.data.batches import EvaluationBatches, every_nth
-from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset
-from svhn_vae.errors import Damaged, Diverged, Interrupted
+from svhn_vae.errors import (
+    Damaged,
+    Diverged,
+    Interrupted,
+)
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
-from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.latents import posteriors_of
 from svhn_vae.evaluation.samples import sample_metrics
 from svhn_vae.evaluation.score import Score, score_run
+from svhn_vae.experiment.build import Job
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config, identity
 from svhn_vae.runs.installation import commit
 from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
@@ -38,24 +40,10 @@ from svhn_vae.training.checkpoints import Last, continuation
 from svhn_vae.training.divergence import load_last_finite
 from svhn_vae.training.interruption import INTERRUPTION
 from svhn_vae.training.loggers import TensorBoard, history_of
-from svhn_vae.training.module import LitVAE
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it
 DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
-
-
-class Job(NamedTuple):
-    """Everything of a run, built."""
-
-    folder: RunFolder
-    config: Config  # resolved, plain
-    choices: dict[str, str]  # group -> file
-    data: DataModule  # set up
-    module: LitVAE
-    trainer: L.Trainer
-    judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
-    typed: list[str]  # the settings that the command or its sweep names
 
 
 def run(job: Job) -> Config:
@@ -280,11 +268,11 @@ def cost_of(job: Job, seconds: float) -> Config:
     """What `fit` took, validation and checkpoints included; of a continued run, its last part."""
     trainer = job.trainer
     device = trainer.strategy.root_device
-    on_gpu = device.type == "cuda"
+    on_gpu, progress = device.type == "cuda", callback(trainer, Progress)
     name = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} CPU threads"
     return {
         "seconds": seconds,
-        "images_per_second": callback(trainer, Progress).num_images / seconds,
+        "images_per_second": progress.num_images / seconds if progress else None,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "num_parameters": sum(p.numel() for p in job.module.parameters() if p.requires_grad),

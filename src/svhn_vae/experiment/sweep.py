@@ -5,25 +5,28 @@ import gc
 import math
 import os
 import signal
+import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from svhn_vae.errors import Interrupted, one_line, printable, root_of
-from svhn_vae.experiment.commandline import OUTPUTS, StudyTable
-from svhn_vae.experiment.configuration import choices
-from svhn_vae.experiment.launchers import DIED, launching, run_in_worker
-from svhn_vae.experiment.ledger import Ledger
-from svhn_vae.experiment.preflight import Planned, Refused, plan
-from svhn_vae.experiment.turn import Outcome, quiet, take_turn
-from svhn_vae.runs.folder import RunFolder
+from svhn_vae.errors import TRACEBACKS, Interrupted, one_line, printable, root_of
+from svhn_vae.experiment.attempt import Outcome, quiet, run_job
+from svhn_vae.experiment.configuration import OUTPUTS, choices
+from svhn_vae.experiment.launchers import Command, launching, run_in_worker
+from svhn_vae.experiment.preflight import Job, Refused, jobs_of, with_home
+from svhn_vae.report.page import write_report
+from svhn_vae.report.table import print_study, wide_console
+from svhn_vae.runs.files import locked
+from svhn_vae.runs.folder import RunFolder, note_command, noted_times
+from svhn_vae.runs.identity import Config
+from svhn_vae.runs.installation import command_line
 from svhn_vae.training.interruption import INTERRUPTION
 
 MAX_LISTED = 3  # jobs that share a fault
@@ -33,16 +36,48 @@ class Stopped(BaseException):
     """on_error=stop: no further job. Not an Exception: Hydra would take it for the job's."""
 
 
+class StudyTable:
+    """Notes the command in its study, and at the end prints the study's table and writes its report."""
+
+    def __init__(self, settings: Config) -> None:
+        self.study = OUTPUTS / str(settings["study"])
+        self._command, self._time = command_line(), time.time()
+        self._asked = (settings["question"], settings["hypotheses"])
+        self._has_noted = False  # in this process
+
+    def begin(self) -> None:
+        """When the first of its jobs has its data, in whatever process; before, there is nothing to note. Raises Busy,
+        or OSError where it cannot be written, once."""
+        if self._has_begun():
+            return
+        self._has_noted = True  # even where it cannot be noted: that is said once, and what is there has its table
+        with locked(self.study / "study.json", wait=10):  # another command may be writing it
+            if self._time not in noted_times(self.study):
+                note_command(self.study, self._command, self._time, *self._asked)
+
+    def _has_begun(self) -> bool:
+        return self._has_noted or self._time in noted_times(self.study)
+
+    def end(self) -> None:
+        if not self._has_begun():
+            return
+        try:
+            print_study(self.study, wide_console())
+            print(f"report:      {write_report(self.study)}", flush=True)
+        except Exception as error:  # the runs are there, and so is what follows
+            print(f"the report of {self.study} cannot be made: {one_line(error)}", flush=True)
+
+
 class Sweep:
     """One command, a single run or many; `run_job` is what Hydra calls for each."""
 
     def __init__(self) -> None:
-        self.jobs: list[Planned] = []
+        self.jobs: list[Job] = []
         self.outcomes: list[Outcome] = []
         self.tables: dict[str, StudyTable] = {}  # study -> its table
         self.left_out: frozenset[str] = frozenset()  # runs that are impossible
         self.launcher = "basic"
-        self.ledger: Ledger | None = None  # where the launcher's jobs are in other processes
+        self.command: Command | None = None  # where the launcher's jobs are in other processes
 
     def __getstate__(self) -> dict[str, Any]:
         """What a launcher's processes get of it, with each job."""
@@ -53,16 +88,18 @@ class Sweep:
 
         What asks for help or for the configuration is left to Hydra.
         """
-        args = get_args_parser().parse_args()
-        if args.experimental_rerun is not None:
+        sys.argv[1:] = [with_home(word) for word in sys.argv[1:]]
+        asked = arguments()
+        if asked.experimental_rerun is not None:
             return refuse(["--experimental-rerun unpickles a file, which runs whatever code it holds"])
-        if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+        if asked.hydras:
             main()
             return 0
+        sys.stdout = Steadfast(sys.stdout)
         quiet()
         INTERRUPTION.listen()
         try:
-            return self._plan(args) or self._run(main)
+            return self._check(asked) or self._run(main)
         except (Interrupted, KeyboardInterrupt) as interrupted:
             self._tell()
             return 128 + getattr(interrupted, "signum", 2)
@@ -70,57 +107,48 @@ class Sweep:
     def run_job(self, cfg: DictConfig) -> float:
         """One job, in the folder that Hydra has made for it. Raises Interrupted or Stopped, but not to a launcher of
         other processes."""
-        hydra_cfg = HydraConfig.get()
-        folder = RunFolder(Path(hydra_cfg.runtime.output_dir))
+        folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
         try:
             if folder.path.name in self.left_out:
                 return math.nan
-            if self.ledger is not None:
-                return self._run_in_worker(cfg, folder, self.ledger)
+            if self.command is not None:
+                quiet()
+                stops = cfg.on_error == "stop"
+                return run_in_worker(folder, self.command, lambda: self._run_job(cfg, folder), stops=stops)
             print(f"\n{folder.path.name}", flush=True)
-            outcome = self._take_turn(cfg, folder)
+            outcome = self._run_job(cfg, folder)
         finally:
-            folder.remove_if_empty()
+            folder.remove_if_empty(OUTPUTS)
         self.outcomes.append(outcome)
         if outcome.status == "failed" and cfg.on_error == "stop":
             raise Stopped
         return outcome.value
 
-    def _take_turn(self, cfg: DictConfig, folder: RunFolder) -> Outcome:
+    def _run_job(self, cfg: DictConfig, folder: RunFolder) -> Outcome:
         try:
-            return take_turn(cfg, choices(HydraConfig.get()), folder, self.tables[cfg.study].begin)
+            return run_job(cfg, choices(HydraConfig.get()), folder, self.tables[cfg.study].begin)
         finally:
             gc.collect()  # what an error's frames held
             torch.cuda.empty_cache()
 
-    def _run_in_worker(self, cfg: DictConfig, folder: RunFolder, ledger: Ledger) -> float:
-        quiet()
-        if cfg.on_error == "stop" and any(entry["status"] == "failed" for entry in ledger.entries().values()):
-            return math.nan
-        number, name = HydraConfig.get().job.num, folder.path.name
-        return run_in_worker(number, name, ledger, lambda: self._take_turn(cfg, folder))
-
-    def _plan(self, args: argparse.Namespace) -> int:
+    def _check(self, asked: argparse.Namespace) -> int:
         """1 if the command is refused, else 0."""
-        is_sweep = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
+        is_sweep = asked.multirun or "hydra.mode=MULTIRUN" in asked.overrides
+        name = asked.config_name or "train"
         try:
-            self.jobs = plan(
-                args.overrides,
-                is_sweep=is_sweep,
-                config_name=args.config_name or "train",
-                config_dir=args.config_dir,
-            )
+            self.jobs = jobs_of(asked.overrides, is_sweep=is_sweep, config_name=name, config_dir=asked.config_dir)
         except Refused as refused:
             return refuse(refused.lines)
         if faults := self._faults():
             self.jobs = []
             return refuse(faults)
-        self.left_out = frozenset(planned.name for planned in self.jobs if planned.impossible)
+        self.left_out = frozenset(job.name for job in self.jobs if job.impossible)
         self.launcher = self.jobs[0].launcher if is_sweep else "basic"
-        self.tables = {planned.settings["study"]: StudyTable(planned.settings) for planned in self.jobs}
+        self.tables = {job.settings["study"]: StudyTable(job.settings) for job in self.jobs}
         return 0
 
     def _run(self, main: Callable[[], Any]) -> int:
+        os.environ.setdefault(TRACEBACKS, os.environ.get("HYDRA_FULL_ERROR", ""))
         os.environ["HYDRA_FULL_ERROR"] = "1"  # raises what goes wrong between jobs, where it would print a traceback
         try:
             main() if self.launcher == "basic" else self._launch_elsewhere(main)
@@ -133,53 +161,44 @@ class Sweep:
         return int(any(outcome.status == "failed" for outcome in self.outcomes))
 
     def _launch_elsewhere(self, main: Callable[[], Any]) -> None:
-        """Has a launcher run the jobs in other processes, and learns what became of them. Raises as `main` does."""
-        self.ledger = Ledger(OUTPUTS)
+        """Has a launcher run the jobs in other processes, and reads what became of them. Raises as `main` does."""
+        possible = [job for job in self.jobs if not job.impossible]
+        self.command = Command([OUTPUTS.resolve() / str(job.settings["study"]) / job.name for job in possible])
         if self.launcher.startswith("submitit"):
             logs = OUTPUTS / str(self.jobs[0].settings["study"]) / ".submitit"
             print(f"{len(self.jobs)} jobs with {self.launcher}, which print to {logs}", flush=True)
         try:
-            with launching(self.launcher, len(self.jobs), self.ledger):
+            with launching(self.launcher, self.command):
                 main()
-        except BrokenExecutor:
-            print("\na process died, killed or out of memory: joblib ends the others with it", flush=True)
+        except Exception as error:  # joblib ends the others with it, and submitit's go on
+            print(f"\na process died: {one_line(root_of(error))}", flush=True)
         finally:
-            self.outcomes = self._noted(self.ledger)
-            self.ledger.close()
+            self.outcomes = self.command.outcomes()
+            self.command.close()
         statuses = {outcome.status for outcome in self.outcomes}
         if INTERRUPTION.is_requested or "interrupted" in statuses:
             raise Interrupted(INTERRUPTION.signum or signal.SIGTERM)
         if "failed" in statuses and self.jobs[0].settings["on_error"] == "stop":
             raise Stopped
 
-    def _noted(self, ledger: Ledger) -> list[Outcome]:
-        """Of every job that could be begun."""
-        entries = ledger.entries()
-        unfinished = ("interrupted", "") if INTERRUPTION.is_requested else ("failed", DIED)
-        outcomes = []
-        for number, planned in enumerate(self.jobs):
-            entry = entries.get(number, {"status": "not begun", "reason": ""})
-            status, reason = unfinished if entry["status"] == "begun" else (entry["status"], entry["reason"])
-            if not planned.impossible:
-                outcomes.append(Outcome(planned.name, status, reason))
-        return outcomes
-
     def _faults(self) -> list[str]:
         """A line for each fault that keeps the command from beginning."""
-        wrong = [(planned, fault) for planned in self.jobs for fault in planned.wrong]
-        impossible = [(planned, planned.impossible) for planned in self.jobs if is_in_the_way(planned)]
+        wrong = [(job, fault) for job in self.jobs for fault in job.wrong]
+        impossible = [
+            (job, job.impossible) for job in self.jobs if job.impossible and job.settings["impossible"] != "skip"
+        ]
         lines = [f"{fault}{self._where(jobs)}" for fault, jobs in by_fault([*wrong, *impossible]).items()]
         possible = len(self.jobs) - len(impossible)
         if impossible and possible and not wrong:
             lines.append(f"impossible=skip leaves these out and runs the other {possible}")
         return lines
 
-    def _where(self, jobs: list[Planned]) -> str:
+    def _where(self, jobs: list[Job]) -> str:
         """Which of all jobs, by what tells them apart."""
         if len(jobs) == len(self.jobs):
             return ""
-        times = Counter(word for planned in self.jobs for word in planned.overrides)
-        labels = [" ".join(word for word in planned.overrides if times[word] < len(self.jobs)) for planned in jobs]
+        times = Counter(word for job in self.jobs for word in job.overrides)
+        labels = [" ".join(word for word in job.overrides if times[word] < len(self.jobs)) for job in jobs]
         more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
         return f" [{', '.join(labels[:MAX_LISTED])}{more}]"
 
@@ -189,8 +208,8 @@ class Sweep:
         names = defaultdict(list)  # status -> runs
         for outcome in self.outcomes:
             names[outcome.status].append(outcome.name)
-        impossible = by_fault([(planned, planned.impossible) for planned in self.jobs if planned.impossible])
-        if len(self.jobs) == 1 and not impossible and self.ledger is None and not names["done"] + names["diverged"]:
+        impossible = by_fault([(job, job.impossible) for job in self.jobs if job.impossible])
+        if len(self.jobs) == 1 and not impossible and self.command is None and not names["done"] + names["diverged"]:
             return
         for table in self.tables.values():
             table.end()
@@ -201,15 +220,49 @@ class Sweep:
         listed("left out as impossible", [f"{fault}{self._where(jobs)}" for fault, jobs in impossible.items()])
 
 
-def is_in_the_way(planned: Planned) -> bool:
-    """It cannot be built, and is not to be left out."""
-    return bool(planned.impossible) and planned.settings["impossible"] != "skip"
+def arguments() -> argparse.Namespace:
+    """What was typed, in Hydra's own forms; `hydras`: something that Hydra alone answers."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    for names in (["--help", "-h"], ["--hydra-help"], ["--version"], ["--resolve"], ["--run", "-r"],
+                  ["--multirun", "-m"], ["--shell-completion", "-sc"]):  # fmt: skip
+        parser.add_argument(*names, action="store_true")
+    for names in (["--package", "-p"], ["--config-path", "-cp"], ["--config-name", "-cn"], ["--config-dir", "-cd"],
+                  ["--experimental-rerun"], ["--cfg", "-c"]):  # fmt: skip
+        parser.add_argument(*names)
+    parser.add_argument("--info", "-i", nargs="?", const="all")
+    asked = parser.parse_intermixed_args()
+    asked.hydras = any([asked.help, asked.hydra_help, asked.version, asked.shell_completion, asked.cfg, asked.info])
+    return asked
 
 
-def by_fault(found: Iterable[tuple[Planned, str]]) -> dict[str, list[Planned]]:
+class Steadfast:
+    """A stream whose reader may leave, as head does: what is written after that goes nowhere, and the runs go on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._steadily(lambda: self._stream.write(text)) or len(text)
+
+    def flush(self) -> None:
+        self._steadily(self._stream.flush)
+
+    def _steadily(self, act: Callable[[], int | None]) -> int | None:
+        try:
+            return act()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            return None
+
+
+def by_fault(found: Iterable[tuple[Job, str]]) -> dict[str, list[Job]]:
     jobs = defaultdict(list)
-    for planned, fault in found:
-        jobs[fault].append(planned)
+    for job, fault in found:
+        jobs[fault].append(job)
     return jobs
 
 

@@ -4,7 +4,6 @@ outputs/<study>/study.json has the commands of the study; outputs/<study>/<reada
 status.json, result.json, checkpoints, TensorBoard events and figures/.
 """
 
-import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,12 +89,14 @@ class RunFolder:
         self.path.rename(aside)
         return aside
 
-    def remove_if_empty(self) -> None:
-        """A run that never began leaves nothing; nor does its study, if it is the first."""
-        for folder in (self.path, *self.path.parents):
-            with contextlib.suppress(OSError):
+    def remove_if_empty(self, outputs: Path) -> None:
+        """A run that never began leaves nothing; nor do its study and `outputs`, if it is the first. Elsewhere, as with
+        hydra.run.dir=FOLDER, the folders above are the user's own."""
+        above = [folder for folder in self.path.parents if folder.is_relative_to(outputs.resolve())]
+        for folder in (self.path, *above):
+            try:
                 folder.rmdir()
-            if folder.name == "outputs":
+            except OSError:  # there is something in it
                 return
 
     def _facts_of_result(self) -> Config:
@@ -136,4 +137,4 @@ def note_command(
 def noted_times(study: Path) -> list[float]:
     """When the commands that are noted were begun."""
     commands = read_json(study / "study.json").get("commands", [])
-    return [entry.get("time") for entry in commands if isinstance(entry, dict)]
+    return [entry["time"] for entry in commands if isinstance(entry, dict) and "time" in entry]

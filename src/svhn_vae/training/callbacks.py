@@ -1,6 +1,7 @@
 """Lightning callbacks: what a person sees of a run while it trains."""
 
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ class Progress(ProgressBar):
         self._bar = RichProgress(
             TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"),
             TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(),
-            console=self.console, disable=not self.console.is_terminal, transient=True, refresh_per_second=4,
+            console=self.console, disable=not sys.stderr.isatty(),  # and not where colours are forced into a file
+            transient=True, refresh_per_second=4,
         )  # fmt: skip
         self._total = trainer.max_epochs * updates_per_epoch(trainer)
         self._task = self._bar.add_task("", total=self._total, epoch="0", speed="")

@@ -84,10 +84,10 @@ def tensors(content: Any, name: str) -> list[tuple[str, Tensor]]:
 class Best(ModelCheckpoint):
     """ModelCheckpoint that still knows its best score when its folder was moved."""
 
-    state_key = "best"
+    state_key: str = "best"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        here = Path(self.dirpath)
+        here = Path(str(self.dirpath))
 
         def moved(path: str) -> str:
             return str(here / Path(path).name) if path else ""

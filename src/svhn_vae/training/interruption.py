@@ -13,7 +13,7 @@ from types import FrameType
 
 from svhn_vae.errors import Interrupted
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 NOTICE = b"\n  stopping after this epoch; once more to leave at once\n"
 
 

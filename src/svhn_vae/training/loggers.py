@@ -99,7 +99,7 @@ class History(Checkpoint):
     ahead. A Checkpoint, because Lightning calls these when an epoch's metrics are there. To stand before what saves.
     """
 
-    state_key = "history"
+    state_key: str = "history"
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ class LitVAE(L.LightningModule):
     a step takes longer than an update of a small network on a GPU, and so does a look at what came out.
     """
 
-    automatic_optimization = False
+    automatic_optimization: bool = False
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class LitVAE(L.LightningModule):
         return self.optimizer(weights, **as_fused(self.optimizer, weights[0].device))
 
     def on_train_start(self) -> None:
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()  # one
         self._update = Update(
             self.vae,
             self.objective,
@@ -112,7 +112,7 @@ class LitVAE(L.LightningModule):
         made = epoch.means[epoch.loss.isfinite()]  # the updates of the others were left out
         objective, *terms = made.T.contiguous().mean(1)
         bound = bound_metrics("train", torch.stack(terms), num_dims=self.vae.num_dims)
-        found = {"train/objective": objective, **bound}
+        found: dict[str, Any] = {"train/objective": objective, **bound}
         sizes = epoch.size[epoch.size.isfinite()]
         if len(sizes):
             found["train/gradient_norm"] = sizes[-1]

@@ -22,6 +22,7 @@ class Prior(nn.Module, ABC):
     """The law p(z) of the latents z (B, Z) of some networks."""
 
     is_fitted_last = False  # True: by `fit`, when all else is learnt
+    is_fitted: bool
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()

@@ -13,11 +13,11 @@ import torch
 from omegaconf import OmegaConf
 
 from conftest import composed
-from svhn_vae.errors import Busy, Diverged, Interrupted
-from svhn_vae.experiment import turn
+from svhn_vae.errors import Busy, Diverged, Interrupted, UserError
+from svhn_vae.experiment import attempt as runs
+from svhn_vae.experiment.attempt import Outcome, run_job
 from svhn_vae.experiment.build import load_data
 from svhn_vae.experiment.configuration import choices
-from svhn_vae.experiment.turn import Outcome, take_turn
 from svhn_vae.runs.files import locked, write_json
 from svhn_vae.runs.folder import RunFolder
 
@@ -27,7 +27,7 @@ TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(turn, "commit_now", lambda: "aaa1111")
+    monkeypatch.setattr(runs, "commit_now", lambda: "aaa1111")
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def run(monkeypatch):
         write_json(built.path / "result.json", end)
         return end
 
-    monkeypatch.setattr(turn, "build_job", lambda cfg, chosen, folder: folder)
-    monkeypatch.setattr(turn.job, "run", stand_in)
+    monkeypatch.setattr(runs, "build_job", lambda cfg, chosen, folder: folder)
+    monkeypatch.setattr(runs, "run", stand_in)
     stand_in.end, stand_in.counted = result(), counted
     return stand_in
 
@@ -62,7 +62,7 @@ def taken(
     cfg = composed(*data, *overrides)
     folder = RunFolder(Path(cfg.hydra.run.dir))
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    return take_turn(own, choices(cfg.hydra), folder, note_study), folder
+    return run_job(own, choices(cfg.hydra), folder, note_study), folder
 
 
 def lines(capsys) -> list[str]:
@@ -87,16 +87,16 @@ def test_a_run_is_made_once(run, capsys):
 
 def test_skipping_builds_nothing(run, monkeypatch):
     taken()
-    monkeypatch.setattr(turn, "build_job", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr(runs, "build_job", lambda *_: pytest.fail("built"))
     assert taken()[0].status == "done"
 
 
 def test_other_code_is_said_and_the_run_is_skipped_all_the_same(run, monkeypatch, capsys):
     taken()
-    monkeypatch.setattr(turn, "commit_now", lambda: "bbb2222")
+    monkeypatch.setattr(runs, "commit_now", lambda: "bbb2222")
     taken()
     assert lines(capsys)[1:] == ["done already, made at commit aaa1111, now bbb2222; rerun=true makes it anew"]
-    monkeypatch.setattr(turn, "commit_now", lambda: None)  # not in a checkout
+    monkeypatch.setattr(runs, "commit_now", lambda: None)  # not in a checkout
     taken()
     assert "commit" not in lines(capsys)[0]
 
@@ -105,10 +105,28 @@ def test_an_interrupted_run_says_that_its_code_has_changed(run, monkeypatch, cap
     run.end = Interrupted(2, "after 3 epochs")
     with pytest.raises(Interrupted):
         taken()
-    monkeypatch.setattr(turn, "commit_now", lambda: "bbb2222")
+    monkeypatch.setattr(runs, "commit_now", lambda: "bbb2222")
     run.end = result()
     taken()
     assert "begun at commit aaa1111, now bbb2222; rerun=true starts over" in lines(capsys)
+
+
+def test_a_default_that_has_changed_since_is_refused(run, capsys):
+    """Its name tells what was given, and not what was a default when it was made."""
+    _, folder = taken()
+    facts = json.loads(folder.status.read_text())
+    config = facts["config"] | {"new_then": 3, "optimizer": facts["config"]["optimizer"] | {"lr": 0.5}}
+    folder.status.write_text(json.dumps({**facts, "config": config}))
+    assert taken()[0].status == "failed"
+    assert "made with optimizer.lr=0.5, a default that is now 0.0001" in lines(capsys)[-1]
+    assert taken("rerun=true")[0].status == "done"
+
+
+def test_a_run_with_all_errors_shown(run, monkeypatch, capsys):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    run.end = UserError("typed wrongly")
+    taken()
+    assert "Traceback" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("status", ["done", "interrupted"])
@@ -162,7 +180,7 @@ def test_what_another_process_has_done_while_this_one_waited_is_not_done_again(r
         aside.rename(folder.path)
         return locked(path)
 
-    monkeypatch.setattr(turn, "locked", in_between)
+    monkeypatch.setattr(runs, "locked", in_between)
     assert taken()[0].status == "done"
     assert len(run.counted) == 1
 
@@ -193,19 +211,23 @@ def test_interruption_is_noted_and_goes_on_up(run, capsys):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ValueError("batch_size must be\n in 1..40"), "failed: batch_size must be in 1..40"),
+        (UserError("batch_size must be\n in 1..40"), "failed: batch_size must be in 1..40"),
+        (ValueError("a bug"), "failed: ValueError: a bug"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), "failed: [Errno 28] No space left on device: 'x'"),
         (MemoryError(), "failed: out of memory with batch_size=1000: lower batch_size, network_scale or data.limit"),
         (torch.OutOfMemoryError("CUDA out of memory"), "failed: out of memory with batch_size=1000: lower"),
-        (KeyError("x"), "failed: KeyError: 'x' (traceback: "),
+        (KeyError("x"), "failed: KeyError: 'x'"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_a_failure_is_one_line_and_noted(error, line, run, capsys):
     run.end = error
     outcome, folder = taken()
-    [printed] = lines(capsys)
+    *before, printed = lines(capsys)
     assert printed.startswith(line)
+    assert any("Traceback" in each for each in before) == isinstance(error, ValueError | KeyError) - isinstance(
+        error, UserError
+    )
     assert folder.facts["status"] == outcome.status == "failed"
     assert folder.facts["reason"] == outcome.reason
     assert "Traceback" in folder.error_log.read_text()
@@ -252,7 +274,7 @@ def test_a_run_whose_study_cannot_be_written_says_what_it_cannot_write_itself(ru
     def full(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system", "its.lock")
 
-    monkeypatch.setattr(turn, "locked", full)
+    monkeypatch.setattr(runs, "locked", full)
     assert taken(note_study=full)[0].status == "failed"
     notice, failure = lines(capsys)
     assert notice.startswith("the command cannot be noted in ")

@@ -1,5 +1,7 @@
-"""A job's turn: whether it is to be run, and in a line what became of it. Nothing that happens in it ends a sweep, but
-being asked to leave."""
+"""One attempt at a run: whether it is to be run, and in a line what became of it.
+
+Nothing that happens in it ends a sweep, but being asked to leave.
+"""
 
 import contextlib
 import functools
@@ -22,14 +24,16 @@ from svhn_vae.errors import (
     UserError,
     one_line,
     root_of,
+    wants_traceback,
 )
 from svhn_vae.evaluation.score import lacks
-from svhn_vae.experiment import run as job
 from svhn_vae.experiment.build import build_job, fit_device, load_data, load_judge
 from svhn_vae.experiment.configuration import plain
 from svhn_vae.experiment.loading import complete_scores
+from svhn_vae.experiment.run import run
 from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
+from svhn_vae.runs.identity import DELETED, Config, differences, identity
 from svhn_vae.runs.installation import commit
 
 commit_now = functools.cache(commit)  # what this process has read
@@ -44,7 +48,7 @@ class Outcome(NamedTuple):
     value: float = math.nan  # val/negative_elbo, for Hydra's sweepers
 
 
-def take_turn(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_study: Callable[[], None]) -> Outcome:
+def run_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_study: Callable[[], None]) -> Outcome:
     """Runs the job unless it is done, or at work in another process. Raises Interrupted."""
     try:
         digest = load_data(cfg).digest
@@ -78,12 +82,24 @@ def known(cfg: DictConfig, folder: RunFolder, digest: str) -> Outcome | None:
             f"this configuration has run already on other images (data {facts['data']}, now {digest}): "
             "use another study=NAME, or rerun=true"
         )
+    check_same_settings(cfg, facts)
     if not folder.is_finished:
         return None
     said = f", made at commit {facts['commit']}, now {commit_now()}" if is_of_other_code(folder) else ""
     damage = f" ({folder.damage})" if folder.damage else ""
     print(f"  {status} already{said}{damage}; rerun=true makes it anew", flush=True)
     return Outcome(folder.path.name, status, value=folder.result.get("metrics", {}).get("val/negative_elbo", math.nan))
+
+
+def check_same_settings(cfg: DictConfig, facts: Config) -> None:
+    """Raises UserError where a shipped default has changed since the run was made: its name does not tell."""
+    now, then = plain(cfg), identity(facts.get("config", {}))
+    found = {key: value for key, value in differences(now, then).items() if key in then and value is not DELETED}
+    for key, value in found.items():
+        raise UserError(
+            f"this run was made with {key}={then[key]}, a default that is now {value}: "
+            "use another study=NAME, or rerun=true"
+        )
 
 
 def complete(cfg: DictConfig, folder: RunFolder) -> None:
@@ -105,36 +121,39 @@ def is_of_other_code(folder: RunFolder) -> bool:
 
 
 def run_alone(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str) -> Outcome:
-    """Under the run's lock. Raises Busy if another process has it."""
+    """Under the run's lock. Raises Busy if another process has it, and Interrupted."""
     with locked(folder.path):
-        return known(cfg, folder, digest) or run(cfg, chosen, folder, digest)  # it may have been done in between
+        if (outcome := known(cfg, folder, digest)) is not None:  # it may have been done in between
+            return outcome
+        announce_continuation(cfg, folder)
+        try:
+            note_configuration(folder, cfg)
+            folder.begin(digest, plain(cfg), chosen, commit_now())
+            result = run(build_job(cfg, chosen, folder))
+            folder.end("done")
+        except Diverged as error:
+            print(f"  diverged: {error}", flush=True)
+            note_end(folder, "diverged", str(error), error.step, state=error.state)
+            return Outcome(folder.path.name, "diverged", str(error))
+        except (Interrupted, KeyboardInterrupt) as error:
+            how = f"the same command{' without rerun=true' if cfg.rerun else ''} continues it"
+            print(f"  interrupted{f' {error}' if str(error) else ''}: {how}", flush=True)
+            note_end(folder, "interrupted", how)
+            raise
+        except Exception as error:
+            return failed(cfg, folder, error, has_begun=True)
+    print(f"  {in_words(result)}", flush=True)
+    return Outcome(folder.path.name, "done", value=result["metrics"]["val/negative_elbo"])
 
 
-def run(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str) -> Outcome:
+def announce_continuation(cfg: DictConfig, folder: RunFolder) -> None:
+    """Sets an earlier run aside for rerun=true, and says what is known of the one that goes on."""
     if cfg.rerun and folder.facts:
         print(f"  the earlier run is now {folder.set_aside()}", flush=True)
     if folder.damage:
         print(f"  {folder.damage}", flush=True)
     if is_of_other_code(folder):
         print(f"  begun at commit {folder.facts['commit']}, now {commit_now()}; rerun=true starts over", flush=True)
-    try:
-        note_configuration(folder, cfg)
-        folder.begin(digest, plain(cfg), chosen, commit_now())
-        result = job.run(build_job(cfg, chosen, folder))
-        folder.end("done")
-    except Diverged as error:
-        print(f"  diverged: {error}", flush=True)
-        note_end(folder, "diverged", str(error), error.step, state=error.state)
-        return Outcome(folder.path.name, "diverged", str(error))
-    except (Interrupted, KeyboardInterrupt) as error:
-        how = f"the same command{' without rerun=true' if cfg.rerun else ''} continues it"
-        print(f"  interrupted{f' {error}' if str(error) else ''}: {how}", flush=True)
-        note_end(folder, "interrupted", how)
-        raise
-    except Exception as error:
-        return failed(cfg, folder, error, has_begun=True)
-    print(f"  {in_words(result)}", flush=True)
-    return Outcome(folder.path.name, "done", value=result["metrics"]["val/negative_elbo"])
 
 
 def in_words(result: dict) -> str:
@@ -144,7 +163,7 @@ def in_words(result: dict) -> str:
 
 
 def failed(cfg: DictConfig, folder: RunFolder, error: Exception, *, has_begun: bool) -> Outcome:
-    """Says it in a line, and leaves the traceback in the folder where a person may need it. In an except block."""
+    """Says it in a line; of a bug the traceback, too, which error.log has in any case. In an except block."""
     cause = root_of(error)
     is_expected, reason = isinstance(cause, MEANT_FOR_A_PERSON), one_line(cause)
     if is_out_of_memory(cause):
@@ -152,9 +171,10 @@ def failed(cfg: DictConfig, folder: RunFolder, error: Exception, *, has_begun: b
         reason = f"out of memory with batch_size={cfg.batch_size}: lower batch_size, network_scale or data.limit"
     if (has_begun or not is_expected) and folder.path.is_dir():
         with contextlib.suppress(OSError):
-            folder.error_log.write_text(traceback.format_exc())
-    where = f" (traceback: {folder.error_log})" if not is_expected and folder.error_log.is_file() else ""
-    print(f"  failed: {reason}{where}", flush=True)
+            folder.error_log.write_text(traceback.format_exc(), encoding="utf-8")
+    if wants_traceback() or not is_expected:
+        print(traceback.format_exc(), flush=True)
+    print(f"  failed: {reason}", flush=True)
     if has_begun:
         note_end(folder, "failed", reason)
     return Outcome(folder.path.name, "failed", reason)
@@ -181,7 +201,7 @@ def note_configuration(folder: RunFolder, cfg: DictConfig) -> None:
     contents = {"config": cfg, "hydra": hydra_cfg, "overrides": hydra_cfg.hydra.overrides.task}
     for name, content in contents.items():
         with replacing(folder.path / ".hydra" / f"{name}.yaml") as beside:
-            beside.write_text(OmegaConf.to_yaml(content))
+            beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 
 
 def quiet() -> None:

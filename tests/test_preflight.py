@@ -1,5 +1,8 @@
 """What is wrong with any job of a sweep is found before the first one."""
 
+import copy
+import math
+import re
 import time
 from pathlib import Path
 
@@ -8,16 +11,19 @@ from omegaconf import OmegaConf
 
 import svhn_vae.experiment.preflight
 from conftest import composed, options
-from svhn_vae.experiment.configuration import name_of, plain, register_resolvers
-from svhn_vae.experiment.preflight import Planned, Planner, Refused, composing, num_values, plan
-from svhn_vae.experiment.sweep import quiet
+from svhn_vae.errors import UserError
+from svhn_vae.experiment.attempt import quiet
+from svhn_vae.experiment.configuration import composing, plain, recognised, register_resolvers
+from svhn_vae.experiment.preflight import Composer, Job, Refused, configured, jobs_of, num_values, with_home
+from svhn_vae.experiment.settings import FREE, NULLABLE, check
+from svhn_vae.runs.identity import flatten
 
 register_resolvers()
 
 
-def planned(*overrides: str, is_sweep: bool = True) -> list[Planned]:
+def planned(*overrides: str, is_sweep: bool = True) -> list[Job]:
     quiet()
-    return plan(list(overrides), is_sweep=is_sweep)
+    return jobs_of(list(overrides), is_sweep=is_sweep)
 
 
 def faults(*overrides: str, is_sweep: bool = True) -> list[str]:
@@ -58,12 +64,12 @@ def test_a_sweeps_jobs_are_all_there_and_right(overrides, num):
 )
 def test_a_job_is_composed_as_hydra_does_it(overrides):
     """Its names decide which of them are left out."""
-    with composing() as loader:
-        ours = Planner(loader, "train").composed(overrides)
+    with composing():
+        ours = Composer("train").composed(overrides)
     theirs = composed(*overrides)
     assert plain(ours) == plain(theirs)
     [job] = planned(*overrides, is_sweep=False)
-    assert job.name == name_of(theirs)
+    assert job.name == recognised(theirs).name
 
 
 @pytest.mark.parametrize(
@@ -82,11 +88,11 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["+batchsize=3"], "batchsize is no setting: did you mean batch_size?"),
         (["+optimizer.wd=3"], "optimizer.wd: the chosen optimizer (Adam) has no such setting"),
         (["+callbacks.early_stopping.patienc=3"], "has no such setting: did you mean patience?"),
-        (["+trainer.max_step=3"], "the chosen trainer (Trainer) has no such setting: did you mean max_steps?"),
+        (["+trainer.max_step=3"], "trainer.max_step is no setting of a run"),
         (["~callbacks.picture"], "callbacks.picture is no setting: did you mean callbacks.pictures"),
-        (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["optimizer.lr=-1"], "optimizer.lr must be 0 or more, got -1"),
         (["objective.beta=-1"], "objective.beta must be 0 or more, got -1"),
-        (["skips.max_skips=-1"], "max_skips must be 0 or more, got -1"),
+        (["skips.max_skips=-1"], "skips.max_skips must be 0 or more, got -1"),
         (["data.held_out=2"], "data.held_out must be a fraction above 0 and below 1, got 2"),
         (["impossible=maybe"], "impossible must be one of refuse, skip, got maybe"),
         (["on_error=maybe"], "on_error must be one of continue, stop, got maybe"),
@@ -96,6 +102,38 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["hydra.modus=RUN"], "Could not override 'hydra.modus'."),
         (["model=conv", "pca=default"], "model=conv needs image-shaped features"),
         (["trainer.devices=2"], "trainer.devices must be 1, got 2"),
+        (["pca.whiten=maybe"], "pca.whiten must be true or false, got maybe"),
+        (["shuffle=1"], "shuffle must be true or false, got 1"),
+        (["batch_size=abc"], "batch_size must be a whole number, got abc"),
+        (["batch_size=1.5"], "batch_size must be a whole number, got 1.5"),
+        (["batch_size=true"], "batch_size must be a whole number, got True"),
+        (["batch_size={a:1}"], "batch_size must be there, a whole number"),
+        (["data.splits=train"], "data.splits must be a list such as ['train'], got train"),
+        (["data.splits=[1]"], "data.splits must be a list such as ['train'], got [1]"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs must be 1 or more, got 0"),
+        (["callbacks.pictures.every_n_validations=0"], "every_n_validations must be 1 or more, got 0"),
+        (["trainer.limit_train_batches=0"], "trainer.limit_train_batches must be above 0, got 0"),
+        (["updates_per_step=abc"], "updates_per_step must be a whole number or null, got abc"),
+        (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val must be 0 or more, got -1"),
+        (["trainer.check_val_every_n_epoch=3000"], "trainer.check_val_every_n_epoch must be in 1..2000"),
+        (["trainer.precision=bf16-true"], "trainer.precision must be one of 32-true, bf16-mixed"),
+        (["monitor=val/kl"], "monitor must be one of val/negative_elbo"),
+        (["callbacks.early_stopping.monitor=val/kl"], "callbacks.early_stopping.monitor must be one of"),
+        (["callbacks.early_stopping.check_on_train_epoch_end=true"], "must be false with its monitor"),
+        (["+trainer.accumulate_grad_batches=4"], "trainer.accumulate_grad_batches is no setting of a run"),
+        (["+trainer.fast_dev_run=true"], "trainer.fast_dev_run is no setting of a run"),
+        (["~iw_samples"], "iw_samples must be there: it cannot be left away"),
+        (["~monitor"], "monitor must be there"),
+        (["~optimizer.lr"], "optimizer.lr must be there"),
+        (["~optimizer"], "optimizer must be there"),
+        (["callbacks.pictures=null"], "callbacks.pictures"),
+        (["model=dense", "batch_size=1"], "batch_size must be 2 or more with batch normalisation"),
+        (["variance=bernoulli", "model=conv", "monitor=val/bits_per_dim"], "needs a density of pixels"),
+        (["model.width=1000000"], "lower network_scale, or the model's widths"),
+        (["model.encoder_depth=1000000"], "model.encoder_depth must be at most 1,000"),
+        (["data.root=/data/jörg"], """is typed 'data.root="/data/jörg"'"""),
+        (["data.root=x (1)"], """is typed 'data.root="x (1)"'"""),
+        (["data.root=a=b"], """is typed 'data.root="a=b"'"""),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("is_sweep", [True, False])
@@ -151,14 +189,17 @@ def test_more_jobs_than_anybody_means_are_refused_uncounted(overrides):
     ],
 )
 def test_jobs_are_counted_as_hydra_makes_them(overrides, monkeypatch):
-    with composing() as loader:
-        planner = Planner(loader, "train")
-        num, parsed = len(planner.jobs(overrides, is_sweep=True)), planner.parser.parse_overrides(overrides)
+    with composing():
+        planner = Composer("train")
+        num, parsed = (
+            len(planner.overrides_of_jobs(overrides, is_sweep=True)),
+            planner.parser.parse_overrides(overrides),
+        )
         monkeypatch.setattr(svhn_vae.experiment.preflight, "MAX_JOBS", max(num, *map(num_values, parsed)))
-        assert len(planner.jobs(overrides, is_sweep=True)) == num
+        assert len(planner.overrides_of_jobs(overrides, is_sweep=True)) == num
         monkeypatch.setattr(svhn_vae.experiment.preflight, "MAX_JOBS", num - 1)
         with pytest.raises(Refused, match=r"more than .* jobs"):
-            planner.jobs(overrides, is_sweep=True)
+            planner.overrides_of_jobs(overrides, is_sweep=True)
 
 
 def test_a_step_of_zero_is_hydras_to_refuse():
@@ -174,7 +215,7 @@ def test_what_is_wrong_in_an_experiments_own_sweep_or_keys_is_found(tmp_path):
         ("mine", "variance=logvarr is no choice: did you mean logvar?"),
         ("typo", "batchsize is no setting: did you mean batch_size?"),
     ):
-        jobs = plan([f"experiment={name}"], is_sweep=True, config_dir=str(tmp_path))
+        jobs = jobs_of([f"experiment={name}"], is_sweep=True, config_dir=str(tmp_path))
         assert [fault for job in jobs for fault in job.wrong] == [message]
 
 
@@ -226,5 +267,89 @@ def test_every_choice_builds_without_data_or_says_why():
 @pytest.mark.parametrize("word", ["batch_size=glob(*)", "seed=range(3,3)", "seed=range(3,0)"])
 def test_a_sweep_without_jobs_is_refused(word):
     with pytest.raises(Refused) as refused:
-        plan([word], is_sweep=True)
+        jobs_of([word], is_sweep=True)
     assert refused.value.lines == [f"{word} has no jobs: a glob, a range or a list in it has no values"]
+
+
+@pytest.fixture
+def composer():
+    quiet()
+    with composing():
+        yield Composer("train")
+
+
+CHOSEN = ((), ("data=synthetic", "model=conv", "variance=student_t"), ("model=ladder", "variance=banded"),
+          ("variance=spectral", "trainer=demo", "optimizer=adamw"), ("variance=logistic_mixture", "model=resnet"),
+          ("variance=low_rank", "pca=dct"), ("variance=scale_mixture", "optimizer=rmsprop"))  # fmt: skip
+
+
+NO_NUMBERS = (math.inf, -math.inf, math.nan, 1e39, -1e39, 10**19)
+
+
+def with_value(settings: dict, key: str, value: object) -> dict:
+    """A copy with one value, named by its dotted key, replaced."""
+    copied = copy.deepcopy(settings)
+    *groups, name = key.split(".")
+    place = copied
+    for group in groups:
+        place = place[group]
+    place[name] = value
+    return copied
+
+
+@pytest.mark.parametrize("chosen", CHOSEN, ids=" ".join)
+def test_what_is_no_number_is_refused_for_every_setting(chosen, composer):
+    """Of all the files: none of these is a value that anybody means, and some would train to the end."""
+    found, num_tried = recognised(composer.base(chosen)), 0
+    for key, default in flatten(found.settings).items():
+        is_list = isinstance(default, list)
+        is_number = isinstance(default[0] if is_list and default else default, int | float)
+        if key in FREE or not (is_number or NULLABLE.get(key, str) is not str) or isinstance(default, bool):
+            continue
+        for number in (*NO_NUMBERS, *([-1] if not is_list and not key.endswith("min_delta") else [])):
+            num_tried += 1
+            with pytest.raises(UserError, match=re.escape(key)):
+                check(with_value(found.settings, key, [number, number] if is_list else number), found.defaults)
+    assert num_tried > 200
+
+
+def test_every_file_s_null_says_what_else_it_may_be(composer):
+    """So that a text where a number belongs is found: pca=none has others, which its class refuses."""
+    for chosen in CHOSEN:
+        settings = flatten(plain(composer.base(chosen)))
+        assert {key for key, value in settings.items() if value is None and not key.startswith("pca.")} <= set(NULLABLE)
+
+
+def test_paths_at_home_are_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert with_home("data.root=~/svhn") == "data.root=/home/me/svhn"
+    assert with_home("data.root=~") == "data.root=/home/me"
+    assert [with_home(word) for word in ("~monitor", "a=b~/c", "-m")] == ["~monitor", "a=b~/c", "-m"]
+
+
+def test_an_unknown_home_is_said_before_anything_begins(composer, monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: str(path))
+    monkeypatch.setattr("pooch.os_cache", lambda name: f"~/.cache/{name}")
+    assert "set HOME, or cache=FOLDER" in composer.job([]).impossible
+    assert not composer.job(["cache=here"]).impossible
+
+
+def test_compiling_needs_a_compiler(composer, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "compile=true needs a C++ compiler" in composer.job(["compile=true"]).impossible
+
+
+def test_other_commands_have_the_same_door():
+    assert configured("judge", ["judge.epochs=3", "data=synthetic"], is_run=True).judge.epochs == 3
+    assert configured("evaluate", ["run=x", "iw_samples=3"]).iw_samples == 3
+    for name, is_run, word, message in (
+        ("judge", True, "judge.epoch=3", "did you mean judge.epochs?"),
+        ("judge", True, "judge.learning_rate=inf", "judge.learning_rate must be a number"),
+        ("train", True, "pca.n_components=5000", "pca.n_components must be in 1..3072"),
+        ("evaluate", False, "judge=many", "judge must be true or false"),
+        ("evaluate", False, "iw_samples=1,2", "has several values"),
+        ("generate", False, "seed=-1", "seed must be 0 or more"),
+    ):
+        with pytest.raises(UserError) as refused:
+            configured(name, [word], is_run=is_run)
+        assert message in str(refused.value)
