@@ -346,7 +346,7 @@ def test_other_commands_have_the_same_door():
         ("judge", True, "judge.epoch=3", "did you mean judge.epochs?"),
         ("judge", True, "judge.learning_rate=inf", "judge.learning_rate must be a number"),
         ("train", True, "pca.n_components=5000", "pca.n_components must be in 1..3072"),
-        ("evaluate", False, "iw_samples=many", "iw_samples must be a whole number"),
+        ("evaluate", False, "judge=many", "judge must be true or false"),
         ("evaluate", False, "iw_samples=1,2", "has several values"),
         ("generate", False, "seed=-1", "seed must be 0 or more"),
     ):

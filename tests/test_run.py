@@ -44,7 +44,6 @@ def run(monkeypatch):
         return end
 
     monkeypatch.setattr(runs, "build_job", lambda cfg, chosen, folder: folder)
-    monkeypatch.setattr(runs, "divided", lambda built, cfg: built)
     monkeypatch.setattr(runs, "run", stand_in)
     stand_in.end, stand_in.counted = result(), counted
     return stand_in

@@ -52,7 +52,6 @@ def ends(monkeypatch):
         return result()
 
     monkeypatch.setattr(attempt, "build_job", lambda cfg, chosen, folder: folder)
-    monkeypatch.setattr(attempt, "divided", lambda built, cfg: built)
     monkeypatch.setattr(attempt, "run", stand_in)
     monkeypatch.setattr(sweep.StudyTable, "end", lambda self: print(f"the table of {self.study}"))
     return given
