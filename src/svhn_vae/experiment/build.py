@@ -64,7 +64,8 @@ def checked(group: str, node: DictConfig) -> dict[str, Any]:
         raise UserError(f"{group} must be there: leave it away with '~{group}'")
     if not OmegaConf.is_dict(node) or "_target_" not in node:
         raise UserError(f"{group} must be settings of a class, its _target_, got {node}")
-    settings = {key: value for key, value in OmegaConf.to_container(node, resolve=True).items() if key[0] != "_"}
+    content: Any = OmegaConf.to_container(node, resolve=True)
+    settings = {key: value for key, value in content.items() if key[0] != "_"}
     chosen = get_class(node._target_)
     parameters = inspect.signature(chosen).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -202,8 +203,9 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
     if cfg.trainer.devices != 1:
         raise UserError(f"trainer.devices must be 1, got {cfg.trainer.devices}: start one run per device")
     callbacks = [make(f"callbacks.{name}", node) for name, node in cfg.callbacks.items()]
-    settings = checked("trainer", cfg.trainer) | {"gradient_clip_val": None}  # the module clips: it makes the updates
-    wired = {
+    # Without its clipping: the module clips, which makes the updates.
+    settings: dict[str, Any] = checked("trainer", cfg.trainer) | {"gradient_clip_val": None}
+    wired: dict[str, Any] = {
         "strategy": "auto",
         "default_root_dir": folder.path,
         "logger": make("logger", cfg.logger)(save_dir=folder.path),
