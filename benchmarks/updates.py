@@ -35,7 +35,8 @@ class Noise(Source):
 
     num_train: int
     is_synthetic = True
-    name: str = "noise"
+    name = "noise"  # pyright: ignore[reportAssignmentType]
+    image_shape = (3, 32, 32)  # pyright: ignore[reportAssignmentType]
 
     def read(self, split: str) -> LabelledImages:
         num, seed = (self.num_train, 0) if split == "train" else (100, 1)

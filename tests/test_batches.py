@@ -12,6 +12,7 @@ from svhn_vae.data import batches, module
 from svhn_vae.data.batches import EvaluationBatches, LazyProjection, TrainingBatches, dequantise
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, LabelledImages
+from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import PCA, Features, Pixels
 from svhn_vae.model.covariance import Moments, sample_moments
 
@@ -389,3 +390,11 @@ def test_each_is_projected_when_it_is_asked_for_and_once(dataset):
     for name in ("val", "seen", "test"):
         assert len(list(getattr(found, name))) == len(list(getattr(found, name))) == 1
     assert projected == [4, 14, 7]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_only_levels_are_dequantised(dtype):
+    with pytest.raises(
+        UserError, match=r"^expected images \(N, C, H, W\) of uint8 levels, got \(25, 3, 4, 4\) torch\.[^\n]*$"
+    ):
+        dequantise(IMAGES.to(dtype), seed=0)

@@ -97,7 +97,7 @@ def test_what_was_scored_is_not_projected_again(dataset):
 
 
 def test_a_judge_is_asked_about_samples_and_analogies(dataset):
-    vae, judge = fitted("model=conv", SMALL).vae.eval(), Judge(4, 0.0).eval()
+    vae, judge = fitted("model=conv", SMALL).vae.eval(), Judge(4, 0.0, 3).eval()
     judge.accuracy.fill_(0.75)
     judge.temperature.fill_(1e-3)  # sure of all that it says
     state = torch.get_rng_state()
@@ -213,7 +213,20 @@ def test_a_run_refuses_a_negative_number_of_samples_before_it_trains(tmp_path):
     assert "refused: iw_samples must be 0 or more, got -1" in refused.stdout
 
 
-JUDGED = {"samples/frechet", "samples/legibility", "noisy_samples/recall", "validation/frechet", "judge/accuracy"}
+JUDGED = {"samples/frechet", "noisy_samples/recall", "validation/frechet", "judge/accuracy", "judge/legible"}
+
+
+FEW = (*TINY, "data.num_train=240", "data.num_test=40", "pca.n_components=20", "batch_size=40", "iw_samples=5")
+
+
+@pytest.fixture(scope="module")
+def unjudged(tmp_path_factory) -> Path:
+    """The folder of a run on so few images that a judge is trained in seconds."""
+    folder = tmp_path_factory.mktemp("unjudged")
+    done = train(folder, *FEW)
+    assert done.returncode == 0, done.stdout
+    [run] = (folder / "outputs" / "default").glob("*dense-*")
+    return run
 
 
 def without_training(run: Path) -> dict:
@@ -221,8 +234,8 @@ def without_training(run: Path) -> dict:
     return {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
 
 
-def test_the_script_adds_what_the_result_lacks(finished, tmp_path):
-    run = shutil.copytree(finished, tmp_path / finished.name)
+def test_the_script_adds_what_the_result_lacks(unjudged, tmp_path):
+    run = shutil.copytree(unjudged, tmp_path / unjudged.name)
     before, weights = json.loads((run / "result.json").read_text()), without_training(run)
     done = evaluate(tmp_path, f"run={run.name}", "iw_samples=7", "cache=cache")
     assert done.returncode == 0, done.stderr
@@ -244,12 +257,12 @@ def test_the_script_adds_what_the_result_lacks(finished, tmp_path):
     assert (run / "result.json").read_bytes() == again
 
 
-def test_the_same_command_adds_what_is_asked_for_now(finished, tmp_path):
+def test_the_same_command_adds_what_is_asked_for_now(unjudged, tmp_path):
     """To runs that are done: without training, and once."""
-    shutil.copytree(finished.parents[2], tmp_path, dirs_exist_ok=True)
-    run = tmp_path / finished.relative_to(finished.parents[2])
+    shutil.copytree(unjudged.parents[2], tmp_path, dirs_exist_ok=True)
+    run = tmp_path / unjudged.relative_to(unjudged.parents[2])
     weights = without_training(run)
-    words = [word for word in TINY if word != "judge=false"]
+    words = [word for word in FEW if word != "judge=false"]
     done = train(tmp_path, *words, "iw_samples=6")
     assert done.returncode == 0, done.stdout
     assert "done already" in done.stdout

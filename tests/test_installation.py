@@ -65,7 +65,14 @@ def typed(installed: Path, folder: Path, *arguments: str) -> subprocess.Complete
 
 
 def test_an_installed_command_trains_and_says_how_it_was_typed(installed, tmp_path):
-    small = ["data.num_train=300", "data.num_test=100", "trainer.max_epochs=1", "network_scale=0.03125", "iw_samples=0"]
+    small = [
+        "data.num_train=300",
+        "data.num_test=100",
+        "trainer.max_epochs=1",
+        "network_scale=0.03125",
+        "iw_samples=0",
+        "judge=false",
+    ]
     words = ["train", "data=synthetic", "trainer=demo", "pca.n_components=20", "batch_size=50", *small]
     done = typed(installed, tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr

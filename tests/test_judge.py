@@ -129,7 +129,7 @@ def test_equal_settings_give_equal_judges_and_leave_the_generator_alone(dataset)
 
 
 def test_opinions_do_not_depend_on_the_chunks(dataset, monkeypatch):
-    judge = Judge(8, 0.5).eval()
+    judge = Judge(8, 0.5, 3).eval()
     whole = judge.opinion(dataset.test.images)
     monkeypatch.setattr(module, "CHUNK", 7)
     assert torch.equal(judge.opinion(dataset.test.images).digits, whole.digits)
@@ -145,7 +145,7 @@ def test_features_of_training_images_vary_alike(dataset):
 
 
 def test_the_configured_network_is_as_small_as_it_says():
-    judge = Judge(OmegaConf.load(CONF / "judge.yaml").judge.width, 0.0)
+    judge = Judge(OmegaConf.load(CONF / "judge.yaml").judge.width, 0.0, 3)
     assert sum(parameter.numel() for parameter in judge.parameters()) < 300_000
     layers = [layer for layer in judge.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
     assert len(layers) == 7
@@ -196,7 +196,7 @@ def fits(monkeypatch):
     def fake_fit(dataset, settings, device):
         calls.append(settings)
         torch.manual_seed(settings.seed)
-        judge = Judge(settings.width, settings.dropout).eval()
+        judge = Judge(settings.width, settings.dropout, 3).eval()
         judge.accuracy.fill_(0.7)
         return judge
 

@@ -256,7 +256,7 @@ def test_real_interrupted_download(split, size):
         pytest.skip(f"{path}: real images not at hand")
     message = error_of(path)
     assert "interrupted" in message
-    assert f"it has {size} bytes; the official file has {svhn.OFFICIAL_BYTES[path.name]:,}" in message
+    assert f"it has {size} bytes; the official file has {svhn.SVHN.files[path.name][1]:,}" in message
 
 
 def test_file_that_changes_while_it_is_read(written, monkeypatch):

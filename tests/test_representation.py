@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA as SklearnPCA
 from torch.distributions import Normal
 
 from conftest import composed, in_batches, options
+from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import DCT, PCA, Features, Representation
 from svhn_vae.model.cosine import cosines
 from svhn_vae.model.covariance import DEQUANTISATION_VARIANCE, Moments, robust_moments, sample_moments
@@ -291,3 +292,18 @@ def test_bad_settings_say_what_was_expected(basis, settings, message):
 def test_pixels_refuse_the_settings_of_a_pca(setting):
     with pytest.raises(Exception, match=rf"pca\.{setting} needs a PCA"):
         instantiate(composed("pca=none", f"pca.{setting}").pca, image_shape=SHAPE)
+
+
+@pytest.mark.parametrize("pca", options("pca"))
+def test_images_of_another_type_shape_or_range_are_refused(pca):
+    """uint8 levels, rows before channels, a single image, and values up to 255 would give a senseless figure."""
+    representation = built(pca, n_components=D) if pca not in PIXELS else built(pca, scale=True)
+    representation.fit(moments())
+    x = images(4)
+    wrong = [(256 * x).to(torch.uint8), x.permute(0, 2, 3, 1), x[0], x[:, :, :2], 256 * x, x - 1, x * torch.nan]
+    for each in wrong:
+        with pytest.raises(
+            UserError, match=r"^expected images x \(B, 3, 4, 4\) of floating point in \[0, 1\], got [^\n]*$"
+        ):
+            representation(each)
+    assert representation(x[:0]).log_det.shape == (0,)

@@ -178,7 +178,7 @@ def judge_of(folder: Path) -> object:
     judge._loaded.clear()
     cache._in_memory.clear()
     torch.manual_seed(0)
-    with mock.patch.object(judge, "fit", return_value=judge.Judge(JUDGE.width, JUDGE.dropout)):
+    with mock.patch.object(judge, "fit", return_value=judge.Judge(JUDGE.width, JUDGE.dropout, 3)):
         return of_tensors(judge.judge_once(dataset(), JUDGE, folder / "small-cache", torch.device("cpu")).state_dict())
 
 

@@ -30,6 +30,8 @@ def dequantise(images: Tensor, seed: int) -> Tensor:
 
     Makes a density of x a lower bound on the probability of the image (Theis et al. 2016).
     """
+    if images.dtype != torch.uint8:
+        raise UserError(f"expected images (N, C, H, W) of uint8 levels, got {tuple(images.shape)} {images.dtype}")
     generator = torch.Generator(images.device).manual_seed(seed)
     noise = torch.rand(images.shape, generator=generator, device=images.device)
     # 255 + u has 16 binary places in float32: a noise closer to 1 would round up into the next level.

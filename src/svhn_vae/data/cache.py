@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def _read(path: Path, kind: type[Content]) -> Content | None:
     return None
 
 
-def _write(content: NamedTuple, path: Path) -> None:
+def _write(content: Any, path: Path) -> None:
     try:
         save_tensors(content._asdict(), path)
     except OSError as error:

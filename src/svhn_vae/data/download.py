@@ -5,16 +5,47 @@ import hashlib
 import logging
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import pooch
 from tqdm import tqdm
 
+from svhn_vae.data.sources import Source
 from svhn_vae.errors import DataError
 from svhn_vae.runs.files import umask
 
 TIMEOUT_S = 30  # seconds that the server may be silent
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Official(Source):
+    """A data set of published files: see `official_file` for root and verify."""
+
+    root: str | None
+    verify: str
+    url: str
+
+    files: ClassVar[dict[str, tuple[str, int]]]  # name -> md5, bytes
+
+    def file(self, name: str) -> Path:
+        md5, num_bytes = self.files[name]
+        return official_file(name, f"{self.url.rstrip('/')}/{name}", md5, num_bytes, root=self.root, verify=self.verify)
+
+    def of_split(self, split: str, choices: Mapping[str, T]) -> T:
+        if split not in choices:
+            raise DataError(f"the splits are {', '.join(choices)}; got {split!r}: choose one of them")
+        return choices[split]
+
+    def fingerprint(self) -> str:
+        """With the size and the time of each file that is there."""
+        folder = Path(os.path.expanduser(self.root)) if self.root else user_cache()
+        facts = [path.stat() for name in self.files if (path := folder / name).is_file()]
+        return f"{self} {[(fact.st_size, fact.st_mtime_ns) for fact in facts]}"
 
 
 def user_cache() -> Path:

@@ -10,25 +10,16 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import scipy.io
 import torch
 
-from svhn_vae.data.download import official_file
-from svhn_vae.data.sources import LabelledImages, Source
+from svhn_vae.data.download import Official
+from svhn_vae.data.sources import LabelledImages
 from svhn_vae.errors import DataError
-
-IMAGE_SHAPE = (3, 32, 32)
-MD5 = {
-    "train": "e26dedcc434d2e4c54c9b2d4a06d8373",
-    "test": "eb5a983be6a315427106f1b164d9cef3",
-    "extra": "a93ce644f1a588dc4d68dda5feec44a7",
-}
-OFFICIAL_BYTES = {"train_32x32.mat": 182_040_794, "test_32x32.mat": 64_275_384, "extra_32x32.mat": 1_329_278_602}
 
 MATRIX, COMPRESSED = 14, 15  # types of elements
 NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}  # types of values: 1 and 2 are int8 and uint8, 5 and 6 are int32 and uint32
@@ -36,36 +27,22 @@ COMPLEX_FLAG, NUMERIC, LAST_CLASS = 0x0800, range(6, 16), 17
 HEADER_BYTES = 1024  # more than the shape and the name of an array need
 
 
-@dataclass(frozen=True, kw_only=True)
-class SVHN(Source):
-    """Street View House Numbers, format 2 (Netzer et al. 2011): see `download.official_file` for root and verify."""
+class SVHN(Official):
+    """Street View House Numbers, format 2 (Netzer et al. 2011)."""
 
-    root: str | None
-    verify: str
-    url: str
+    image_shape = (3, 32, 32)
+    files: ClassVar = {
+        "train_32x32.mat": ("e26dedcc434d2e4c54c9b2d4a06d8373", 182_040_794),
+        "test_32x32.mat": ("eb5a983be6a315427106f1b164d9cef3", 64_275_384),
+        "extra_32x32.mat": ("a93ce644f1a588dc4d68dda5feec44a7", 1_329_278_602),
+    }
 
     @property
     def name(self) -> str:
         return f"svhn {'+'.join(self.splits)}"
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return IMAGE_SHAPE
-
     def read(self, split: str) -> LabelledImages:
-        return read_mat(self._file(split))
-
-    def fingerprint(self) -> str:
-        """With the size and the time of each file."""
-        facts = [self._file(split).stat() for split in dict.fromkeys([*self.splits, "test"])]
-        return f"{self} {[(fact.st_size, fact.st_mtime_ns) for fact in facts]}"
-
-    def _file(self, split: str) -> Path:
-        if split not in MD5:
-            raise DataError(f"the splits are {', '.join(MD5)}; got {split!r}: choose one of them")
-        name = f"{split}_32x32.mat"
-        source = (f"{self.url.rstrip('/')}/{name}", MD5[split], OFFICIAL_BYTES[name])
-        return official_file(name, *source, root=self.root, verify=self.verify)
+        return read_mat(self.file(self.of_split(split, {name.partition("_")[0]: name for name in self.files})))
 
 
 def read_mat(path: Path) -> LabelledImages:
@@ -185,5 +162,5 @@ def _errors_of(path: Path) -> Iterator[None]:
 def _size(path: Path) -> str:
     """The file's size in words, beside the official one where the name has one."""
     num_bytes = os.path.getsize(path) if os.path.isfile(path) else 0
-    official = f"; the official file has {OFFICIAL_BYTES[path.name]:,}" if path.name in OFFICIAL_BYTES else ""
+    official = f"; the official file has {SVHN.files[path.name][1]:,}" if path.name in SVHN.files else ""
     return f"it has {num_bytes:,} bytes{official}"

@@ -21,8 +21,6 @@ from svhn_vae.model.elbo import ElboTerms, bits_per_dim
 from svhn_vae.model.vae import VAE, Pass
 from svhn_vae.seeds import Stream, derive_seed, seeded
 
-NUM_DIMS = 3 * 32 * 32
-
 
 def evaluation_pass(vae: VAE, batch: Features, batch_idx: int) -> Pass:
     """With the same latent noise at every evaluation; the noise of training is left alone."""
@@ -45,19 +43,22 @@ def evaluate(vae: VAE, result: Pass) -> dict[str, Tensor]:
     }
 
 
-def bound_metrics(split: str, means: Tensor, *, is_density: bool) -> dict[str, Tensor]:
-    """Means of `per_image` over a split -> its metrics: bits per dimension of a density, and nats per image."""
+def bound_metrics(split: str, means: Tensor, *, num_dims: int | None) -> dict[str, Tensor]:
+    """Means of `per_image` over a split -> its metrics: bits per dimension of a density, and nats per image.
+
+    num_dims: `vae.num_dims`, None where the bound is of no density.
+    """
     terms, post_loss = ElboTerms(*means[:-1]), means[-1]
     named = {"elbo": terms.elbo, "negative_elbo": -terms.elbo, **terms._asdict(), "post_loss": post_loss}
-    if is_density:
-        named["bits_per_dim"] = bits_per_dim(terms.elbo, NUM_DIMS)
+    if num_dims is not None:
+        named["bits_per_dim"] = bits_per_dim(terms.elbo, num_dims)
     return {f"{split}/{name}": value for name, value in named.items()}
 
 
-def summarise(split: str, evaluated: list[dict[str, Tensor]], *, is_density: bool) -> dict[str, Tensor]:
+def summarise(split: str, evaluated: list[dict[str, Tensor]], *, num_dims: int | None) -> dict[str, Tensor]:
     """What `evaluate` gave for the batches of a split -> the split's metrics."""
     whole = {name: torch.cat([batch[name] for batch in evaluated]) for name in evaluated[0]}
-    bounds = bound_metrics(split, whole.pop("per_image").mean(0), is_density=is_density)
+    bounds = bound_metrics(split, whole.pop("per_image").mean(0), num_dims=num_dims)
     # Active units: latents whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016).
     active = (whole.pop("posterior_mean").var(0, correction=0) > 0.01).sum().float()
     standing = {f"{split}/sigma/{name}": value.mean() for name, value in whole.items()}
@@ -70,7 +71,7 @@ def split_metrics(vae: VAE, batches: Iterable[Features], split: str) -> dict[str
     is not finite."""
     vae.eval()
     evaluated = [evaluate(vae, evaluation_pass(vae, batch, index)) for index, batch in enumerate(batches)]
-    metrics = summarise(split, evaluated, is_density=vae.variance.is_density)
+    metrics = summarise(split, evaluated, num_dims=vae.num_dims)
     return {name: or_none(value.item()) for name, value in metrics.items()}
 
 

@@ -27,10 +27,10 @@ from svhn_vae.errors import UserError
 
 FORMAT = 3  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
-SIDE = 32  # pixels
 MAX_IMAGES = 2_000  # for the scales of channels and features
 CHUNK = 500  # images in the network at a time, when it does not learn: bounds memory
 CONFIDENT = 0.9  # probability of a digit from which an image counts as legible
+MIN_SIDE = 4  # pixels, which are halved twice
 MIN_IMAGES = 4  # of each part of a data set, for recall among three neighbours
 
 
@@ -62,7 +62,7 @@ class JudgeSettings:
             if getattr(self, name) < 1:
                 raise UserError(f"judge.{name} must be at least 1, got {getattr(self, name)}")
         for name, least, most in (
-            ("max_shift", 0, SIDE - 1), ("dropout", 0, 1), ("label_smoothing", 0, 1), ("contrast", 0, 1),
+            ("max_shift", 0, 1000), ("dropout", 0, 1), ("label_smoothing", 0, 1), ("contrast", 0, 1),
             ("enough", 0, math.inf), ("weight_decay", 0, 1), ("seed", 0, 2**32),
         ):  # fmt: skip
             if not least <= getattr(self, name) <= most:
@@ -97,11 +97,11 @@ class Judge(nn.Module):
     legible_accuracy: Tensor
     seconds: Tensor
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, num_channels: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
             [
-                nn.Sequential(*convolution_pair(3, width)),
+                nn.Sequential(*convolution_pair(num_channels, width)),
                 nn.Sequential(nn.MaxPool2d(2), *convolution_pair(width, 2 * width)),
                 nn.Sequential(nn.MaxPool2d(2), *convolution_pair(2 * width, 4 * width)),
             ]
@@ -109,7 +109,7 @@ class Judge(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.to_logits = nn.Linear(4 * width, NUM_DIGITS)
         for name in ("mean", "stddev"):  # of each channel of the training images
-            self.register_buffer(name, torch.ones(3, 1, 1))
+            self.register_buffer(name, torch.ones(num_channels, 1, 1))
         self.register_buffer("feature_stddev", torch.ones(7 * width))  # of the training images
         self.register_buffer("temperature", torch.ones(()))  # that logits are divided by, for calibrated confidence
         # Of test images: digits read right, distance of confidence and accuracy, share of confidence 0.9 and more, and
@@ -157,9 +157,13 @@ def why_no_judge(dataset: Dataset) -> str:
     """Why samples of these data cannot be judged, or nothing."""
     if len(dataset.train.labels.unique()) < 2:
         return "the training images have no two different labels"
+    if (highest := int(dataset.train.labels.max())) >= NUM_DIGITS:
+        return f"a judge reads labels below {NUM_DIGITS}, the highest of the training images is {highest}"
     few = min(len(part.labels) for part in (dataset.train, dataset.val, dataset.test))
     if few < MIN_IMAGES:
         return f"a judge needs at least {MIN_IMAGES} training, validation and test images each, got {few}"
+    if min(dataset.image_shape[1:]) < MIN_SIDE:
+        return f"a judge needs images of at least {MIN_SIDE} pixels a side, got {tuple(dataset.image_shape)}"
     return ""
 
 
@@ -177,7 +181,7 @@ def judge_once(dataset: Dataset, settings: JudgeSettings, cache: Path, device: t
     path = cache / f"judge-{FORMAT}-{settings.digest}-{dataset.digest}.safetensors"
     if (path, str(device)) not in _loaded:
         numbers = cached(path, Learnt, lambda: Learnt(numbers_of(fit(dataset, settings, device)))).numbers
-        judge = Judge(settings.width, settings.dropout)
+        judge = Judge(settings.width, settings.dropout, dataset.image_shape[0])
         state = judge.state_dict()
         parts = numbers.split([value.numel() for value in state.values()])
         judge.load_state_dict({n: part.view(v.shape) for (n, v), part in zip(state.items(), parts, strict=True)})
@@ -196,7 +200,7 @@ def fit(dataset: Dataset, settings: JudgeSettings, device: torch.device) -> Judg
     images choose nothing. Raises UserError if its loss is not finite."""
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        judge = Judge(settings.width, settings.dropout)
+        judge = Judge(settings.width, settings.dropout, dataset.image_shape[0])
         x = centred(every_nth(dataset.train.images, MAX_IMAGES), 0)
         judge.mean.copy_(x.mean((0, 2, 3))[:, None, None])
         judge.stddev.copy_(x.std((0, 2, 3)).clamp(min=1e-6)[:, None, None])
@@ -212,6 +216,7 @@ def fit(dataset: Dataset, settings: JudgeSettings, device: torch.device) -> Judg
 def learn(judge: Judge, dataset: Dataset, settings: JudgeSettings) -> None:
     """Leaves it in evaluation mode."""
     start, device = time.monotonic(), judge.mean.device
+    max_shift = min(settings.max_shift, min(dataset.image_shape[1:]) - 1)
     images, labels = dataset.train.images.to(device), dataset.train.labels.to(device).long()
     num_steps = -(-min(settings.epochs * len(labels), settings.images) // settings.batch_size)
     optimizer = torch.optim.AdamW(judge.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
@@ -222,7 +227,7 @@ def learn(judge: Judge, dataset: Dataset, settings: JudgeSettings) -> None:
         judge.train()
         batches = torch.randperm(len(labels)).to(device).split(settings.batch_size)
         for indices in batches[: num_steps - schedule.last_epoch]:
-            x = augmented(centred(images[indices], 0), settings.max_shift, settings.contrast)
+            x = augmented(centred(images[indices], 0), max_shift, settings.contrast)
             loss = functional.cross_entropy(judge(x), labels[indices], label_smoothing=settings.label_smoothing)
             optimizer.zero_grad()
             loss.backward()

@@ -46,7 +46,7 @@ def rank_correlation(epochs: Tensor, explained: Tensor) -> float | None:
     half = epochs[(explained[:, learnt] >= best[learnt] / 2).int().argmax(0)]
     if len(learnt) < 3 or (half == half[0]).all():
         return None
-    return float(spearmanr(learnt.numpy(), half.numpy())[0])
+    return float(spearmanr(learnt.numpy(), half.numpy()).statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def in_components(vae: VAE, array: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from svhn_vae.data.batches import EvaluationBatches, centred, every_nth
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import LabelledImages
 from svhn_vae.evaluation.bound import (
-    NUM_DIMS,
     Estimate,
     evaluate,
     evaluation_pass,
@@ -64,7 +63,7 @@ def score_run(vae: VAE, splits: EvaluationSplits, *, split: str, iw_samples: int
     (images, labels), batches = getattr(splits.dataset, split), getattr(splits, split)
     is_density = vae.variance.is_density
     passes = run_passes(vae, batches)
-    bound = {name: value.item() for name, value in summarise(split, passes.evaluated, is_density=is_density).items()}
+    bound = {name: value.item() for name, value in summarise(split, passes.evaluated, num_dims=vae.num_dims).items()}
     score = Score(bound, parts_of(vae, split, bound), {}, per_image(passes, labels), None)
     if not math.isfinite(bound[f"{split}/elbo"]):
         return score
@@ -114,10 +113,11 @@ def concatenated(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
 
 
 def parts_of(vae: VAE, split: str, metrics: dict[str, float]) -> dict[str, float]:
-    if not vae.variance.is_density:
+    if vae.num_dims is None:
         return {}
-    terms = ElboTerms(*(metrics[f"{split}/{name}"] for name in ElboTerms._fields))
-    return bits_of_parts(terms, NUM_DIMS, vae.representation.event_shape.numel())
+    terms = ElboTerms(*(torch.tensor(metrics[f"{split}/{name}"], dtype=torch.float64) for name in ElboTerms._fields))
+    parts = bits_of_parts(terms, vae.num_dims, vae.representation.event_shape.numel())
+    return {name: value.item() for name, value in parts.items()}
 
 
 def per_image(passes: Passes, labels: Tensor) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ class Weighted(NamedTuple):
 def importance_scores(vae: VAE, batches: EvaluationBatches, num_samples: int) -> Weighted:
     parts = [importance_weighted(vae, batch, num_samples, index) for index, batch in enumerate(batches)]
     estimates = {k: Estimate(*concatenated([part[k] for part in parts])) for k in parts[0]}
-    curve = [curve_point(k, estimate, is_density=vae.variance.is_density) for k, estimate in estimates.items()]
+    curve = [curve_point(k, estimate, num_dims=vae.num_dims) for k, estimate in estimates.items()]
     if not curve:
         return Weighted({}, [], {})
     last = {"iw_k": curve[-1]["k"], **{f"iw_{name}": curve[-1][name] for name in ("elbo", "bits_per_dim")}}
@@ -147,10 +147,10 @@ def importance_scores(vae: VAE, batches: EvaluationBatches, num_samples: int) ->
     return Weighted(metrics, curve, {"iw_elbo": estimates[num_samples].log_px.float().cpu()})
 
 
-def curve_point(k: int, estimate: Estimate, *, is_density: bool) -> dict[str, float | None]:
+def curve_point(k: int, estimate: Estimate, *, num_dims: int | None) -> dict[str, float | None]:
     """The bound from k samples per image, the mean over the images; no bits per dimension where there is no density."""
     elbo, size = (array.mean().item() for array in estimate)
-    bits = bits_per_dim(elbo, NUM_DIMS) if is_density else None
+    bits = bits_per_dim(elbo, num_dims) if num_dims else None
     return {"k": k, "elbo": elbo, "bits_per_dim": bits, "effective_sample_size": size}
 
 

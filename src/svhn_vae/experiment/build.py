@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ from torch import nn
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
-from svhn_vae.evaluation.bound import NUM_DIMS
 from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
 from svhn_vae.experiment.configuration import CONF, OUTPUTS, is_of_training, plain
 from svhn_vae.model.vae import VAE
@@ -34,9 +33,6 @@ from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.training.loggers import History
 from svhn_vae.training.module import LitVAE
-
-IMAGE_SHAPE = (3, 32, 32)
-assert torch.Size(IMAGE_SHAPE).numel() == NUM_DIMS
 
 
 class Job(NamedTuple):
@@ -145,10 +141,14 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
 
 
-def build_vae(cfg: DictConfig) -> VAE:
-    """An untrained VAE, its representation not yet fitted; the same weights for the same seed."""
+def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None) -> VAE:
+    """An untrained VAE, its representation not yet fitted; the same weights for the same seed.
+
+    image_shape: (C, H, W); None: that of the configuration's data.
+    """
+    image_shape = image_shape or make("data", cfg.data).image_shape
     torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
-    representation = make("pca", cfg.pca, image_shape=IMAGE_SHAPE)
+    representation = make("pca", cfg.pca, image_shape=image_shape)
     variance = make("variance", cfg.variance, event_shape=representation.event_shape)
     networks = make(
         "model",

@@ -27,7 +27,14 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import load_best, load_prior, load_representation, load_tensors, save_tensors
+from svhn_vae.runs.weights import (
+    load_best,
+    load_prior,
+    load_representation,
+    load_tensors,
+    save_tensors,
+    stored_image_shape,
+)
 
 BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead, "prior": Prior}
 BEFORE = {"prior": {"_target_": "svhn_vae.model.prior.StandardNormal"}}  # what runs had that are older than the group
@@ -48,7 +55,8 @@ def load_run(path: str | Path) -> VAE:
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
-        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance", "prior")))
+        shape = stored_image_shape(folder)
+        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance", "prior"), shape))
     load_best(vae, folder)
     load_representation(vae, folder)
     if vae.prior.is_fitted_last:

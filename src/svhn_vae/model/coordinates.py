@@ -21,6 +21,8 @@ from svhn_vae.model.cosine import cosines
 from svhn_vae.model.covariance import FITS, NUM_LEVELS, Moments, floored
 from svhn_vae.model.residual import RESIDUALS, Residual, Spectrum
 
+MARGIN = 0.01  # by which rounding, and a trip through other coordinates, may leave [0, 1]
+
 
 class Features(NamedTuple):
     """What a representation makes of B images."""
@@ -36,6 +38,7 @@ class Representation(nn.Module, ABC):
     Its state is kept out of the checkpoints (it never changes): `named_buffers` is what a run folder saves.
     """
 
+    image_shape: torch.Size  # (C, H, W)
     event_shape: torch.Size  # the shape of y for one image
     mean: Tensor  # of x
     scale: Tensor  # what x - mean, or its scores, are divided by
@@ -53,13 +56,27 @@ class Representation(nn.Module, ABC):
     def fit(self, moments: Moments) -> Self:
         """Takes the map's state from the training images' moments; returns self."""
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Features:
-        """Images x (B, C, H, W) -> Features."""
+        """Images x (B, C, H, W) in [0, 1] -> Features. Raises UserError for another shape, type or, on a CPU, range."""
+        self._check(x)
+        return self.features(x)
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Features:
+        """As `forward`, of images that have been checked."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
         """Features y (B, *event_shape) -> images (B, C, H, W), with the residual at its mean, 0."""
+
+    def _check(self, x: Tensor) -> None:
+        """On another device a look at the values would wait for it."""
+        expected = f"expected images x (B, {', '.join(map(str, self.image_shape))}) of floating point in [0, 1]"
+        advice = "data.batches.dequantise(images, seed) makes them of uint8 images"
+        if not x.is_floating_point() or x.shape[1:] != self.image_shape:
+            raise UserError(f"{expected}, got {tuple(x.shape)} {x.dtype}: {advice}")
+        if x.device.type == "cpu" and len(x) and not -MARGIN <= x.min() <= x.max() <= 1 + MARGIN:
+            raise UserError(f"{expected}, got values of {x.min():g} to {x.max():g}: {advice}")
 
     def _state(self, name: str, *shape: int) -> None:
         """A buffer that is NaN until fitted or loaded, so that use before `fit` cannot go unseen."""
@@ -99,7 +116,7 @@ class Pixels(Representation):
                     f"pca.{name}={str(value).lower()} needs a PCA, and this run models the pixels themselves "
                     f"(pca=none, which convolutions imply): drop pca.{name}, or use model=dense"
                 )
-        self.event_shape = torch.Size(image_shape)
+        self.image_shape = self.event_shape = torch.Size(image_shape)
         self.residual = Spectrum(0, 1)  # nothing is cut off
         self.use_scale = scale
         self._state("mean")
@@ -117,8 +134,8 @@ class Pixels(Representation):
         self.residual.fit(moments.eigenvalues[:0])
         return self
 
-    def forward(self, x: Tensor) -> Features:
-        log_det = -x[0].numel() * self.scale.log()
+    def features(self, x: Tensor) -> Features:
+        log_det = -self.image_shape.numel() * self.scale.log()
         return Features((x - self.mean) / self.scale, x.new_zeros(len(x), 1), log_det.expand(len(x)))
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -197,7 +214,7 @@ class Projection(Representation):
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
-    def forward(self, x: Tensor) -> Features:
+    def features(self, x: Tensor) -> Features:
         scores = (x.flatten(1) - self.mean) @ self.components.T / self.scale  # (B, D)
         y, r = scores.split([self.num_components, self.residual.num_dims], dim=1)
         return Features(y.reshape(-1, *self.event_shape), self.residual.energy(r), self.log_det.expand(len(x)))

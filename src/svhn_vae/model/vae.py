@@ -74,5 +74,10 @@ class VAE(nn.Module):
         return torch.randn(num, self.networks.latent_dim, device=self.device)
 
     @property
+    def num_dims(self) -> int | None:
+        """Pixels of an image, by which its bits are divided; None where the bound is of no density of pixels."""
+        return self.representation.image_shape.numel() if self.variance.is_density else None
+
+    @property
     def device(self) -> torch.device:
         return self.representation.mean.device

@@ -26,8 +26,8 @@ LABEL_WIDTH = 70
 
 
 def grid(x: Tensor, columns: int) -> np.ndarray:
-    """Images, clipped where they leave [0, 1) -> one picture, row by row, each pixel magnified."""
-    x = (x.float().clamp(0, 1) * 255).round().byte().cpu()
+    """Images, grey or colour, clipped where they leave [0, 1) -> one picture, row by row, each pixel magnified."""
+    x = (x.float().clamp(0, 1) * 255).round().byte().cpu().expand(-1, 3, -1, -1)
     x = x.repeat_interleave(MAGNIFICATION, 2).repeat_interleave(MAGNIFICATION, 3)
     num, channels, height, width = x.shape
     rows = -(-num // columns)

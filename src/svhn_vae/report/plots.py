@@ -224,7 +224,7 @@ def _thinned(points: np.ndarray) -> Curve:
     return Curve(*points[:, np.unique(np.linspace(0, num - 1, min(num, MAX_POINTS)).round().astype(int))])
 
 
-def limits(values: Sequence[Sequence[float]], most: float) -> tuple[float, float] | None:
+def limits(values: Sequence[np.ndarray], most: float) -> tuple[float, float] | None:
     """Where an axis should end so that the share `most` of the values, the lower ones, is seen well: a single image may
     spike a curve, and where a curve begins tells little of where it ends. None where there are no values."""
     pooled = np.concatenate([np.empty(0), *values])

@@ -152,7 +152,7 @@ def _welch(values: Sequence[Array], how: str) -> SeedErrors:
         if not (dfs[a] and dfs[b]):
             return math.nan, math.nan
         square = squares[a] + squares[b]
-        return math.sqrt(square), square**2 / (squares[a] ** 2 / dfs[a] + squares[b] ** 2 / dfs[b])
+        return math.sqrt(square), float(square**2 / (squares[a] ** 2 / dfs[a] + squares[b] ** 2 / dfs[b]))
 
     return SeedErrors(of_pair, [math.sqrt(one) * _t(df) for one, df in zip(squares, dfs, strict=True)], how)
 

@@ -21,6 +21,8 @@ from svhn_vae.runs.files import replacing
 from svhn_vae.runs.folder import RunFolder
 
 BASIS = "components"  # the buffer (D, D) of a projection: 38 MB of 32 x 32 x 3 pixels, alike in most runs of a study
+SHAPE = "image_shape"  # of a stored representation: (C, H, W)
+MAX_SIDE = 10_000
 BASES = ".bases"  # the study's folder of such buffers
 
 
@@ -50,7 +52,15 @@ def save_representation(vae: VAE, folder: RunFolder) -> None:
     state = {name: buffer.contiguous() for name, buffer in vae.representation.named_buffers()}
     if BASIS in state:
         share_basis({BASIS: state.pop(BASIS)}, folder)
-    save_tensors(state, folder.representation)
+    save_tensors({**state, SHAPE: torch.tensor(vae.representation.image_shape)}, folder.representation)
+
+
+def stored_image_shape(folder: RunFolder) -> tuple[int, ...]:
+    """(C, H, W) of the images that a run's representation was fitted on. Raises Damaged."""
+    shape = load_tensors(folder.representation).get(SHAPE, torch.tensor([3, 32, 32]))  # older files have none
+    if shape.shape != (3,) or not 1 <= shape.min() <= shape.max() <= MAX_SIDE:
+        raise Damaged(folder.representation, f"no image has the shape {shape.tolist()}")
+    return tuple(shape.tolist())
 
 
 def share_basis(basis: dict[str, Tensor], folder: RunFolder) -> None:

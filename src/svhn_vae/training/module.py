@@ -111,13 +111,13 @@ class LitVAE(L.LightningModule):
         self._records.clear()
         made = epoch.means[epoch.loss.isfinite()]  # the updates of the others were left out
         objective, *terms = made.T.contiguous().mean(1)
-        bound = bound_metrics("train", torch.stack(terms), is_density=self.vae.variance.is_density)
-        found = {"train/objective": objective, **bound}
+        bound = bound_metrics("train", torch.stack(terms), num_dims=self.vae.num_dims)
+        found: dict[str, Any] = {"train/objective": objective, **bound}
         sizes = epoch.size[epoch.size.isfinite()]
         if len(sizes):
             found["train/gradient_norm"] = sizes[-1]
         if self.skips.max_gradient_norm is not None or self.skips.num_skipped:
-            found["train/skipped_updates"] = torch.tensor(float(self.skips.num_skipped))
+            found["train/skipped_updates"] = float(self.skips.num_skipped)
         self._log(found)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ class LitVAE(L.LightningModule):
         self._objectives.append(objective.expand(len(batch.y)))
 
     def on_validation_epoch_end(self) -> None:
-        found = summarise("val", self._evaluated, is_density=self.vae.variance.is_density)
+        found = summarise("val", self._evaluated, num_dims=self.vae.num_dims)
         self._log({**found, "val/objective": torch.cat(self._objectives).mean()})
         self._evaluated.clear()
         self._objectives.clear()

@@ -1,0 +1,257 @@
+"""Images other than SVHN's: a folder of pictures or an array, CIFAR-10, MNIST.
+
+Shapes: images (N, C, H, W) uint8, C = 1 or 3; labels (N,) uint8.
+Files are untrusted: nothing is unpickled, and whatever is wrong with a file is one DataError.
+"""
+
+import gzip
+import hashlib
+import math
+import os
+import tarfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from svhn_vae.data.download import Official, contents
+from svhn_vae.data.sources import LabelledImages, Source
+from svhn_vae.errors import DataError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+ARRAYS = (".npz", ".npy")
+GREY = ("1", "L", "LA")  # Pillow's modes; of 16 bits and of floats are I and F
+DEEP = ("I", "F")
+MAX_LABELS = 256
+MAX_VALUES = 64 * 64 * 3  # of an image: the eigenvectors of a covariance of D values take D^3, here an hour of a core
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Source):
+    """A person's own images.
+
+    root: a folder of png, jpg and webp files, or an array: .npy, or .npz with `images` and perhaps `labels`. The names
+        of sub-folders are labels. Where there are `train` and `test` in a folder (folders or arrays), these are the
+        splits. Else every n-th image in the order of names is a test image, n = 1 / held_out.
+    size: pictures are cut to the square in their middle and resized to so many pixels a side; None: all have one size.
+    channels: 1 (grey) or 3 (colour); None: as the first picture has them.
+    """
+
+    root: str | None
+    size: int | None
+    channels: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None and not (isinstance(self.size, int) and 2 <= self.size <= 1024):
+            raise DataError(f"data.size must be 2..1024 pixels, or null for pictures of one size, got {self.size}")
+        if self.channels not in (None, 1, 3):
+            raise DataError(f"data.channels must be 1, 3 or null for those of the pictures, got {self.channels}")
+        if not self.root or not os.path.exists(self._root):
+            raise DataError(
+                f"data.root={self.root}: expected a folder of pictures, a .npz or a .npy file: set data.root"
+            )
+
+    @property
+    def name(self) -> str:
+        return f"images {self._root.stem}"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        place, _ = self._place("train")
+        if place.suffix in ARRAYS:
+            shape = tuple(read_array(place).images.shape[1:])
+        else:
+            with _errors_of(first := pictures_in(place)[0]):
+                shape = _opened(first, self.size, self.channels).shape
+        if math.prod(shape) > MAX_VALUES:
+            raise DataError(
+                f"data.root={self.root}: images {shape} have {math.prod(shape):,} values, more than {MAX_VALUES:,}: "
+                "their covariance takes hours: resize them by data.size=32"
+            )
+        return shape
+
+    def read(self, split: str) -> LabelledImages:
+        place, is_whole = self._place(split)
+        if place.suffix in ARRAYS:
+            found = read_array(place)
+        else:
+            names = sorted({_label_of(path, self._place("train")[0]) for path in pictures_in(self._place("train")[0])})
+            found = read_pictures(place, names, self.size, self.channels)
+        if is_whole:
+            return found
+        is_test = torch.arange(len(found.labels)) % max(round(1 / self.held_out), 2) == 0
+        return LabelledImages(*(array[is_test if split == "test" else ~is_test] for array in found))
+
+    def fingerprint(self) -> str:
+        """With the name, the size and the time of each file."""
+        files = sorted(path for path in [self._root, *self._root.rglob("*")] if path.is_file())
+        facts = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return f"{self} {hashlib.sha256(repr(facts).encode()).hexdigest()}"
+
+    @property
+    def _root(self) -> Path:
+        return Path(os.path.expanduser(self.root))
+
+    def _place(self, split: str) -> tuple[Path, bool]:
+        """The folder or array of a split, and whether all of it is."""
+        if split not in ("train", "test"):
+            raise DataError(f"data=images has the splits train and test, got {split}")
+        names = {name: [self._root / f"{name}{suffix}" for suffix in ("", *ARRAYS)] for name in ("train", "test")}
+        places = {name: next((path for path in paths if path.exists()), None) for name, paths in names.items()}
+        if all(places.values()):
+            return places[split], True
+        return places["train"] or self._root, False
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """All pictures below a folder, in the order of their names. DataError if there are none."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    if not found:
+        raise DataError(f"{folder}: expected {', '.join(PICTURES)} files, it holds {contents(folder)}: set data.root")
+    return found
+
+
+def read_pictures(folder: Path, names: list[str], size: int | None, channels: int | None) -> LabelledImages:
+    """All pictures below a folder, labelled by the place of their sub-folder among `names`."""
+    paths = pictures_in(folder)
+    if len(names) > MAX_LABELS:
+        raise DataError(f"{folder}: expected at most {MAX_LABELS} sub-folders, which are labels, got {len(names)}")
+    images, labels = None, torch.zeros(len(paths), dtype=torch.uint8)
+    for index, path in enumerate(paths):
+        with _errors_of(path):
+            image = _opened(path, size, channels)
+            channels = image.shape[0]
+            images = torch.empty(len(paths), *image.shape, dtype=torch.uint8) if images is None else images
+            if image.shape != images.shape[1:]:
+                rows, columns = images.shape[2:]
+                raise DataError(f"it has {image.shape[2]} x {image.shape[1]} pixels and the first picture {columns} x "
+                                f"{rows}: resize all by data.size={min(rows, columns)}")  # fmt: skip
+            if (label := _label_of(path, folder)) not in names:
+                raise DataError(f"no training picture is in a folder {label}: the names of sub-folders are labels")
+            images[index], labels[index] = torch.from_numpy(image), names.index(label)
+    return LabelledImages(images, labels)
+
+
+def _label_of(path: Path, folder: Path) -> str:
+    """The name of the sub-folder that a picture is in; "" of none."""
+    return path.relative_to(folder).parts[0] if path.parent != folder else ""
+
+
+def _opened(path: Path, size: int | None, channels: int | None) -> np.ndarray:
+    """A picture as (C, H, W) uint8, turned as its camera was held."""
+    with warnings.catch_warnings(action="error"), Image.open(path) as image:  # warned of: too large to be meant
+        if image.mode.startswith(DEEP):
+            raise DataError(f"expected 8 bits per channel, got Pillow's mode {image.mode}: convert it")
+        if channels is None:
+            channels = 1 if image.mode in GREY else 3
+        elif channels == 1 and image.mode not in GREY:
+            raise DataError("it has colours, and the first picture or data.channels has none: set data.channels=3")
+        image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+        if size is not None:
+            image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        return np.array(image).reshape(*image.size[::-1], channels).transpose(2, 0, 1)
+
+
+def read_array(path: Path) -> LabelledImages:
+    """The images of a .npy, or the `images` and `labels` of a .npz file."""
+    with _errors_of(path), path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            loaded = {"images": loaded}
+        if "images" not in loaded:
+            raise DataError(f"expected an array `images`, and perhaps `labels`, got {', '.join(loaded) or 'none'}")
+        images = _with_channels_first(np.asarray(loaded["images"]))
+        labels = np.asarray(loaded["labels"]) if "labels" in loaded else np.zeros(len(images), np.uint8)
+        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not _fits(labels):
+            raise DataError(f"expected {len(images)} labels, whole numbers 0..255, got {labels.shape} {labels.dtype}")
+        return LabelledImages(torch.from_numpy(images), torch.from_numpy(labels.astype(np.uint8)))
+
+
+def _fits(labels: np.ndarray) -> bool:
+    return labels.min(initial=0) >= 0 and labels.max(initial=0) < MAX_LABELS
+
+
+def _with_channels_first(images: np.ndarray) -> np.ndarray:
+    """(N, H, W), (N, H, W, C) or (N, C, H, W) uint8 -> (N, C, H, W)."""
+    given = f"{images.shape} {images.dtype}"
+    images = images[:, None] if images.ndim == 3 else images
+    if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
+        raise DataError(
+            "expected images (N, H, W), (N, H, W, C) or (N, C, H, W) of uint8 levels, grey or colour, got "
+            f"{given}: convert them"
+        )
+    return np.ascontiguousarray(images)
+
+
+class CIFAR10(Official):
+    """60,000 photographs of ten kinds of things (Krizhevsky 2009), of the binary version, which needs no pickle."""
+
+    name = "cifar10"
+    image_shape = (3, 32, 32)
+    files: ClassVar = {"cifar-10-binary.tar.gz": ("c32a1d4ab5d03f1284b67883e8d87530", 170_052_171)}
+
+    def read(self, split: str) -> LabelledImages:
+        names = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+        members, [path] = self.of_split(split, names), map(self.file, self.files)
+        with _errors_of(path), tarfile.open(path) as archive:
+            contents = [archive.extractfile(f"cifar-10-batches-bin/{name}.bin").read() for name in members]
+            records = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 3073)  # a label and the channels' rows
+            if not len(records) or records[:, 0].max() > 9:
+                raise DataError("expected labels 0..9 and at least one image: get it again")
+            images, labels = records[:, 1:].reshape(-1, *self.image_shape), records[:, 0]
+            return LabelledImages(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
+
+
+class MNIST(Official):
+    """70,000 handwritten digits (LeCun et al. 1998), in grey."""
+
+    name = "mnist"
+    image_shape = (1, 28, 28)
+    files: ClassVar = {
+        "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
+        "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", 28_881),
+        "t10k-images-idx3-ubyte.gz": ("9fb629c4189551a2d022fa330f9573f3", 1_648_877),
+        "t10k-labels-idx1-ubyte.gz": ("ec29112dd5afa0611ce80d1b7f02629c", 4_542),
+    }
+
+    def read(self, split: str) -> LabelledImages:
+        prefix = self.of_split(split, {"train": "train", "test": "t10k"})
+        images = read_idx(self.file(f"{prefix}-images-idx3-ubyte.gz"), num_axes=3)
+        labels = read_idx(path := self.file(f"{prefix}-labels-idx1-ubyte.gz"), num_axes=1)
+        if images.shape != (len(labels), 28, 28) or not len(labels) or labels.max() > 9:
+            raise DataError(f"{path}: expected one label in 0..9 per image of 28 x 28, got {labels.shape} labels up to "
+                            f"{labels.max(initial=0)} and images {images.shape}: get both again")  # fmt: skip
+        return LabelledImages(torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.copy()))
+
+
+def read_idx(path: Path, num_axes: int) -> np.ndarray:
+    """The uint8 array of a .gz file in the idx format: 0, 0, type 8, number of axes, sizes (big-endian), values."""
+    with _errors_of(path), gzip.open(path) as file:
+        head = file.read(4)
+        if head != bytes([0, 0, 8, num_axes]):
+            raise DataError(f"expected idx values of uint8 with {num_axes} axes, got {head!r}: get it again")
+        shape = np.frombuffer(file.read(4 * num_axes), ">u4").astype(int)
+        return np.frombuffer(file.read(), np.uint8).reshape(shape)
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """What goes wrong with a file becomes a DataError of one line that begins with its path."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: no memory for its images: a larger machine is needed") from error
+    except Exception as error:  # Pillow, numpy, gzip, tarfile and zipfile raise a dozen kinds on damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path}: cannot be read ({reason}): get it again, or take it away") from error
