@@ -58,7 +58,7 @@ def fit_of(cfg: DictConfig, folder: Path, num_images: int) -> Fit:
     module, run = build_module(cfg), RunFolder(folder)
     run.begin("", {}, {})
     trainer = build_trainer(cfg, run)
-    trainer.limit_val_batches, trainer.callbacks[:] = 0, [history_of(trainer)]
+    trainer.limit_val_batches, trainer.callbacks[:] = 0, [history_of(trainer)]  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit_loop.max_epochs = 10**9
     data = build_data(cfg, module.vae)
     data.source = Noise(
@@ -66,7 +66,7 @@ def fit_of(cfg: DictConfig, folder: Path, num_images: int) -> Fit:
     )
     data.setup()
     networks = module.vae.networks
-    size = Size(cfg.pca.n_components, networks.mean.in_features, networks.latent_dim, cfg.batch_size)
+    size = Size(cfg.pca.n_components, networks.mean.in_features, networks.latent_dim, cfg.batch_size)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     return Fit(module, data, trainer, size)
 
 
@@ -107,7 +107,7 @@ def timed(
 ) -> tuple[list[float], list[float]]:
     """Seconds of an update in each round: the framework's, and the other way's in the same round."""
     rounds = Rounds(other, num_epochs=num_epochs, num_rounds=num_rounds)
-    fit.trainer.callbacks.append(rounds)
+    fit.trainer.callbacks.append(rounds)  # pyright: ignore[reportAttributeAccessIssue]
     fit.trainer.fit(fit.module, datamodule=fit.data)
     own, others = zip(*rounds.seconds, strict=True)
     return list(own), list(others)

@@ -60,7 +60,7 @@ def chunks_of_ten(monkeypatch):
 
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:
     usual = {"batch_size": 4, "per_step": 1, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0}
-    return TrainingBatches(images, representation, epoch=epoch | usual | settings)
+    return TrainingBatches(images, representation, epoch=epoch, **usual | settings)
 
 
 def taken(images, representation, **settings) -> list[Features]:
@@ -319,12 +319,6 @@ def test_wrong_settings_are_one_line(representation, settings, message):
     with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
         training(IMAGES, representation, **settings)
     assert str(caught.value) == message
-
-
-def test_parts_of_batches_are_together_the_whole(representation):
-    halves = [taken(IMAGES, representation, part=part, num_parts=2) for part in range(2)]
-    for batch, *parts in zip(taken(IMAGES, representation), *halves, strict=True):
-        assert all(torch.equal(torch.cat(arrays), due) for *arrays, due in zip(*parts, batch, strict=True))
 
 
 # --- a projection, group by group -----------------------------------------------------------------------------------

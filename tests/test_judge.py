@@ -87,7 +87,7 @@ def test_its_temperature_makes_it_calibrated():
     images = torch.randint(0, 256, (4000, 3, 32, 32), dtype=torch.uint8)
     labels = torch.distributions.Categorical(logits=Told.truth((images + 0.5) / 256)).sample().byte()
     judge, parts = (
-        Told(4, 0.0).eval(),
+        Told(4, 0.0, 3).eval(),
         [LabelledImages(images[half], labels[half]) for half in (slice(2000), slice(2000, None))],
     )
     measure(judge, parts[1])

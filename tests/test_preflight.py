@@ -353,3 +353,38 @@ def test_other_commands_have_the_same_door():
         with pytest.raises(UserError) as refused:
             configured(name, [word], is_run=is_run)
         assert message in str(refused.value)
+
+
+ODD = ("DELETED", 0, -1, "abc", True, None, [], [0], {}, {"a": 1})
+
+
+def test_deletions_zeros_and_other_types_of_every_setting_are_refused_in_a_line_or_built(composer):
+    """Over the whole tree, without any data: 1,500 and more. What passes here has a value that its class judges."""
+    num_tried, passed, said = 0, [], []
+    for chosen in (("data=synthetic", "model=conv", "variance=student_t"), ()):
+        found = recognised(composer.base(chosen))
+        for key, default in flatten(found.settings).items():
+            for value in ODD:
+                settings, num_tried = with_value(found.settings, key, value), num_tried + 1
+                if value == "DELETED":
+                    group, _, name = key.rpartition(".")
+                    place = settings if not group else _inner(settings, group)
+                    del place[name]
+                try:
+                    check(settings, found.defaults)
+                except UserError as error:
+                    said.append(str(error))
+                else:
+                    passed += [(key, value)] if value != default else []
+    assert num_tried > 1500
+    assert not [line for line in said if "\n" in line]
+    assert len(passed) < 250
+    assert not [key for key, value in passed if value == "DELETED" or isinstance(value, dict)]
+    for key in ("updates_per_step", "trainer.limit_train_batches", "callbacks.pictures.every_n_validations"):
+        assert not [value for name, value in passed if name == key]
+
+
+def _inner(settings: dict, group: str) -> dict:
+    for name in group.split("."):
+        settings = settings[name]
+    return settings

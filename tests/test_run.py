@@ -21,7 +21,7 @@ from svhn_vae.experiment.configuration import choices
 from svhn_vae.runs.files import locked, write_json
 from svhn_vae.runs.folder import RunFolder
 
-TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
+TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10", "iw_samples=0", "judge=false")
 
 
 @pytest.fixture(autouse=True)

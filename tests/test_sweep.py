@@ -20,7 +20,7 @@ from svhn_vae.runs.files import write_json
 from svhn_vae.training.interruption import INTERRUPTION, SIGNALS
 from test_run import result
 
-TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10")
+TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10", "iw_samples=0", "judge=false")
 
 
 @pytest.fixture(autouse=True)

@@ -66,7 +66,7 @@ def wants_traceback() -> bool:
     return os.environ.get(TRACEBACKS, os.environ.get("HYDRA_FULL_ERROR")) == "1"
 
 
-def run_command(main: Callable[[], object]) -> int:
+def run_command(main: Callable[[], int | None]) -> int:
     """Calls a command's main, and returns the exit code. What a person can mend is one line, and so is Ctrl-C; a bug
     shows its traceback. A reader that has left, as head does, is no fault."""
     try:

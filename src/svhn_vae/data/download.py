@@ -118,7 +118,7 @@ def _download(path: Path, md5: str, source: str, num_bytes: int) -> None:
     print(f"downloading {source} ({num_bytes / 1e6:,.0f} MB) to {path.parent}", file=sys.stderr)
     pooch.get_logger().setLevel(logging.WARNING)  # would say the same again
     try:
-        pooch.retrieve(source, f"md5:{md5}", fname=path.name, path=path.parent, downloader=_fetch)
+        pooch.retrieve(source, f"md5:{md5}", fname=path.name, path=path.parent, downloader=_fetch)  # pyright: ignore[reportArgumentType]
     except (OSError, ValueError) as error:  # the network's and the disk's; a wrong md5
         raise DataError(
             f"could not download {source} to {path.parent}: {_reason(error)}: try again, or download it by hand into a "

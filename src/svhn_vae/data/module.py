@@ -56,7 +56,7 @@ class DataModule(L.LightningDataModule):
         self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
         self.updates_per_step, self.shuffle, self.seed = updates_per_step, shuffle, seed
         self.fit_device = fit_device
-        self.dataset: Dataset | None = None
+        self.dataset: Any = None  # a Dataset, from `setup` on
 
     def setup(self, stage: str | None = None) -> None:
         if self.dataset is not None:
@@ -87,7 +87,7 @@ class DataModule(L.LightningDataModule):
             shuffle=self.shuffle,
             seed=self.seed if num == 1 else derive_seed(Stream.SHARD, self.seed, rank),
             # Not current_epoch: in a continued run it is still the last run's when the first batch is asked for.
-            epoch=lambda: self.trainer.fit_loop.epoch_progress.current.processed,
+            epoch=lambda: self.trainer.fit_loop.epoch_progress.current.processed,  # pyright: ignore[reportAttributeAccessIssue]
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

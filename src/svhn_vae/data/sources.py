@@ -271,5 +271,5 @@ def digest(*parts: LabelledImages) -> str:
     for part in parts:
         sha.update(len(part.labels).to_bytes(8, "little"))
         for array in part:
-            sha.update(memoryview(array.contiguous().numpy()))
+            sha.update(array.contiguous().numpy())  # pyright: ignore[reportArgumentType]
     return sha.hexdigest()[:16]

@@ -204,7 +204,7 @@ def fit(dataset: Dataset, settings: JudgeSettings, device: torch.device) -> Judg
         x = centred(every_nth(dataset.train.images, MAX_IMAGES), 0)
         judge.mean.copy_(x.mean((0, 2, 3))[:, None, None])
         judge.stddev.copy_(x.std((0, 2, 3)).clamp(min=1e-6)[:, None, None])
-        learn(judge.to(device, memory_format=torch.channels_last), dataset, settings)
+        learn(judge.to(device, memory_format=torch.channels_last), dataset, settings)  # pyright: ignore[reportCallIssue]
     stddev = judge.opinion(every_nth(dataset.train.images, MAX_IMAGES)).features.std(0)
     judge.feature_stddev.copy_(torch.where(stddev > 0, stddev, 1))
     judge.val_accuracy.fill_(accuracy(judge, dataset.val))

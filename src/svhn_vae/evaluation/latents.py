@@ -28,7 +28,7 @@ INVERSE_PENALTY = 0.01  # of the probe: with more freedom a few thousand images 
 def posteriors_of(vae: VAE, batches: Iterable[Features]) -> tuple[Tensor, Tensor]:
     """Means and log-variances (N, Z) of the posteriors of all images."""
     vae.eval()
-    parts = [vae.networks.encode(batch.y) for batch in batches]
+    parts = [vae.networks.encode(batch.y) for batch in batches]  # pyright: ignore[reportCallIssue]
     mean, log_variance = (torch.cat(arrays).float() for arrays in zip(*parts, strict=True))
     return mean, log_variance
 

@@ -217,7 +217,7 @@ def note_end(folder: RunFolder, status: str, reason: str, step: int | None = Non
 def note_configuration(folder: RunFolder, cfg: DictConfig) -> None:
     """What Hydra itself writes into .hydra/, but only once the run begins."""
     hydra_cfg = HydraConfig.instance().cfg
-    contents = {"config": cfg, "hydra": hydra_cfg, "overrides": hydra_cfg.hydra.overrides.task}
+    contents = {"config": cfg, "hydra": hydra_cfg, "overrides": hydra_cfg.hydra.overrides.task}  # pyright: ignore[reportAttributeAccessIssue]
     for name, content in contents.items():
         with replacing(folder.path / ".hydra" / f"{name}.yaml") as beside:
             beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")

@@ -67,7 +67,8 @@ def checked(group: str, node: DictConfig) -> dict[str, Any]:
         raise UserError(f"{group} must be there: leave it away with '~{group}'")
     if not OmegaConf.is_dict(node) or "_target_" not in node:
         raise UserError(f"{group} must be settings of a class, its _target_, got {node}")
-    settings = {key: value for key, value in OmegaConf.to_container(node, resolve=True).items() if key[0] != "_"}
+    content: Any = OmegaConf.to_container(node, resolve=True)
+    settings = {key: value for key, value in content.items() if key[0] != "_"}
     chosen = get_class(node._target_)
     parameters = inspect.signature(chosen).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -215,7 +216,7 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
     # Any weights may be without a gradient, where a head takes no parameters of images. Buffers are the basis, too:
     # those that differ are shared before validations, see LitVAE.
     ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
-    wired = {
+    wired: dict[str, Any] = {
         "strategy": ddp if num > 1 else "auto",
         "sync_batchnorm": num > 1 and on_gpu and torch.cuda.is_available(),
         "gradient_clip_val": None,  # the module clips: it makes the updates

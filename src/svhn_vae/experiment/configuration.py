@@ -74,9 +74,9 @@ def plain(cfg: DictConfig) -> Config:
     }
 
 
-def choices(hydra_cfg: DictConfig) -> dict[str, str]:
+def choices(hydra_cfg: Any) -> dict[str, str]:
     """Group -> the file chosen in it, from Hydra's own part of the configuration."""
-    chosen = OmegaConf.to_container(hydra_cfg.runtime.choices)
+    chosen: Any = OmegaConf.to_container(hydra_cfg.runtime.choices)
     return {group: choice for group, choice in chosen.items() if "/" not in group and choice and "@" not in group}
 
 
@@ -110,7 +110,8 @@ def extended_choices(cfg: DictConfig) -> dict[str, str]:
 def extended(group: str, choice: str) -> str:
     """The file of the same group that a preset extends, by its defaults list; else the choice itself."""
     path = CONF / group / f"{choice}.yaml"
-    entries = OmegaConf.load(path).get("defaults", []) if path.is_file() else []
+    file: Any = OmegaConf.load(path) if path.is_file() else {}
+    entries = file.get("defaults", [])
     names = [entry.partition("@")[0] for entry in entries if isinstance(entry, str) and entry != "_self_"]
     return extended(group, names[0]) if names else choice
 
@@ -128,7 +129,8 @@ def shipped_files(name: str, chosen: tuple[str, ...], searchpath: tuple[str, ...
 def expected(cfg: DictConfig, shipped: DictConfig) -> Config:
     """The shipped values, flat. What is computed in them, as widths are, is computed from the values of `cfg`."""
     values = {str(key): shipped[key] for key in shipped if key != "hydra"}
-    raw = flatten(OmegaConf.to_container(OmegaConf.create(values), resolve=False))
+    unresolved: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=False)
+    raw = flatten(unresolved)
     mixed = OmegaConf.create({str(key): _unresolved(cfg, str(key)) for key in cfg if key != "hydra"})
     found: Config = {}
     for key, value in raw.items():
@@ -143,7 +145,8 @@ def expected(cfg: DictConfig, shipped: DictConfig) -> Config:
 
 
 def _unresolved(cfg: DictConfig, key: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key]), resolve=False)[key]
+    alone: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key]), resolve=False)
+    return alone[key]
 
 
 def help_text() -> str:

@@ -137,7 +137,7 @@ def run_in_worker(folder: RunFolder, command: Command, run: Callable[[], Outcome
 @contextlib.contextmanager
 def heeding(command: Command) -> Iterator[None]:
     """Signals that the command got and this process did not are given to it."""
-    is_over, main = threading.Event(), threading.main_thread().ident
+    is_over, main = threading.Event(), threading.main_thread().ident or 0
 
     def heed() -> None:
         while not is_over.wait(POLL):
@@ -156,7 +156,7 @@ def heeding(command: Command) -> Iterator[None]:
 def take_over_preemption() -> Callable[..., object] | None:
     """submitit's handler, which would checkpoint and leave in mid-epoch: a preempted run ends its epoch first."""
     handler = signal.getsignal(PREEMPTED) if PREEMPTED else None
-    if not callable(handler):
+    if PREEMPTED is None or not callable(handler):
         return None
     signal.signal(PREEMPTED, INTERRUPTION.receive)
     return handler

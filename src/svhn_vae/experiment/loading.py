@@ -82,7 +82,7 @@ def trusted(config: Path, *groups: str) -> DictConfig:
     """
     register_resolvers()
     try:
-        cfg = OmegaConf.load(config)
+        cfg: Any = OmegaConf.load(config)
         for value in strings(OmegaConf.to_container(cfg)):
             if "${" in INTERPOLATION.sub("", value):
                 raise UserError(f"{config} must hold plain values, got {value}")
@@ -113,7 +113,7 @@ def own(config: Path, group: str, content: Any) -> dict[str, Any]:
 
 def registered(group: str) -> dict[str, str]:
     """Name of a class -> where it is now, of all that the files of a group choose."""
-    files = [OmegaConf.load(path) for path in sorted((CONF / group).glob("*.yaml"))]
+    files: list[Any] = [OmegaConf.load(path) for path in sorted((CONF / group).glob("*.yaml"))]
     targets = [file.get(group, file).get("_target_") for file in files]
     return {target.rpartition(".")[2]: target for target in targets if target}
 

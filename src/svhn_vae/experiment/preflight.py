@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
@@ -83,7 +83,7 @@ def configured(config_name: str, words: list[str], *, is_run: bool = False) -> D
         cfg = composer.composed(words)
         if not is_run:
             check_values(plain(cfg), flatten(plain(composer.base(()))))
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
 def with_home(word: str) -> str:
@@ -128,7 +128,7 @@ class Composer:
         if not batch:
             raise Refused(f"{' '.join(words)} has no jobs: a glob, a range or a list in it has no values")
         hydras = [override.input_line for override in parsed if override.is_hydra_override()]
-        return [[*hydras, *job] for job in batch]
+        return [[*hydras, *job] for job in batch]  # pyright: ignore[reportReturnType]
 
     def job(self, overrides: list[str]) -> Job:
         if faults := self.faults(overrides):
@@ -158,7 +158,7 @@ class Composer:
         parsed = [self.parsed(word) for word in overrides]
         if any(override.key_or_group == "hydra.searchpath" for override in parsed):
             return []  # there may be others: Hydra's composition says it
-        named = [override for override in parsed if not override.is_hydra_override() and "@" not in override.input_line]
+        named = [override for override in parsed if not override.is_hydra_override() and "@" not in override.input_line]  # pyright: ignore[reportOperatorIssue]
         lines = [self._fault_of_group(override) for override in named if override.key_or_group in self.groups]
         if not any(lines):
             lines = [self._fault_of_key(override, overrides) for override in named]
@@ -277,7 +277,7 @@ def check_number(overrides: list[Override]) -> None:
     by_key = {override.get_key_element(): num_values(override) for override in overrides}
     counts = [math.prod(by_key.values()), *map(num_values, overrides)]
     if not all(count <= MAX_JOBS for count in counts):  # nor where it is no number
-        words = ", ".join(override.input_line for override in overrides if override.is_sweep_override())
+        words = ", ".join(override.input_line for override in overrides if override.is_sweep_override())  # pyright: ignore[reportArgumentType, reportCallIssue]
         raise UserError(f"{words}: more than {MAX_JOBS:,} jobs, take fewer values or several commands")
 
 
@@ -285,10 +285,10 @@ def num_values(override: Override) -> float:
     """How many it has, without making those of a range, which may be a billion; not a number if it never ends."""
     if not override.is_discrete_sweep():
         return 1
-    values = override.value()
+    values: Any = override.value()
     if not isinstance(values, RangeSweep):
         return len(list(override.sweep_iterator()))
-    count = -((values.start - values.stop) // (values.step or 1))  # a step of 0 is Hydra's to refuse
+    count = -((values.start - values.stop) // (values.step or 1))  # a step of 0 is Hydra's to refuse  # pyright: ignore[reportOperatorIssue]
     return 0 if count < 0 else count
 
 

@@ -111,7 +111,7 @@ def train(job: Job) -> None:
         print(f"  continues from {resume}", flush=True)
     fit(job, resume)
     if INTERRUPTION.is_requested:
-        raise Interrupted(INTERRUPTION.signum, "when its training was over")
+        raise Interrupted(INTERRUPTION.signum, "when its training was over")  # pyright: ignore[reportArgumentType]
 
 
 def fit(job: Job, resume: Path | None) -> None:
@@ -123,7 +123,7 @@ def fit(job: Job, resume: Path | None) -> None:
     start = time.monotonic()
     with PROCESSES.training(trainer.world_size, folder, trainer.strategy.launcher):
         trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
-    if profile := trainer.profiler.summary():  # Lightning prints it where we keep it quiet
+    if profile := trainer.profiler.summary():  # Lightning prints it where we keep it quiet  # pyright: ignore[reportAttributeAccessIssue]
         print(profile, flush=True)
     if epochs := callback(trainer, Last).interrupted_after:
         raise Interrupted(INTERRUPTION.signum or signal.SIGTERM, f"after {epochs} epochs")
@@ -138,7 +138,7 @@ def fit(job: Job, resume: Path | None) -> None:
 
 def callback(trainer: L.Trainer, kind: type) -> Any:
     """The trainer's callback of this class, or None."""
-    return next((found for found in trainer.callbacks if isinstance(found, kind)), None)
+    return next((found for found in trainer.callbacks if isinstance(found, kind)), None)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def announce_hyperparameters(job: Job) -> None:
@@ -155,7 +155,7 @@ def fit_prior(job: Job) -> None:
     images = every_nth(job.data.dataset.train.images, MAX_FITTED)
     with on_device(job) as vae:
         posteriors = posteriors_of(vae, EvaluationBatches(images, vae.representation))
-        vae.prior.fit(*posteriors, derive_seed(Stream.PRIOR, job.config["seed"]))
+        vae.prior.fit(*posteriors, derive_seed(Stream.PRIOR, job.config["seed"]))  # pyright: ignore[reportCallIssue]
     save_prior(job.module.vae, job.folder)
 
 

@@ -179,7 +179,7 @@ class Sweep:
             with launching(self.launcher, self.command):
                 main()
         except Exception as error:  # joblib ends the others with it, and submitit's go on
-            print(f"\na process died: {one_line(root_of(error))}", flush=True)
+            print(f"\na process died, killed or out of memory ({type(error).__name__})", flush=True)
         finally:
             self.outcomes = self.command.outcomes()
             self.command.close()

@@ -5,7 +5,7 @@ Shapes: N training images, B of them at a time, D pixels of an image.
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -121,7 +121,7 @@ def student_t_log_prob(distances: np.ndarray, degrees: float, num_dims: int) -> 
 
 def fit_degrees_of_freedom(distances: np.ndarray, num_dims: int) -> tuple[float, float]:
     """Squared distances (N,) -> the degrees of freedom of highest likelihood, and their mean log-density."""
-    found = scipy.optimize.minimize_scalar(
+    found: Any = scipy.optimize.minimize_scalar(
         lambda log_degrees: -student_t_log_prob(distances, np.exp(log_degrees), num_dims).mean(),
         bounds=(math.log(0.5), math.log(1e6)),
     )

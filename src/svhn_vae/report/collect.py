@@ -40,7 +40,8 @@ class Run(NamedTuple):
         return (self.result or self.facts).get("choices", {})
 
     @property
-    def seed(self) -> int | None:
+    def seed(self) -> Any:
+        """int; None of a run that has not noted it."""
         return self.config.get("seed")
 
     @property
@@ -173,7 +174,7 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
 def _settings(run: Run, images: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """With the training images where no setting tells them apart."""
     several = len(set(images[_exact(run.settings)])) > 1 and run.train_images
-    return run.settings | ({TRAIN_IMAGES: run.train_images[:8]} if several else {})
+    return run.settings | ({TRAIN_IMAGES: run.train_images[:8]} if several else {})  # pyright: ignore[reportOptionalSubscript]
 
 
 def labels(known: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[str]:
@@ -193,7 +194,7 @@ def text_of(key: str, value: object) -> str:
     if isinstance(value, str):
         return value
     whole = isinstance(value, float) and value.is_integer() and key not in COUNT_OR_FRACTION
-    return json.dumps(int(value) if whole else value, default=str)
+    return json.dumps(int(value) if whole else value, default=str)  # pyright: ignore[reportArgumentType]
 
 
 def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -76,7 +76,7 @@ def drawing(
 ) -> Drawing:
     """The figure that `draw` fills, its lines to a hundredth of a point: half the size."""
     file = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

@@ -19,7 +19,7 @@ from svhn_vae.report.statistics import Gap, Summed, blocks, gaps, image_errors, 
 
 QUESTION = "Which variant has the best density, and which the best pictures?"
 OWN_BASELINE = ("PPCA", "independent Gaussian")  # the first that a run has: without a network, in its coordinates
-NATS_PER_BIT = 3072 * math.log(2)
+OLD_IMAGE_SHAPE = (3, 32, 32)  # of runs before 0.2, which did not note it
 NOTHING = Gap(math.nan, math.nan, math.nan)
 MAX_NAMED = 5
 STATES = {"diverged": "diverged", "failed": "failed", "interrupted": "interrupted", "running": "still running"}
@@ -87,7 +87,8 @@ def bits_of_images(study: Path, variant: Variant) -> Summed | None:
         elbo = np.mean(np.stack(files), axis=0, dtype=float)
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    return summed(8 - elbo / NATS_PER_BIT, blocks(len(elbo))) if np.isfinite(elbo).all() else None
+    num_dims = math.prod(variant.runs[0].result.get("data", {}).get("image_shape", OLD_IMAGE_SHAPE))
+    return summed(8 - elbo / (num_dims * math.log(2)), blocks(len(elbo))) if np.isfinite(elbo).all() else None
 
 
 def front(found: Sequence[Variant]) -> list[str]:

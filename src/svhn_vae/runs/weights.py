@@ -68,7 +68,7 @@ def share_basis(basis: dict[str, Tensor], folder: RunFolder) -> None:
 
     A run folder that is moved or copied takes the file along. Where there are no hard links, each run has a copy.
     """
-    name = hashlib.sha256(memoryview(basis[BASIS].cpu().numpy())).hexdigest()[:16]
+    name = hashlib.sha256(basis[BASIS].cpu().numpy()).hexdigest()[:16]  # pyright: ignore[reportArgumentType]
     shared = folder.path.parent / BASES / f"{name}.safetensors"
     try:
         try:

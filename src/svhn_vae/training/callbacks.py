@@ -50,7 +50,7 @@ class Progress(ProgressBar):
             console=self.console, transient=True, refresh_per_second=4,
             disable=self._is_disabled or not sys.stderr.isatty(),  # and not where colours are forced into a file
         )  # fmt: skip
-        self._total = trainer.max_epochs * updates_per_epoch(trainer)
+        self._total = trainer.max_epochs * updates_per_epoch(trainer)  # pyright: ignore[reportOptionalOperand]
         self._task = self._bar.add_task("", total=self._total, epoch="0", speed="")
         self._bar.start()
 
@@ -81,7 +81,7 @@ class Progress(ProgressBar):
     @property
     def _seconds(self) -> float:
         """Since the first step ended, validation included."""
-        return time.monotonic() - self._start
+        return time.monotonic() - self._start  # pyright: ignore[reportOperatorIssue]
 
     def _stop(self) -> None:
         if self._bar is not None:
@@ -116,11 +116,11 @@ class Pictures(Callback):
             return
         vae, logger, step = pl_module.vae, trainer.logger, trainer.global_step - 1
         board = logger.experiment
-        subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", 0, 1.0)
+        subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", 0, 1.0)  # pyright: ignore[reportAttributeAccessIssue]
         for name in ("samples", "reconstructions"):
             logger.attempt(board.add_image, name, draw(subject, name), step, dataformats="HWC")
         with torch.random.fork_rng():
-            likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood
+            likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood  # pyright: ignore[reportAttributeAccessIssue]
         log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()[:100_000]
         finite = log_sigma[log_sigma.isfinite()]
         if len(finite):  # else the next updates will be left out, and the run ends as diverged
@@ -147,7 +147,7 @@ class OrderOfLearning(Callback):
         now, before = (self._time(number) for number in (self._num_validations, self._num_validations - 1))
         if now > before:
             self._epochs.append(trainer.current_epoch + 1)
-            batch = next(iter(trainer.datamodule.val_dataloader()))
+            batch = next(iter(trainer.datamodule.val_dataloader()))  # pyright: ignore[reportAttributeAccessIssue]
             self._explained.append(order_of_learning.explained_variance(pl_module.vae, batch))
 
     def rank_correlation(self) -> dict[str, float]:

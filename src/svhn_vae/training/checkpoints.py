@@ -122,15 +122,15 @@ class Last(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         INTERRUPTION.in_epoch = False
-        trainer.strategy.checkpoint_io.write_waiting()
+        trainer.strategy.checkpoint_io.write_waiting()  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         INTERRUPTION.in_epoch = False
         with contextlib.suppress(OSError):  # the exception is what is told
-            trainer.strategy.checkpoint_io.write_waiting()
+            trainer.strategy.checkpoint_io.write_waiting()  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["digest"] = trainer.datamodule.dataset.digest
+        checkpoint["digest"] = trainer.datamodule.dataset.digest  # pyright: ignore[reportAttributeAccessIssue]
         checkpoint["basis"] = cache.MOMENTS_FORMAT
         checkpoint["should_stop"] = trainer.should_stop  # which Lightning forgets
 

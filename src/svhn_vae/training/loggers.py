@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from torch.utils.tensorboard.summary import hparams
 
 from svhn_vae.runs.files import replacing
@@ -155,7 +155,7 @@ def of_split(trainer: L.Trainer, prefix: str) -> dict[str, float]:
 
 
 def history_of(trainer: L.Trainer) -> History:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, History))
+    return next(callback for callback in trainer.callbacks if isinstance(callback, History))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -77,7 +77,7 @@ class LitVAE(L.LightningModule):
             mean=functools.partial(self.trainer.strategy.reduce, reduce_op="mean"),
             **self._update_settings,
         )
-        num_steps = self.trainer.max_epochs * updates_per_epoch(self.trainer)
+        num_steps = self.trainer.max_epochs * updates_per_epoch(self.trainer)  # pyright: ignore[reportOptionalOperand]
         for group in optimizer.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])  # kept in the optimiser's state, so that a continuation has it
         self._rate = LambdaLR(
@@ -95,7 +95,7 @@ class LitVAE(L.LightningModule):
         seeds = [derive_seed(Stream.STEP, self.seed, first + index, rank) for index in range(len(batches))]
         for batch, seed in zip(batches, seeds, strict=True):
             seed_device(self.vae.device, seed)
-            records.append(self._update(batch, self._epoch))
+            records.append(self._update(batch, self._epoch))  # pyright: ignore[reportOptionalCall]
             self._rate.step()
         self._records.append(Record(*map(torch.stack, zip(*records, strict=True))))
         self._note(first, self._records[-1])
@@ -139,7 +139,7 @@ class LitVAE(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):  # in float32, as the final score
             result = evaluation_pass(self.vae, batch, batch_idx)
             found = evaluate(self.vae, result)
-            objective = self.objective.loss(self.vae, result, batch.y, self.trainer.max_epochs)  # after any warm-up
+            objective = self.objective.loss(self.vae, result, batch.y, self.trainer.max_epochs)  # after any warm-up  # pyright: ignore[reportArgumentType]
         found["objective"] = objective.expand(len(batch.y))
         self._evaluated.append(found if is_own else {name: value[:0] for name, value in found.items()})
 
@@ -194,7 +194,7 @@ def as_fused(optimizer: functools.partial, device: torch.device) -> dict[str, bo
     On a CPU it is several times faster than the usual one, a quarter of a small network's step. SGD's is left alone: if
     its very first update is left out, its momentum is memory that nobody has written (torch 2.13).
     """
-    has_it = issubclass(optimizer.func, torch.optim.Adam | torch.optim.AdamW) and device.type in ("cpu", "cuda")
+    has_it = issubclass(optimizer.func, torch.optim.Adam | torch.optim.AdamW) and device.type in ("cpu", "cuda")  # pyright: ignore[reportArgumentType]
     return {"fused": True} if has_it else {}
 
 

@@ -84,7 +84,7 @@ class Update:
         """Tells the optimiser. torch's fused ones are told as its gradient scaler tells them, on the device; for the
         others the host reads it, and they leave weights without a gradient alone."""
         if self.optimizer.defaults.get("fused"):
-            self.optimizer.found_inf = is_left_out
+            self.optimizer.found_inf = is_left_out  # pyright: ignore[reportAttributeAccessIssue]
         elif is_left_out:
             self.optimizer.zero_grad()
 

