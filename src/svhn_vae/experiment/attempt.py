@@ -168,11 +168,11 @@ def fit_again(path: Path, cfg: DictConfig | None = None, chosen: dict[str, str] 
     quiet()
     if cfg is None:
         register_resolvers()
-        cfg, hydra_cfg = (OmegaConf.load(path / ".hydra" / f"{name}.yaml") for name in ("config", "hydra"))
+        cfg, hydra_cfg = (OmegaConf.load(path / ".hydra" / f"{name}.yaml") for name in ("config", "hydra"))  # pyright: ignore[reportAssignmentType]
         chosen = choices(hydra_cfg.hydra)
     folder = RunFolder(path)
     resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None  # the first has looked at it
-    fit(build_job(cfg, chosen, folder), resume)
+    fit(build_job(cfg, chosen, folder), resume)  # pyright: ignore[reportArgumentType]
 
 
 def in_words(result: dict) -> str:

@@ -115,16 +115,16 @@ class Pictures(Callback):
         if self._num_validations % self.every_n_validations != 1 % self.every_n_validations:
             return
         vae, logger, step = pl_module.vae, trainer.logger, trainer.global_step - 1
-        board = logger.experiment
+        board = logger.experiment  # pyright: ignore[reportAttributeAccessIssue]
         subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", 0, 1.0)  # pyright: ignore[reportAttributeAccessIssue]
         for name in ("samples", "reconstructions"):
-            logger.attempt(board.add_image, name, draw(subject, name), step, dataformats="HWC")
+            logger.attempt(board.add_image, name, draw(subject, name), step, dataformats="HWC")  # pyright: ignore[reportAttributeAccessIssue]
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood  # pyright: ignore[reportAttributeAccessIssue]
         log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()[:100_000]
         finite = log_sigma[log_sigma.isfinite()]
         if len(finite):  # else the next updates will be left out, and the run ends as diverged
-            logger.attempt(board.add_histogram, "sigma/log10", finite, step)
+            logger.attempt(board.add_histogram, "sigma/log10", finite, step)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class OrderOfLearning(Callback):
