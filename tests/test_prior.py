@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from sklearn.mixture import GaussianMixture as SklearnMixture
-from svhn_vae.evaluation.importance import latent_noise, log_weight
+from svhn_vae.evaluation.bound import latent_noise, log_weight
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
