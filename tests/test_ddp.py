@@ -46,7 +46,7 @@ def start(folder: Path, *command: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
-    )  # fmt: skip
+    encoding="utf-8")  # fmt: skip
 
 
 def end(process: subprocess.Popen) -> str:

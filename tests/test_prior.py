@@ -8,12 +8,12 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from sklearn.mixture import GaussianMixture as SklearnMixture
-from svhn_vae.evaluation.bound import latent_noise, log_weight
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from conftest import composed, options
 from svhn_vae.errors import Damaged
+from svhn_vae.evaluation.bound import latent_noise, log_weight
 from svhn_vae.experiment.build import build_vae
 from svhn_vae.model.elbo import kl_to_standard_normal
 from svhn_vae.model.prior import FittedPrior, Prior
