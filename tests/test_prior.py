@@ -182,12 +182,11 @@ def test_a_fitted_prior_survives_its_file(name, tmp_path):
 def test_the_fitted_mixture_is_scikit_learns():
     prior = small("gaussian_mixture", latent_dim=3)
     oracle = SklearnMixture(4)
-    covariances = (prior.factor @ prior.factor.mT).double().numpy()
     oracle.weights_, oracle.means_ = prior.log_weights.double().exp().numpy(), prior.mean.double().numpy()
     oracle.precisions_cholesky_ = np.linalg.inv(prior.factor.double().numpy()).transpose(0, 2, 1)
     z = prior.sample(50, generator(), 1.0)
-    torch.testing.assert_close(prior.log_prob(z).double(), torch.from_numpy(oracle.score_samples(z.double().numpy())))
-    assert covariances.shape == (4, 3, 3)
+    due = torch.from_numpy(oracle.score_samples(z.double().numpy()))
+    torch.testing.assert_close(prior.log_prob(z), due.float())
 
 
 @torch.no_grad()
