@@ -34,7 +34,9 @@ class Workplace:
         """The command `train` to its end. Raises RuntimeError with what it printed if it failed."""
         accelerator = f"trainer.accelerator={'gpu' if self.device == 'cuda' else 'cpu'}"
         command = [sys.executable, str(COMMANDS / "train.py"), *arguments, accelerator]
-        done = subprocess.run(command, cwd=self.folder, env=os.environ | self.own, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=self.folder, env=os.environ | self.own, capture_output=True, text=True, encoding="utf-8"
+        )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 

@@ -135,4 +135,4 @@ def test_functions_are_short(path):
 
 @every_file
 def test_files_are_short(path):
-    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES

@@ -245,7 +245,7 @@ def test_scored_once_and_read_afterwards(scored, scores, tmp_path):
     cache, dataset = tmp_path / "not there yet", dataset_of(TEST)
     assert baselines(dataset, TRAINING_MOMENTS, 10, cache) == scores
     [path] = cache.iterdir()
-    assert json.loads(path.read_text())["scores"] == scores
+    assert json.loads(path.read_text(encoding="utf-8"))["scores"] == scores
     assert baselines(dataset, None, 10, cache) == scores  # without moments, which cost more than the scores
     assert scored == [10]
 
@@ -277,7 +277,7 @@ def test_damaged_file_is_replaced(scored, scores, tmp_path, damaged):
     [path] = tmp_path.iterdir()
     path.write_bytes(damaged)
     assert baselines(dataset, moments, 10, tmp_path) == scores
-    assert json.loads(path.read_text())["scores"] == scores
+    assert json.loads(path.read_text(encoding="utf-8"))["scores"] == scores
     assert len(scored) == 2
 
 

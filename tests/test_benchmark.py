@@ -75,7 +75,9 @@ def test_a_whole_run_is_measured_by_what_it_left(tmp_path):
 
 def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     script = Path(__file__).parents[1] / "src" / "bench.py"
-    return subprocess.run([sys.executable, str(script), *arguments], cwd=folder, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(script), *arguments], cwd=folder, capture_output=True, text=True, encoding="utf-8"
+    )
 
 
 def test_the_command_leaves_a_table_and_a_file(tmp_path):
@@ -83,7 +85,7 @@ def test_the_command_leaves_a_table_and_a_file(tmp_path):
     done = bench(tmp_path, "parts=[updates]", "device=cpu", "repeats=2", "variants={float32:[]}", small)
     assert done.returncode == 0, done.stderr
     [path] = (tmp_path / "outputs" / "bench").iterdir()
-    [row] = json.loads(path.read_text())["updates"]
+    [row] = json.loads(path.read_text(encoding="utf-8"))["updates"]
     assert 0 < row["of the bare loop"] < 20
     assert "of the bare loop" in done.stdout
 

@@ -219,7 +219,7 @@ def test_starting_over_after_damage_ends_as_if_left_alone(alone, tmp_path, monke
 
 def test_a_damaged_history_is_made_whole_from_the_checkpoint(alone, tmp_path, monkeypatch):
     train_until(7, tmp_path / "run", monkeypatch)
-    (tmp_path / "run" / "history.csv").write_text("epoch,step\n1,2")
+    (tmp_path / "run" / "history.csv").write_text("epoch,step\n1,2", encoding="utf-8")
     train(tmp_path / "run")
     assert_same(left(tmp_path / "run"), left(alone))
 

@@ -90,7 +90,7 @@ def test_one_override_makes_it_the_full_size(name):
     full = settings(f"experiment=claims/{name}", "trainer=default")
     expected = {key: value for key, value in FULL_SIZE.items() if key not in swept}
     assert {key: full[key] for key in expected} == expected
-    header = (FOLDER / f"{name}.yaml").read_text().split("defaults:")[0]
+    header = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").split("defaults:")[0]
     assert "Full size, on a GPU: the same with trainer=default" in header
     assert all(f"{key}=" in header for key in SWEPT_AT_BOTH_SIZES & swept.keys())
 

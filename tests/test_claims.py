@@ -40,7 +40,7 @@ hydra:
 
 def run_claims(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, REPO / "src" / "claims.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
 
 
 def write_study(path: Path, *hypotheses: dict, num_seeds: int = 6) -> None:
@@ -50,7 +50,9 @@ def write_study(path: Path, *hypotheses: dict, num_seeds: int = 6) -> None:
         study.add(3.0 + a, seed=seed, variance="per_dimension")
         study.add(3.1 + b, seed=seed)
     path.mkdir(parents=True, exist_ok=True)
-    (path / "study.json").write_text(json.dumps({"question": "?", "hypotheses": hypotheses, "commands": []}))
+    (path / "study.json").write_text(
+        json.dumps({"question": "?", "hypotheses": hypotheses, "commands": []}), encoding="utf-8"
+    )
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def outputs(tmp_path):
 def experiments(tmp_path):
     path = tmp_path / "claims"
     path.mkdir()
-    (path / "09_whitening.yaml").write_text(EXPERIMENT)
+    (path / "09_whitening.yaml").write_text(EXPERIMENT, encoding="utf-8")
     return path
 
 
@@ -105,8 +107,8 @@ def test_an_experiment_that_has_only_been_asked_is_not_run(outputs, experiments)
 def test_what_states_no_hypothesis_is_no_claim(outputs, experiments):
     write_study(outputs / "quiet")
     (outputs / "older" / "run").mkdir(parents=True)
-    (experiments / "quiet.yaml").write_text("study: quiet\n")
-    (experiments / "silent.yaml").write_text("study: silent\nhypotheses: []\n")
+    (experiments / "quiet.yaml").write_text("study: quiet\n", encoding="utf-8")
+    (experiments / "silent.yaml").write_text("study: silent\nhypotheses: []\n", encoding="utf-8")
     assert found(outputs, experiments) == DUE
     assert gather(outputs, experiments).damaged == []
 
@@ -115,7 +117,7 @@ def test_what_states_no_hypothesis_is_no_claim(outputs, experiments):
 def test_a_damaged_study_is_said_and_the_others_go_on(outputs, experiments, content):
     write_study(outputs / "claims" / "09_whitening", hypothesis())
     path = outputs / "claims" / "09_whitening" / "study.json"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     assert found(outputs, experiments) == DUE[:-1]
     assert gather(outputs, experiments).damaged == [f"{path} is damaged: expected hypotheses to be a list"]
 
@@ -131,7 +133,7 @@ def test_a_damaged_study_is_said_and_the_others_go_on(outputs, experiments, cont
 )
 def test_a_damaged_experiment_is_said_and_the_others_go_on(outputs, experiments, content, message):
     path = experiments / "01_bad.yaml"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     assert found(outputs, experiments) == DUE
     [line] = gather(outputs, experiments).damaged
     assert line.startswith(f"{path}: ")
@@ -140,7 +142,7 @@ def test_a_damaged_experiment_is_said_and_the_others_go_on(outputs, experiments,
 
 
 def test_a_command_is_made_where_no_comment_has_it(outputs, experiments):
-    (experiments / "09_whitening.yaml").write_text(EXPERIMENT[EXPERIMENT.index("defaults") :])
+    (experiments / "09_whitening.yaml").write_text(EXPERIMENT[EXPERIMENT.index("defaults") :], encoding="utf-8")
     [*_, (_, waiting)] = gather(outputs, experiments).found
     assert waiting.reason == "python src/train.py -m experiment=claims/09_whitening"
 
@@ -187,9 +189,9 @@ def test_claims_and_verdicts_can_be_read_at_every_width(outputs, experiments, wi
 
 def test_markdown_is_what_is_written(outputs, experiments):
     (outputs / "hurt").mkdir()
-    (outputs / "hurt" / "study.json").write_text("{")
+    (outputs / "hurt" / "study.json").write_text("{", encoding="utf-8")
     done = run_claims(outputs, "--experiments", experiments, "--markdown")
-    assert done.stdout == (outputs / "claims.md").read_text()
+    assert done.stdout == (outputs / "claims.md").read_text(encoding="utf-8")
     table = [line for line in done.stdout.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")] for line in table]
     assert cells[0] == list(HEADER)
@@ -222,7 +224,7 @@ def test_a_missing_folder_is_a_line(tmp_path):
 def test_claims_need_neither_torch_nor_matplotlib():
     heavy = "{'torch', 'lightning', 'hydra', 'matplotlib'}"
     code = f"import sys, svhn_vae.report.hypotheses.claims; print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
     assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
 
 

@@ -45,7 +45,7 @@ def test_the_last_finite_state_stays(diverging, tmp_path):
         job.run(whole)
     assert error.value.step == 4
     assert error.value.state["head"]["sigma_finite_fraction"] == 1
-    left = json.loads((tmp_path / "run" / "partial_result.json").read_text())
+    left = json.loads((tmp_path / "run" / "partial_result.json").read_text(encoding="utf-8"))
     assert left["checkpoint"] == "best.ckpt"
     assert math.isfinite(left["metrics"]["val/bits_per_dim"])
     assert not any(name.startswith("test/") for name in left["metrics"])

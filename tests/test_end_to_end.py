@@ -24,18 +24,18 @@ TINY = (*DATA, "trainer=demo", "network_scale=0.03125", "trainer.max_epochs=2", 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """`python src/train.py *arguments`, in an empty working folder."""
     command = [sys.executable, str(REPO / "src" / "train.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, encoding="utf-8")
 
 
 def runs(folder: Path, study: str = "default") -> dict[str, dict]:
     """Run name -> its status.json."""
     found = sorted((folder / "outputs" / study).glob("*/status.json"))
-    return {path.parent.name: json.loads(path.read_text()) for path in found}
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in found}
 
 
 def result(folder: Path, study: str = "default") -> dict:
     [path] = (folder / "outputs" / study).glob("*/result.json")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_every_run_leaves_what_the_readme_promises(sweep):
 def test_result_is_complete(sweep):
     folder, _ = sweep
     run = next((folder / "outputs" / "default").glob("dense-relu_eps-synthetic-pca500-raw-*"))
-    content = json.loads((run / "result.json").read_text())
+    content = json.loads((run / "result.json").read_text(encoding="utf-8"))
     metrics = content["metrics"]
     assert content["data"]["synthetic"] is True
     assert sum(content["parts"].values()) == pytest.approx(metrics["test/bits_per_dim"], abs=1e-4)
@@ -156,7 +156,7 @@ def test_divergence_is_a_result_and_the_sweep_goes_on(tmp_path):
     assert "not finite at step" in done.stdout
     assert "sigma_max" in status["state"]["head"]
     left = tmp_path / "outputs" / "default" / name
-    assert "val/bits_per_dim" in json.loads((left / "partial_result.json").read_text())["metrics"]
+    assert "val/bits_per_dim" in json.loads((left / "partial_result.json").read_text(encoding="utf-8"))["metrics"]
     assert (left / "figures" / "samples.png").is_file()
     assert not (left / "result.json").exists()
     for checkpoint in (tmp_path / "outputs").rglob("*.ckpt"):
@@ -237,7 +237,7 @@ def test_an_interrupted_run_continues_to_the_same_end(wanted, arguments, tmp_pat
 
 def test_ctrl_c_says_that_the_same_command_continues(tmp_path):
     command = [sys.executable, str(REPO / "src" / "train.py"), *TINY, "trainer.max_epochs=500"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         while not list(tmp_path.rglob("last.ckpt")) and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
@@ -250,7 +250,9 @@ def test_ctrl_c_says_that_the_same_command_continues(tmp_path):
 
 def test_two_sweeps_of_one_command_share_the_work(tmp_path):
     command = [sys.executable, str(REPO / "src" / "train.py"), "-m", "seed=0,1,2,3", *TINY]
-    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, encoding="utf-8") for _ in range(2)
+    ]
     printed = "".join(process.communicate(timeout=300)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert [status["status"] for status in runs(tmp_path).values()] == ["done"] * 4

@@ -144,7 +144,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_a_finished_run_is_scored_again_to_the_last_digit(finished):
-    result = json.loads((finished / "result.json").read_text())
+    result = json.loads((finished / "result.json").read_text(encoding="utf-8"))
     found = scored_again(finished, split="test", iw_samples=5)
     assert {name: value for name, value in result["metrics"].items() if name.startswith("test/")} == found.metrics
     assert result["parts"] == found.parts
@@ -156,7 +156,7 @@ def test_a_finished_run_is_scored_again_to_the_last_digit(finished):
 
 def test_a_run_leaves_its_scores_image_by_image_and_its_plots(finished):
     per_image = load_file(finished / "per_image.safetensors")
-    metrics = json.loads((finished / "result.json").read_text())["metrics"]
+    metrics = json.loads((finished / "result.json").read_text(encoding="utf-8"))["metrics"]
     assert per_image["index"].tolist() == list(range(200))
     assert torch.equal(per_image["label"], load_dataset(finished, None, other_images=False).test.labels)
     assert bits_per_dim(per_image["elbo"].mean().item(), 3072) == pytest.approx(metrics["test/bits_per_dim"], abs=1e-5)
@@ -170,7 +170,7 @@ def test_a_run_leaves_its_scores_image_by_image_and_its_plots(finished):
 def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """`python src/evaluate.py *arguments`, in a folder."""
     command = [sys.executable, str(REPO / "src" / "evaluate.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, encoding="utf-8")
 
 
 def test_the_script_prints_the_scores_and_leaves_the_run_alone(finished):
@@ -178,7 +178,7 @@ def test_the_script_prints_the_scores_and_leaves_the_run_alone(finished):
     done = evaluate(finished.parent, f"run={finished.name}", "judge=false")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    metrics = json.loads((finished / "result.json").read_text())["metrics"]
+    metrics = json.loads((finished / "result.json").read_text(encoding="utf-8"))["metrics"]
     for name in ("bits_per_dim", "iw_bits_per_dim", "mutual_information", "calibration/coverage_90"):
         assert f"{metrics[f'test/{name}']:.4f}" in done.stdout
     for words in ("200 test images", "effective sample size", "(-) PPCA, K = 500"):
@@ -236,13 +236,13 @@ def without_training(run: Path) -> dict:
 
 def test_the_script_adds_what_the_result_lacks(unjudged, tmp_path):
     run = shutil.copytree(unjudged, tmp_path / unjudged.name)
-    before, weights = json.loads((run / "result.json").read_text()), without_training(run)
+    before, weights = json.loads((run / "result.json").read_text(encoding="utf-8")), without_training(run)
     done = evaluate(tmp_path, f"run={run.name}", "iw_samples=7", "cache=cache")
     assert done.returncode == 0, done.stderr
     for words in ("by a judge that reads", "validation images", "frechet", "legibility", "memorised",
                   "the judge sees the source's digit in"):  # fmt: skip
         assert words in done.stdout
-    after = json.loads((run / "result.json").read_text())
+    after = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert set(after["metrics"]) >= JUDGED
     assert after["metrics"]["test/iw_k"] == 7
     assert [point["k"] for point in after["details"]["iw_curve"]] == [1, 2, 4, 7]
@@ -267,7 +267,7 @@ def test_the_same_command_adds_what_is_asked_for_now(unjudged, tmp_path):
     assert done.returncode == 0, done.stdout
     assert "done already" in done.stdout
     assert "scored with what is asked for now" in done.stdout
-    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    metrics = json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]
     assert set(metrics) >= JUDGED
     assert metrics["test/iw_k"] == 6
     assert without_training(run) == weights
@@ -277,9 +277,9 @@ def test_the_same_command_adds_what_is_asked_for_now(unjudged, tmp_path):
 def test_other_images_are_scored_only_when_asked_for(finished, tmp_path):
     """A run whose result names other images than are found."""
     run = shutil.copytree(finished, tmp_path / "run")
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     result["data"]["digest"] = "0" * 16
-    (run / "result.json").write_text(json.dumps(result))
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
     refused = evaluate(tmp_path, "run=run")
     assert (refused.returncode, "ran on other images" in refused.stderr) == (1, True)
     done = evaluate(tmp_path, "run=run", "other_images=true", "iw_samples=0", "judge=false")

@@ -142,7 +142,7 @@ def test_a_data_file_replaced_in_mid_sweep(tmp_path):
     replacing = partial(replacing_data, folder, folder / "other.mat")
     done = train(folder, *sweep, prepare=partial(together, without_pictures, replacing))
     assert done.returncode == 0, done.printed
-    facts = [json.loads(path.read_text()) for path in folder.rglob("status.json")]
+    facts = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("status.json")]
     assert [fact["status"] for fact in facts] == ["done", "done"]
     assert len({fact["data"] for fact in facts}) == 1
     before = fingerprints(folder / STUDY)
@@ -227,13 +227,14 @@ def test_texts_that_lead_elsewhere(whole, tmp_path):
     study = shutil.copytree(whole / STUDY, tmp_path / "outputs" / "study", ignore=shutil.ignore_patterns("report"))
     [run] = [path.parent for path in study.glob("*/result.json")]
     contents = [
-        json.loads(path.read_text()) for path in (run / "result.json", run / "status.json", study / "study.json")
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (run / "result.json", run / "status.json", study / "study.json")
     ]
     for name, text in malice.elsewhere(*contents).items():
-        (run / name).write_text(text)
+        (run / name).write_text(text, encoding="utf-8")
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     print_study(study, wide_console())
-    page = write_report(study).read_text()
+    page = write_report(study).read_text(encoding="utf-8")
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert all(path.is_relative_to(study / "report") for path in new)
     assert malice.SCRIPT not in page

@@ -38,7 +38,7 @@ with locked(Path(sys.argv[1])):
 
 def write(path: Path, text: str) -> None:
     with replacing(path) as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
 
 
 def names(folder: Path) -> list[str]:
@@ -52,22 +52,22 @@ def test_a_file_is_what_it_was_until_the_block_has_ended(tmp_path):
     path = tmp_path / "new" / "a.json"
     write(path, "first")
     with pytest.raises(TypeError), replacing(path) as beside:
-        beside.write_text(beside.write_text("half"))  # the second is no text
-    assert (path.read_text(), names(path.parent)) == ("first", ["a.json"])
+        beside.write_text(beside.write_text("half", encoding="utf-8"), encoding="utf-8")  # the second is no text
+    assert (path.read_text(encoding="utf-8"), names(path.parent)) == ("first", ["a.json"])
     with replacing(path) as beside:
-        beside.write_text("second")
+        beside.write_text("second", encoding="utf-8")
         assert names(path.parent) == ["a.json", beside.name]
-        assert path.read_text() == "first"
-    assert (path.read_text(), names(path.parent)) == ("second", ["a.json"])
+        assert path.read_text(encoding="utf-8") == "first"
+    assert (path.read_text(encoding="utf-8"), names(path.parent)) == ("second", ["a.json"])
 
 
 def test_two_writers_of_one_process_number_do_not_meet(tmp_path):
     """Containers that share a disk may share a host's name and a process's number."""
     with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
-        first.write_text("first")
-        second.write_text("second")
+        first.write_text("first", encoding="utf-8")
+        second.write_text("second", encoding="utf-8")
         assert first != second
-    assert ((tmp_path / "a").read_text(), names(tmp_path)) == ("first", ["a"])
+    assert ((tmp_path / "a").read_text(encoding="utf-8"), names(tmp_path)) == ("first", ["a"])
 
 
 def test_what_a_killed_process_left_goes_after_a_day_and_nothing_else(tmp_path):
@@ -117,7 +117,7 @@ def test_written_content_is_read(tmp_path):
     write_json(tmp_path / "x.json", content)
     assert read_json(tmp_path / "x.json") == json.loads((tmp_path / "x.json").read_text("utf-8")) == content
     write_json(tmp_path / "x.json", {})
-    assert (tmp_path / "x.json").read_text() == "{}"
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == "{}"
 
 
 def test_json_has_no_numbers_that_are_not_finite(tmp_path):
@@ -127,7 +127,7 @@ def test_json_has_no_numbers_that_are_not_finite(tmp_path):
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    content = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    content = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert content == {"a": None, "b": [{"c": [None, 1.5]}], "d": None}
 
 
@@ -149,11 +149,11 @@ def full_disk(*_, **__):
 def test_crash_leaves_the_old_file(tmp_path, monkeypatch, before, place, name, crash):
     path = tmp_path / "status.json"
     if before is not None:
-        path.write_text(before)
+        path.write_text(before, encoding="utf-8")
     monkeypatch.setattr(place, name, crash)
     with pytest.raises((KeyboardInterrupt, OSError)) as caught:
         write_json(path, {"new": 2})
-    assert [file.read_text() for file in tmp_path.iterdir()] == ([] if before is None else [before])
+    assert [file.read_text(encoding="utf-8") for file in tmp_path.iterdir()] == ([] if before is None else [before])
     if crash is full_disk:
         assert str(path) in str(caught.value)  # a full disk does not say where
 
@@ -177,7 +177,7 @@ def test_damaged_file_reads_as_nothing(tmp_path, content):
 
 
 def test_missing_file_reads_as_nothing(tmp_path):
-    (tmp_path / "file").write_text("{}")
+    (tmp_path / "file").write_text("{}", encoding="utf-8")
     assert read_json(tmp_path / "none.json") == read_json(tmp_path / "no" / "none.json") == {}
     assert read_json(tmp_path / "file" / "none.json") == {}
 
@@ -187,7 +187,9 @@ def test_missing_file_reads_as_nothing(tmp_path):
 
 def test_a_second_process_is_told_who_has_it_and_a_killed_one_has_it_no_more(tmp_path):
     path = tmp_path / "study" / "run"
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
         assert process.stdout.readline() == "held\n"
         told = rf"process {process.pid} on .* since {time.strftime('%Y')}"
         with pytest.raises(Busy, match=told), locked(path):
@@ -206,7 +208,7 @@ def test_it_is_free_after_an_error(tmp_path):
 
 def test_who_has_it_may_be_unknown(tmp_path):
     with locked(tmp_path / "run"):
-        (tmp_path / ".locks" / "run.json").write_text("{")
+        (tmp_path / ".locks" / "run.json").write_text("{", encoding="utf-8")
         with pytest.raises(Busy, match=r"process \? on \?"), locked(tmp_path / "run"):
             pass
 

@@ -21,7 +21,7 @@ from test_end_to_end import TINY, train
 def generate(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """`python src/generate.py *arguments`, in a folder."""
     command = [sys.executable, str(REPO / "src" / "generate.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_plots_are_drawn_whatever_a_notebook_exports(backend):
     )
     command = [sys.executable, "-c", f"{plot}; assert rendered(f).std() > 0; import matplotlib.pyplot"]
     environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": str(REPO / "src")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 
@@ -102,10 +102,10 @@ def refused(done: subprocess.CompletedProcess, message: str) -> None:
 
 def test_other_images_are_refused(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     found = result["data"]["digest"]
     result["data"]["digest"] = "another"
-    (run / "result.json").write_text(json.dumps(result))
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
     refused(generate(tmp_path, "run=run"), f"ran on other images (data another, found {found})")
 
 
@@ -118,7 +118,9 @@ def test_a_run_without_its_result_is_refused(finished, tmp_path):
 def test_data_of_others_are_not_built(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     config = run / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("svhn_vae.data.digits.Synthetic", "os.system"))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("svhn_vae.data.digits.Synthetic", "os.system"), encoding="utf-8"
+    )
     refused(generate(tmp_path, "run=run"), "data must be a class of svhn_vae, got os.system")
 
 

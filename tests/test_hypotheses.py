@@ -51,7 +51,7 @@ class Study:
         folder = self.path / f"run{len(list(self.path.glob('*'))):03}"
         folder.mkdir(parents=True)
         facts = {"status": status, "reason": "", "data": digest, "config": config, "choices": choices}
-        (folder / "status.json").write_text(json.dumps(facts))
+        (folder / "status.json").write_text(json.dumps(facts), encoding="utf-8")
         if status == "done":
             result = {
                 "seed": seed,
@@ -63,7 +63,7 @@ class Study:
                 "cost": {"epochs": 8, "num_parameters": 967_000},
                 "details": {"post_loss_of_gaussian": -400.0, "iw_curve": []},
             }
-            (folder / "result.json").write_text(json.dumps(result))
+            (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
     def verdict(self, **changed) -> Verdict:
         [found] = verdicts(self.path, read_runs(self.path), [hypothesis(**changed)])
@@ -151,7 +151,7 @@ def test_what_is_not_even_a_mapping(study, content):
     "path", sorted(CONF.glob("experiment/**/*.yaml")), ids=lambda path: path.relative_to(CONF).as_posix()
 )
 def test_hypotheses_of_experiments(path):
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     for stated in content.get("hypotheses") or []:
         parse(stated)
 
@@ -477,7 +477,7 @@ def test_where_a_side_diverged_the_other_is_not_compared_at_other_settings(study
 def test_runs_of_unknown_settings_are_said(paired):
     folder = paired.path / "old"
     folder.mkdir()
-    (folder / "status.json").write_text('{"status": "interrupted"}')
+    (folder / "status.json").write_text('{"status": "interrupted"}', encoding="utf-8")
     assert paired.verdict().reason.endswith("; 1 unfinished run of unknown settings")
 
 

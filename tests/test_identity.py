@@ -130,13 +130,15 @@ def test_a_setting_that_is_added_with_a_default_and_a_class_that_moves_rename_no
         "variance/banded.yaml": "model.variance.Banded|heads.Banded\nslope: [1.0, 2.0]",
     }
     for file, change in added.items():
-        text = (conf / file).read_text()
+        text = (conf / file).read_text(encoding="utf-8")
         assert change.split("|")[0] in text
-        (conf / file).write_text(text.replace(*change.split("|"), 1))
+        (conf / file).write_text(text.replace(*change.split("|"), 1), encoding="utf-8")
     (conf / "drift").mkdir()
-    (conf / "drift" / "none.yaml").write_text("_target_: svhn_vae.training.drift.Drift\n")
-    text = (conf / "train.yaml").read_text()
-    (conf / "train.yaml").write_text(text.replace("  - optimizer: adam", "  - drift: none\n  - optimizer: adam"))
+    (conf / "drift" / "none.yaml").write_text("_target_: svhn_vae.training.drift.Drift\n", encoding="utf-8")
+    text = (conf / "train.yaml").read_text(encoding="utf-8")
+    (conf / "train.yaml").write_text(
+        text.replace("  - optimizer: adam", "  - drift: none\n  - optimizer: adam"), encoding="utf-8"
+    )
     for cached in (extended, configuration.shipped_files):
         cached.cache_clear()
     assert choices(composed().hydra)["drift"] == "none"

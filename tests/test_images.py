@@ -132,7 +132,7 @@ def test_sizes_that_differ_are_refused_or_resized(tmp_path):
 def test_other_formats_are_what_pillow_reads(tmp_path, suffix):
     smooth = np.linspace(0, 255, NUM * 6 * 8 * 3).reshape(LEVELS.shape).astype(np.uint8)
     write(tmp_path, smooth, [f"{index:02}.{suffix}" for index in range(NUM)])
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
     due = np.stack([np.array(Image.open(tmp_path / f"{index:02}.{suffix}")) for index in range(0, NUM, 4)])
     assert_images(images(tmp_path).load().test, due)
 

@@ -60,7 +60,12 @@ def typed(installed: Path, folder: Path, *arguments: str) -> subprocess.Complete
     """`svhn-vae *arguments`, in a folder, of the wheel's files."""
     program = f"import sys; sys.path.insert(0, {str(installed)!r}); from svhn_vae.commands import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        encoding="utf-8",
     )
 
 
@@ -129,7 +134,7 @@ def test_a_commands_help_is_typed_as_it_was(monkeypatch):
 
 
 def test_the_commit_is_gits(monkeypatch):
-    head = subprocess.run(["git", "-C", REPO, "rev-parse", "HEAD"], capture_output=True, text=True)
+    head = subprocess.run(["git", "-C", REPO, "rev-parse", "HEAD"], capture_output=True, text=True, encoding="utf-8")
     if head.returncode:
         pytest.skip("not in a git repository")
     assert head.stdout.startswith(commit().rstrip("+"))

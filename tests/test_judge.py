@@ -267,7 +267,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(fits, dataset, tmp_path, m
 
 def judge(folder, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPO / "src" / "judge.py"), "cache=cache", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, encoding="utf-8")
 
 
 TINY = ("data=synthetic", "data.num_train=200", "data.num_test=40", "judge.epochs=1", "judge.width=4")

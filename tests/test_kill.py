@@ -45,7 +45,9 @@ def test_the_comparison_sees_a_difference(alone, tmp_path):
     run = next((folder / STUDY).glob("dense-logvar-*"))
     assert differing(folder, alone) == []
     for name in ("result.json", "history.csv"):
-        (run / name).write_text(re.sub(r"(\.\d\d)\d", r"\g<1>x", (run / name).read_text()))
+        (run / name).write_text(
+            re.sub(r"(\.\d\d)\d", r"\g<1>x", (run / name).read_text(encoding="utf-8")), encoding="utf-8"
+        )
     for path in run.glob("checkpoints/*.ckpt"):
         content = torch.load(path, weights_only=True)
         next(iter(content["state_dict"].values())).view(-1)[0] += 1e-6

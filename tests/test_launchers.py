@@ -34,7 +34,7 @@ def sweep(folder: Path, *launcher: str) -> subprocess.Popen:
         [sys.executable, str(TRAIN), "-m", *launcher, *SWEEP],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    encoding="utf-8")  # fmt: skip
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:
@@ -59,7 +59,7 @@ def holder(folder: Path) -> int | None:
     for path in (folder / STUDY).glob("*/checkpoints/last.ckpt"):
         lock = folder / STUDY / ".locks" / f"{path.parents[1].name}.json"
         if lock.is_file():
-            return json.loads(lock.read_text())["pid"]
+            return json.loads(lock.read_text(encoding="utf-8"))["pid"]
     return None
 
 
@@ -93,7 +93,7 @@ def test_joblibs_jobs_come_to_what_they_come_to_alone(alone, tmp_path):
     lines = printed.partition("default: synthetic data")[0].splitlines()
     assert len(lines) == 8
     assert all(re.match(r"\S+-seed[01]-[0-9a-f]{8}: (begins|test .* bits/dim .*|failed: .*)$", line) for line in lines)
-    assert len(json.loads((tmp_path / STUDY / "study.json").read_text())["commands"]) == 1
+    assert len(json.loads((tmp_path / STUDY / "study.json").read_text(encoding="utf-8"))["commands"]) == 1
 
 
 def test_a_killed_process_of_joblib_is_told(tmp_path):
@@ -122,7 +122,7 @@ def test_submitits_jobs_are_preempted_interrupted_continued_and_come_to_the_same
 
 def said(folder: Path, text: str) -> bool:
     """Whether one of submitit's jobs has printed it."""
-    return any(text in path.read_text() for path in (folder / STUDY / ".submitit").glob("*/*.out"))
+    return any(text in path.read_text(encoding="utf-8") for path in (folder / STUDY / ".submitit").glob("*/*.out"))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def module_for(head: str) -> LitVAE:
     """The published network, small, on 20 components; where the head needs images, convolutions or its own networks."""
     flat = ["pca.n_components=20"] if accepts(head, (20,)) else []
     model = ["model=conv"] if not flat and head != "spectral" else []
-    module = build_module(composed("objective=elbo", f"variance={head}", "network_scale=0.0625", *flat, *model))
+    module = build_module(composed(f"variance={head}", "objective=elbo", "network_scale=0.0625", *flat, *model))
     module.vae.representation.residual.log_norm.zero_()  # no component is cut off in this test
     return module
 

@@ -37,7 +37,7 @@ def test_a_run_of_0010f91_gives_its_figures_again(monkeypatch):
     for place in (batches, bound):
         monkeypatch.setattr(place, "derive_seed", seed_of_0010f91)
     run = OLD / "conv"
-    vae, due = load_run(run), json.loads((run / "result.json").read_text())["metrics"]
+    vae, due = load_run(run), json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]
     dataset = load_dataset(run, None, other_images=False)
     score = score_run(vae, EvaluationSplits(dataset, vae.representation), split="test", iw_samples=4)
     for quantity in ("test/bits_per_dim", "test/negative_elbo", "test/kl"):
@@ -48,7 +48,7 @@ def test_a_configuration_of_0010f91_builds_the_same_modules():
     run = OLD / "dense"
     vae = build_vae(trusted(run / ".hydra" / "config.yaml", "pca", "model", "variance", "prior"), (3, 32, 32))
     load_weights(vae, run / "checkpoints" / "best.ckpt")  # strictly: every name and every shape
-    due = json.loads((run / "result.json").read_text())["cost"]["num_parameters"]
+    due = json.loads((run / "result.json").read_text(encoding="utf-8"))["cost"]["num_parameters"]
     assert sum(parameter.numel() for parameter in vae.parameters()) == due
 
 
@@ -57,7 +57,7 @@ def test_every_choice_is_registered_and_can_be_loaded(tmp_path):
         for choice in options(group):
             cfg = composed(f"{group}={choice}")
             (tmp_path / "config.yaml").write_text(
-                OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+                OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])), encoding="utf-8"
             )
             found = trusted(tmp_path / "config.yaml", *BASES)
             assert found[group]._target_ == cfg[group]._target_
@@ -80,7 +80,9 @@ def run(tmp_path):
 def test_nothing_of_a_strangers_configuration_is_called(name, run, tmp_path):
     """Each is refused in a line by what would build it, and leaves no file."""
     (tmp_path / "marks").mkdir()
-    (run / ".hydra" / "config.yaml").write_text(malice.configurations(CONFIG, tmp_path / "marks")[name])
+    (run / ".hydra" / "config.yaml").write_text(
+        malice.configurations(CONFIG, tmp_path / "marks")[name], encoding="utf-8"
+    )
     errors = []
     for read in (load_run, lambda path: load_dataset(path, None, other_images=False)):
         try:
@@ -108,12 +110,12 @@ def test_scripts_are_as_careful(script, tmp_path):
     chosen = texts if script == "report" else {"one": texts["ours, a function: variance"]}
     for number, text in enumerate(chosen.values()):
         copy = shutil.copytree(OLD / "conv", study / f"run{number}")
-        (copy / ".hydra" / "config.yaml").write_text(text)
+        (copy / ".hydra" / "config.yaml").write_text(text, encoding="utf-8")
     if script == "report":
         write_report(study)
     else:
         command = [sys.executable, str(REPO / "src" / f"{script}.py"), f"run={study}/run0"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
         assert done.returncode == 1
         [line] = (done.stdout + done.stderr).splitlines()
         assert line.startswith("failed: ")
@@ -125,7 +127,7 @@ DAMAGED = {"no mapping": "pca: 3", "no class": "pca: {n_components: 3}", "no yam
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_configuration_is_refused_in_a_line(content, tmp_path):
-    (tmp_path / "config.yaml").write_text(content)
+    (tmp_path / "config.yaml").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"must be a class of svhn_vae|is damaged") as error:
         trusted(tmp_path / "config.yaml", "pca", "model", "variance")
     assert "\n" not in str(error.value)
@@ -134,8 +136,10 @@ def test_a_damaged_configuration_is_refused_in_a_line(content, tmp_path):
 def test_a_resolver_of_the_process_that_loads_is_not_called(run):
     """Many programs register one that evaluates Python."""
     OmegaConf.register_new_resolver("evil", lambda text: pytest.fail("called"), replace=True)
-    text = (run / ".hydra" / "config.yaml").read_text()
-    (run / ".hydra" / "config.yaml").write_text(text.replace("num_layers: 5", "num_layers: ${evil:5}"))
+    text = (run / ".hydra" / "config.yaml").read_text(encoding="utf-8")
+    (run / ".hydra" / "config.yaml").write_text(
+        text.replace("num_layers: 5", "num_layers: ${evil:5}"), encoding="utf-8"
+    )
     with pytest.raises(UserError, match="must hold plain values"):
         load_run(run)
 

@@ -64,7 +64,7 @@ def test_a_continued_run_takes_up_the_checkpoints_rows_and_clock(tmp_path, clock
     table = begun(path)
     epoch_of(table, clock, 0, train={"train/b": 1.0})
     kept = table.state_dict()["rows"]
-    path.write_text("damaged")
+    path.write_text("damaged", encoding="utf-8")
     clock["seconds"] += 1000  # it was not running
     table = begun(path, kept)
     epoch_of(table, clock, 1, train={"train/b": 2.0})
@@ -93,7 +93,7 @@ def test_the_file_is_written_now_and_then(tmp_path, clock, monkeypatch):
              "epoch,step,seconds,a\n0,5,1.5,2.25\n1,9,2", "epoch,step,seconds,a\n0,5,1.5,2.25\n1,9,2.5,2.2"],
 )  # fmt: skip
 def test_a_damaged_table_is_no_table(tmp_path, text):
-    (tmp_path / "h.csv").write_text(text)
+    (tmp_path / "h.csv").write_text(text, encoding="utf-8")
     assert read_history(tmp_path / "h.csv") == []
     assert read_history(tmp_path / "none.csv") == []
 
@@ -192,6 +192,6 @@ def test_a_full_disk_is_one_notice(left, tmp_path, monkeypatch, capsys):
 
 
 def test_a_folder_that_cannot_be_made_is_one_notice(tmp_path, capsys):
-    (tmp_path / "tensorboard").write_text("a file")
+    (tmp_path / "tensorboard").write_text("a file", encoding="utf-8")
     logged(board(tmp_path))
     assert len(capsys.readouterr().out.splitlines()) == 1

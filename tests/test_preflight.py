@@ -209,8 +209,10 @@ def test_a_step_of_zero_is_hydras_to_refuse():
 def test_what_is_wrong_in_an_experiments_own_sweep_or_keys_is_found(tmp_path):
     folder = tmp_path / "experiment"
     folder.mkdir()
-    (folder / "mine.yaml").write_text("# @package _global_\nhydra: {sweeper: {params: {variance: 'fixed,logvarr'}}}")
-    (folder / "typo.yaml").write_text("# @package _global_\nbatchsize: 3")
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\nhydra: {sweeper: {params: {variance: 'fixed,logvarr'}}}", encoding="utf-8"
+    )
+    (folder / "typo.yaml").write_text("# @package _global_\nbatchsize: 3", encoding="utf-8")
     for name, message in (
         ("mine", "variance=logvarr is no choice: did you mean logvar?"),
         ("typo", "batchsize is no setting: did you mean batch_size?"),

@@ -85,10 +85,10 @@ def test_other_commands_have_the_arguments_of_their_script(command):
 def study(tmp_path_factory) -> Path:
     """The folder in which the first command of the README ran, as printed but for the size."""
     folder = tmp_path_factory.mktemp("readme")
-    [command] = [words for words in commands(README) if "study=demo" in words]
+    command = next(words for words in commands(README) if "study=demo" in words)
     small = [word for word in TINY if not word.startswith(("data=", "trainer="))]
     words = [sys.executable, str(REPO / command[1]), *command[2:], *small, "pca.whiten=false"]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bits/dim" in done.stdout
     assert (folder / "outputs" / "demo" / "report" / "index.html").is_file()
@@ -129,7 +129,7 @@ def test_every_page_is_in_the_navigation():
 def test_documentation_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="make docs installs it")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(build, cwd=REPO, capture_output=True, text=True)
+    done = subprocess.run(build, cwd=REPO, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 
@@ -137,15 +137,20 @@ def test_documentation_is_built_without_a_warning(tmp_path):
 def test_make_targets_exist_and_make_their_environment(target):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    plan = subprocess.run(["make", "-n", "-B", target], cwd=REPO, check=True, capture_output=True, text=True).stdout
+    plan = subprocess.run(
+        ["make", "-n", "-B", target], cwd=REPO, check=True, capture_output=True, text=True, encoding="utf-8"
+    ).stdout
     assert "-m venv" in plan
     assert "pip install" in plan
     assert f"make {target}" in README
 
 
-def test_make_demo_runs_the_sweep_of_the_front_page():
+def test_make_demo_runs_the_commands_of_the_front_page():
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    plan = subprocess.run(["make", "-n", "demo"], cwd=REPO, check=True, capture_output=True, text=True).stdout
-    [sweep] = [line for line in plan.splitlines() if "src/train.py" in line]
-    assert sweep.split("python ")[1] in README
+    plan = subprocess.run(
+        ["make", "-n", "demo"], cwd=REPO, check=True, capture_output=True, text=True, encoding="utf-8"
+    ).stdout
+    runs = [line.split("python ")[1] for line in plan.splitlines() if "src/train.py" in line]
+    assert runs
+    assert all(run in README for run in runs)

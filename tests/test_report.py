@@ -65,13 +65,13 @@ def write_status(study: Path, name: str, status: str, reason: str = "", **facts)
     folder = study / name
     folder.mkdir()
     facts = {"started": 1000.0, "data": SVHN["digest"], "reason": reason, "step": None, "ended": 1060.0} | facts
-    (folder / "status.json").write_text(json.dumps(facts | {"status": status}))
+    (folder / "status.json").write_text(json.dumps(facts | {"status": status}), encoding="utf-8")
     return folder
 
 
 def write_done(study: Path, name: str, **settings) -> Path:
     folder = write_status(study, name, "done")
-    (folder / "result.json").write_text(json.dumps(result_of(name, **settings)))
+    (folder / "result.json").write_text(json.dumps(result_of(name, **settings)), encoding="utf-8")
     return folder
 
 
@@ -129,14 +129,14 @@ def test_every_status_is_read(study):
 
 def test_an_old_result_of_a_run_that_runs_again_is_not_its_result(study):
     folder = write_done(study, "again")
-    (folder / "status.json").write_text('{"status": "running", "started": 1.0, "data": "d"}')
+    (folder / "status.json").write_text('{"status": "running", "started": 1.0, "data": "d"}', encoding="utf-8")
     assert read_runs(study)[0].result == {}
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"name": "a", "metrics": {"test/bits'])
 def test_damaged_result_is_not_dropped_silently(study, content):
     path = write_done(study, "hurt") / "result.json"
-    path.unlink() if content is None else path.write_text(content)
+    path.unlink() if content is None else path.write_text(content, encoding="utf-8")
     [run] = read_runs(study)
     assert (run.name, run.status, run.result) == ("hurt", "failed", {})
     assert "failed: hurt: result.json is missing or damaged" in printed(study)
@@ -144,7 +144,7 @@ def test_damaged_result_is_not_dropped_silently(study, content):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "do'])
 def test_damaged_status_is_not_dropped_silently(study, content):
-    (write_done(study, "hurt") / "status.json").write_text(content)
+    (write_done(study, "hurt") / "status.json").write_text(content, encoding="utf-8")
     [run] = read_runs(study)
     assert (run.name, run.status, run.result["name"]) == ("hurt", "done", "hurt")
     assert "done: hurt: status.json is damaged: result.json says that it is done" in printed(study)
@@ -157,7 +157,7 @@ def test_what_is_no_run_or_was_set_aside_is_left_out(study):
     write_done(study, "run")
     write_done(study, "run.previous1")
     (study / "figures").mkdir()
-    (study / "notes.txt").write_text("")
+    (study / "notes.txt").write_text("", encoding="utf-8")
     assert [run.name for run in read_runs(study)] == ["run"]
     assert read_runs(study / "missing") == []
 
@@ -254,7 +254,7 @@ def test_a_study_of_the_number_of_training_images_is_one_table(study):
         data = {**SVHN, "digest": f"all{limit}", "train_digest": f"train{limit}", "test_digest": "same"}
         path = write_done(study, f"limit{limit}", bits=3.5 - limit / 4000, data=data) / "result.json"
         config = {**CONFIG, **setting("data", limit=limit)}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"config": config}), encoding="utf-8")
     write_status(study, "failed", "failed", data="all1000")
     assert len(by_test_images(read_runs(study))) == 1
     assert [row[0] for row in rows(printed(study)) if "limit" in row[0]] == [
@@ -318,9 +318,9 @@ def test_both_sides_are_ranked_and_answered(study):
     for k, distance in ((1, 30.0), (2, 20.0), (3, 40.0)):
         for seed in (0, 1):
             path = study / f"k{k}-{seed}" / "result.json"
-            result = json.loads(path.read_text())
+            result = json.loads(path.read_text(encoding="utf-8"))
             result["metrics"]["samples/frechet"] = distance + seed
-            path.write_text(json.dumps(result))
+            path.write_text(json.dumps(result), encoding="utf-8")
     text = printed(study)
     assert [*zip(column(text, "#"), column(text, "# pictures"), strict=True)][:2] == [("1", "2"), ("2", "1")]
     assert "Best density: pca.n_components=1" in text
@@ -349,9 +349,9 @@ def test_figures_of_a_run_and_a_part_of_its_time(study):
     text = printed(study)
     found = [column(text, title)[0] for title in ("active", "KL", "modelled", "residual", "seconds")]
     assert found == ["17", "0.250", "1.125", "1.625", "62"]
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     result["cost"]["continued"] = True
-    path.write_text(json.dumps(result))
+    path.write_text(json.dumps(result), encoding="utf-8")
     assert column(printed(study), "seconds")[0] == ">62"
 
 
@@ -412,5 +412,5 @@ def test_report_needs_neither_torch_nor_lightning():
         "import sys, svhn_vae.runs.folder, svhn_vae.report.collect, svhn_vae.report.table, svhn_vae.report.page;"
         "print({'torch', 'lightning', 'hydra', 'omegaconf', 'sklearn'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
     assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")

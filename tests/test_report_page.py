@@ -98,16 +98,16 @@ def write_run(
     facts |= {"status": status, "reason": reason, "step": step, "ended": 1060.0}
     if status == "running":
         del facts["ended"], facts["reason"], facts["step"]
-    (folder / "status.json").write_text(json.dumps(facts))
+    (folder / "status.json").write_text(json.dumps(facts), encoding="utf-8")
     if status == "done":
-        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return folder
 
 
 def add_arrays(folder: Path, num_epochs: int = 30) -> None:
     """Learning curves, the bound of each image, and pictures."""
     rng = np.random.default_rng(0)
-    with (folder / "history.csv").open("w", newline="") as file:
+    with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["epoch", "step", "seconds", "train/bits_per_dim", "val/bits_per_dim", "val/kl"])
         for epoch in range(num_epochs):
@@ -144,7 +144,7 @@ def sweep(study: Path) -> None:
                 else:
                     add_arrays(write_run(study, name, bits=bits, **settings))
     write_run(study, "z-never", status="diverged", reason="nan", **setting("pca", n_components=7))
-    (study / "study.json").write_text(json.dumps(ASKED))
+    (study / "study.json").write_text(json.dumps(ASKED), encoding="utf-8")
 
 
 class Report(NamedTuple):
@@ -158,7 +158,7 @@ class Report(NamedTuple):
     @property
     def rows(self) -> dict[str, dict[str, str]]:
         """Of results.csv, by run."""
-        with (self.study / "report" / "results.csv").open(newline="") as file:
+        with (self.study / "report" / "results.csv").open(newline="", encoding="utf-8") as file:
             return {row["run"]: row for row in csv.DictReader(file)}
 
 
@@ -167,7 +167,7 @@ def swept(tmp_path_factory) -> Report:
     study = tmp_path_factory.mktemp("studies") / "heads & tails"
     study.mkdir()
     (study / "report" / "figures").mkdir(parents=True)
-    (study / "report" / "figures" / "old.svg").write_text("")
+    (study / "report" / "figures" / "old.svg").write_text("", encoding="utf-8")
     sweep(study)
     text = write_report(study).read_text(encoding="utf-8")
     return Report(study, text, Page(text), sorted(path.parent.name for path in study.glob("*/status.json")))
@@ -308,9 +308,9 @@ def test_columns_without_a_value_are_left_out(study):
     assert "active" in titles
     assert "Frechet" not in titles
     path = write_run(study, "b", seed=1) / "result.json"
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     result["metrics"] |= {"samples/frechet": 12.5, "test/reconstruction/psnr": float("nan")}
-    path.write_text(json.dumps(result))
+    path.write_text(json.dumps(result), encoding="utf-8")
     page = page_of(study)
     assert page.column("model", "Frechet")[0] == "12.5"
     assert "PSNR, dB" not in [title for table in page.tables for title in table[0]]
@@ -335,7 +335,7 @@ def test_effects_are_in_the_page(swept):
 
 def test_a_study_without_runs(study):
     assert "This study has no runs yet." in "".join(page_of(study).text)
-    assert (study / "report" / "results.csv").read_text().strip() == ""
+    assert (study / "report" / "results.csv").read_text(encoding="utf-8").strip() == ""
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed", "interrupted", "running"])
@@ -355,17 +355,23 @@ def write_odd_runs(study: Path) -> None:
     save_file({"elbo": np.full(8, 9e3, np.float32)}, few / "per_image.safetensors")
     for name, metrics in (("judged", {"samples/frechet": 20.0}), ("nan", {"test/bits_per_dim": float("nan")})):
         path = write_run(study, name, **setting("variance", epsilon=len(name))) / "result.json"
-        result = json.loads(path.read_text())
-        path.write_text(json.dumps(result | {"metrics": result["metrics"] | metrics, "baselines": {}, "parts": {}}))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(
+            json.dumps(result | {"metrics": result["metrics"] | metrics, "baselines": {}, "parts": {}}),
+            encoding="utf-8",
+        )
     write_run(study, "diverged", status="diverged", reason="nan", seed=2)
     write_run(study, "running", status="running", **setting("pca", whiten=True))
     write_run(study, "other", data=SYNTHETIC, digest=SYNTHETIC["digest"], **setting("pca", whiten=True))
     path = write_run(study, "nulls", **setting("pca", n_components=9)) / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"baselines": {"uniform": None}, "parts": None}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"baselines": {"uniform": None}, "parts": None}),
+        encoding="utf-8",
+    )
     path = write_run(study, "hurt") / "result.json"
-    path.write_text('{"name": "hurt", "metrics": {}}')
+    path.write_text('{"name": "hurt", "metrics": {}}', encoding="utf-8")
     old = write_run(study, "old-seed0", status="failed", reason="because") / "status.json"
-    old.write_text('{"status": "failed"}')
+    old.write_text('{"status": "failed"}', encoding="utf-8")
 
 
 def test_every_subset_of_runs_has_its_report_and_table(study, tmp_path, monkeypatch):
@@ -400,8 +406,8 @@ class Blank:
 def test_a_run_with_a_damaged_status(study):
     write_run(study, "good")
     (study / "hurt").mkdir()
-    (study / "hurt" / "status.json").write_text("{")
-    (write_run(study, "less", seed=1) / "status.json").write_text("{")
+    (study / "hurt" / "status.json").write_text("{", encoding="utf-8")
+    (write_run(study, "less", seed=1) / "status.json").write_text("{", encoding="utf-8")
     page = page_of(study)
     assert page.column("run", "what happened") == ["no status"]
     assert "3 runs: 2 finished, 1 without a status." in "".join(page.text)
@@ -410,7 +416,10 @@ def test_a_run_with_a_damaged_status(study):
 
 def test_where_a_diverged_run_stood_is_said(study):
     path = write_run(study, "a", status="diverged", reason="nan", step=3) / "status.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"state": {"loss": 812.34567, "sigma_min": None}}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"state": {"loss": 812.34567, "sigma_min": None}}),
+        encoding="utf-8",
+    )
     assert page_of(study).column("run", "reason") == ["nanloss 812.3, sigma_min None"]
 
 
@@ -427,7 +436,7 @@ def test_damaged_files_beside_a_run_are_no_obstacle(study):
 def test_a_damaged_command_is_left_out(study):
     """A flipped bit makes another key of it."""
     commands = [{"comm!nd": "python src/train.py seed=1"}, "python", {"command": "python src/train.py seed=2"}]
-    (study / "study.json").write_text(json.dumps({"commands": commands}))
+    (study / "study.json").write_text(json.dumps({"commands": commands}), encoding="utf-8")
     text = write_report(study).read_text(encoding="utf-8")
     assert "seed=2" in text
     assert "seed=1" not in text
@@ -460,7 +469,7 @@ def test_files_are_utf8_in_every_locale(study):
     errors = [f"-Werror::EncodingWarning:svhn_vae.report.{name}" for name in ("page", "plots", "collect", "reproduce")]
     command = [sys.executable, "-X", "warn_default_encoding", *errors, "-c", code, study]
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **locale})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **locale}, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "jörg" in (study / "report" / "index.html").read_text(encoding="utf-8")
 
@@ -470,7 +479,7 @@ def test_files_are_utf8_in_every_locale(study):
 
 def test_csv_holds_the_numbers(swept):
     rows, names = swept.rows, swept.names
-    result = json.loads((swept.study / names[0] / "result.json").read_text())
+    result = json.loads((swept.study / names[0] / "result.json").read_text(encoding="utf-8"))
     for key, value in result["metrics"].items():
         assert float(rows[names[0]][key]) == value
     due = {"baseline/uniform": "8.0", "part/kl": "0.25", "pca.n_components": "100", "version/python": "3.11.7"}

@@ -30,7 +30,7 @@ epoch,step,seconds,train/bits_per_dim,val/bits_per_dim
 @pytest.fixture
 def history(tmp_path):
     path = tmp_path / "history.csv"
-    path.write_text(HISTORY)
+    path.write_text(HISTORY, encoding="utf-8")
     return path
 
 
@@ -48,13 +48,15 @@ def test_a_curve_has_the_points_at_which_it_was_logged(history):
     "content", ["", "epoch,step\n", "epoch,step,seconds,val/kl\n0,1\n", "epoch,step,seconds,val/kl\n0,1,x,2"]
 )
 def test_a_damaged_history_has_no_curves(history, content):
-    history.write_text(content)
+    history.write_text(content, encoding="utf-8")
     assert read_curves(history) == {}
     assert read_curves(history.with_name("missing.csv")) == {}
 
 
 def test_a_long_curve_is_thinned_to_points_of_its_own(history):
-    history.write_text("epoch,step,seconds,val/kl\n" + "\n".join(f"{at},0,{2 * at},{3 * at}" for at in range(5000)))
+    history.write_text(
+        "epoch,step,seconds,val/kl\n" + "\n".join(f"{at},0,{2 * at},{3 * at}" for at in range(5000)), encoding="utf-8"
+    )
     found = read_curves(history)["val/kl"]
     assert len(found.values) == MAX_POINTS
     assert found.epochs[[0, -1]].tolist() == [0, 4999]
@@ -103,9 +105,9 @@ def test_both_sides_and_the_front(tmp_path, drawn):
     points = {1: (3.0, 30.0), 2: (3.5, 20.0), 3: (3.6, 25.0)}  # the third is beaten by the second in both
     for k, (bits, distance) in points.items():
         path = write_run(tmp_path, f"k{k}", bits=bits, **setting("pca", n_components=k)) / "result.json"
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         result["metrics"]["samples/frechet"] = distance
-        path.write_text(json.dumps(result))
+        path.write_text(json.dumps(result), encoding="utf-8")
     found = variants(read_runs(tmp_path))
     assert plots.sides(found, [], "x") == ["x-both-sides", "x-rate-distortion"]
     [axes] = drawn["both-sides"].axes

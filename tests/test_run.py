@@ -114,9 +114,9 @@ def test_an_interrupted_run_says_that_its_code_has_changed(run, monkeypatch, cap
 def test_a_default_that_has_changed_since_is_refused(run, capsys):
     """Its name tells what was given, and not what was a default when it was made."""
     _, folder = taken()
-    facts = json.loads(folder.status.read_text())
+    facts = json.loads(folder.status.read_text(encoding="utf-8"))
     config = facts["config"] | {"new_then": 3, "optimizer": facts["config"]["optimizer"] | {"lr": 0.5}}
-    folder.status.write_text(json.dumps({**facts, "config": config}))
+    folder.status.write_text(json.dumps({**facts, "config": config}), encoding="utf-8")
     assert taken()[0].status == "failed"
     assert "made with optimizer.lr=0.5, a default that is now 0.0001" in lines(capsys)[-1]
     assert taken("rerun=true")[0].status == "done"
@@ -132,8 +132,8 @@ def test_a_run_with_all_errors_shown(run, monkeypatch, capsys):
 @pytest.mark.parametrize("status", ["done", "interrupted"])
 def test_other_images_are_refused_and_nothing_is_touched(status, run, capsys):
     _, folder = taken()
-    facts = json.loads(folder.status.read_text())
-    folder.status.write_text(json.dumps({**facts, "data": "another", "status": status}))
+    facts = json.loads(folder.status.read_text(encoding="utf-8"))
+    folder.status.write_text(json.dumps({**facts, "data": "another", "status": status}), encoding="utf-8")
     before = folder.status.read_bytes()
     assert taken()[0].status == "failed"
     assert "has run already on other images (data another, now" in lines(capsys)[-1]
@@ -230,7 +230,7 @@ def test_a_failure_is_one_line_and_noted(error, line, run, capsys):
     )
     assert folder.facts["status"] == outcome.status == "failed"
     assert folder.facts["reason"] == outcome.reason
-    assert "Traceback" in folder.error_log.read_text()
+    assert "Traceback" in folder.error_log.read_text(encoding="utf-8")
 
 
 def test_a_failure_that_cannot_be_noted_is_said_all_the_same(run, monkeypatch, capsys):
@@ -302,7 +302,7 @@ def test_a_job_that_never_began_leaves_nothing(run, capsys):
 @pytest.mark.parametrize("content", ["", "{", '{"a": 1}', "[]", '{"status": 3}'])
 def test_a_damaged_status_loses_no_finished_run(content, run, capsys):
     _, folder = taken()
-    folder.status.write_text(content)
+    folder.status.write_text(content, encoding="utf-8")
     assert taken()[0].status == "done"
     assert lines(capsys)[1:] == [
         "done already (status.json is damaged: result.json says that it is done); rerun=true makes it anew"
@@ -312,7 +312,7 @@ def test_a_damaged_status_loses_no_finished_run(content, run, capsys):
 
 def test_a_damaged_result_is_made_again(run, capsys):
     _, folder = taken()
-    (folder.path / "result.json").write_text("{")
+    (folder.path / "result.json").write_text("{", encoding="utf-8")
     assert taken()[0].status == "done"
     assert "result.json is missing or damaged: it is scored again" in lines(capsys)
     assert len(run.counted) == 2
@@ -324,7 +324,7 @@ def test_left_over_partials_of_killed_processes_go_when_a_run_begins(run):
     (folder.path / "result.json").unlink()
     left = folder.path / "checkpoints" / "last.ckpt.another-machine.123.partial"
     left.parent.mkdir()
-    left.write_text("half")
+    left.write_text("half", encoding="utf-8")
     taken()
     assert not left.exists()
 

@@ -37,7 +37,7 @@ def test_a_new_folder_has_no_facts(folder):
 def test_begin(folder):
     folder.begin("d1", CONFIG, CHOICES)
     assert folder.facts == {"status": "running", "started": 1000.0, "data": "d1", **DESCRIBED}
-    assert json.loads((folder.path / "status.json").read_text()) == folder.facts
+    assert json.loads((folder.path / "status.json").read_text(encoding="utf-8")) == folder.facts
 
 
 @pytest.mark.parametrize("status", ["done", "diverged", "failed", "interrupted"])
@@ -133,7 +133,7 @@ CLAIM = {"claim": "a", "metric": "test/bits_per_dim"}
 
 
 def noted(study: Path) -> dict:
-    return json.loads((study / "study.json").read_text())
+    return json.loads((study / "study.json").read_text(encoding="utf-8"))
 
 
 def test_commands_add_up_in_their_order(tmp_path):
@@ -153,6 +153,6 @@ def test_the_newest_question_counts(tmp_path):
 
 
 def test_a_damaged_file_of_a_study_is_replaced(tmp_path):
-    (tmp_path / "study.json").write_text("{")
+    (tmp_path / "study.json").write_text("{", encoding="utf-8")
     note_command(tmp_path, "first", 10.0, None, [])
     assert len(noted(tmp_path)["commands"]) == 1

@@ -1,7 +1,7 @@
 """Draws the pictures of the README from a study of synthetic data: python docs/images/draw.py outputs/demo
 
-samples.png: test images, reconstructions and samples of the study's best run, beside each other.
-ranking.png: test bits/dim of all runs, beside models without a network.
+samples.png: data, reconstructions and samples of the study's best run, beside each other.
+ranking.png: test bits/dim of all runs and of models without a network.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-SHOWN = {"data": "test images", "reconstructions": "images and reconstructions", "samples": "samples of the prior"}
+SHOWN = {"data": "data", "reconstructions": "images, and below each its reconstruction", "samples": "samples"}
 BITS = "test/bits_per_dim"
 FOLDER = Path(__file__).parent
 
@@ -31,25 +31,26 @@ def main() -> None:
 def draw_samples(figures: Path) -> Figure:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
-        axes.imshow(np.asarray(Image.open(figures / f"{name}.png")))
+        picture = np.asarray(Image.open(figures / f"{name}.png"))
+        axes.imshow(picture[: picture.shape[1]])  # square: without the caption below
         axes.set_title(title, fontsize="medium")
         axes.set_axis_off()
     return figure
 
 
 def draw_ranking(results: list[dict[str, Any]]) -> Figure:
-    """Each run's bits/dim, the best above, and dashed lines for models without a network."""
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    """Bits/dim of runs and of models without a network, the best above."""
+    rows = [
+        (f"variance={result['choices']['variance']}, {spread(result)}", result["metrics"][BITS]) for result in results
+    ]
+    without = {f"(no network) {name}": value for name, value in results[0]["baselines"].items()}
+    ranked = sorted([*rows, *without.items()], key=lambda row: -row[1])
+    figure = Figure(figsize=(9, 0.5 + 0.26 * len(ranked)), layout="constrained")
     axes = figure.subplots()
-    ranked = sorted(results, key=lambda result: -result["metrics"][BITS])
-    names = [f"{result['choices']['variance']}, {spread(result)}" for result in ranked]
-    axes.barh(names, [result["metrics"][BITS] for result in ranked], height=0.5)
-    for row, result in enumerate(ranked):
-        axes.annotate(f" {result['metrics'][BITS]:.2f}", (result["metrics"][BITS], row), va="center")
-    for name, value in ranked[0]["baselines"].items():
-        if value < 1.5 * ranked[0]["metrics"][BITS]:
-            axes.axvline(value, color="grey", linestyle="--", linewidth=1)
-            axes.text(value, len(ranked) - 0.4, name, rotation=20, fontsize="x-small", color="grey")
+    colours = ["lightgrey" if name in without else "tab:blue" for name, _ in ranked]
+    axes.barh([name for name, _ in ranked], [value for _, value in ranked], color=colours)
+    for row, (_, value) in enumerate(ranked):
+        axes.annotate(f" {value:.2f}", (value, row), va="center", fontsize="small")
     axes.set_xlabel("test bits/dim, lower is better")
     return figure
 

@@ -30,7 +30,7 @@ from svhn_vae.training.loggers import read_history
 SHORT = (*TINY, "trainer.max_epochs=2")
 STUDY = Path("outputs") / "default"
 READERS: dict[str, Callable[[Path], object]] = {
-    ".json": lambda path: json.loads(path.read_text()),
+    ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
     ".safetensors": load_tensors,
     ".ckpt": read_checkpoint,
     ".png": lambda path: Image.open(path).load(),
@@ -62,7 +62,9 @@ def left_alone(root: Path) -> Alone:
     shutil.copytree(base, alone)
     done = train(alone, *SHORT, prepare=partial(noting, alone))
     assert done.returncode == 0, done.printed
-    return Alone(base, finished, fingerprints(alone / STUDY), (alone / "calls").read_text().splitlines())
+    return Alone(
+        base, finished, fingerprints(alone / STUDY), (alone / "calls").read_text(encoding="utf-8").splitlines()
+    )
 
 
 def breaking(folder: Path, n: int, name: str, *, ever_after: bool = False, pattern: str = "") -> None:

@@ -60,8 +60,8 @@ class Command:
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
-            raise TimeoutError(f"nothing after {timeout} s: {self.log.read_text()}")
-        return Done(self.process.exitcode, self.log.read_text(), time.monotonic() - self._start)
+            raise TimeoutError(f"nothing after {timeout} s: {self.log.read_text(encoding='utf-8')}")
+        return Done(self.process.exitcode, self.log.read_text(encoding="utf-8"), time.monotonic() - self._start)
 
 
 def warm_up() -> None:

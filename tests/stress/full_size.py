@@ -70,7 +70,9 @@ def blocks(num_images: int, size: int = 5000):
 def measure(folder: str, splits: str, what: str) -> tuple[float, float]:
     """Peak memory in GiB and seconds, of a process of its own."""
     command = [sys.executable, "-c", CODE, folder, splits, what]
-    count, dtype, peak, seconds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    count, dtype, peak, seconds = subprocess.run(
+        command, check=True, capture_output=True, text=True, encoding="utf-8"
+    ).stdout.split()
     print(f"{what} of {splits}: {int(count):,} images, {dtype}, peak {float(peak):.2f} GiB, {float(seconds):.1f} s")
     return float(peak), float(seconds)
 

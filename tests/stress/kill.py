@@ -54,7 +54,7 @@ def left_alone(folder: Path) -> Alone:
     warm_up()
     done = train(folder, *SWEEP, prepare=partial(watched, folder, 0))
     assert done.returncode == 0, done.printed
-    calls = (folder / "calls").read_text().splitlines()
+    calls = (folder / "calls").read_text(encoding="utf-8").splitlines()
     return Alone(folder, fingerprints(folder / "outputs" / "default"), done.seconds, calls)
 
 
@@ -70,7 +70,7 @@ def killed(folder: Path, alone: Alone, how: str, rng: random.Random) -> Kill | D
     done = command.wait()
     if done.returncode != -signal.SIGKILL:
         return done
-    calls = (folder / "calls").read_text().splitlines() if (folder / "calls").is_file() else []
+    calls = (folder / "calls").read_text(encoding="utf-8").splitlines() if (folder / "calls").is_file() else []
     return Kill(time.monotonic() - start, doing(folder), calls[-1] if calls else "none yet", how)
 
 
@@ -80,7 +80,7 @@ def doing(folder: Path) -> str:
     if not runs:
         return "starting"
     run = max(runs, key=lambda path: path.stat().st_mtime_ns).parent
-    status = json.loads((run / "status.json").read_text())
+    status = json.loads((run / "status.json").read_text(encoding="utf-8"))
     if status["status"] != "running":
         return f"between runs: {status['status']}"
     if "cost" not in status:

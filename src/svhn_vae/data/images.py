@@ -75,7 +75,7 @@ class Images(Source):
                 f"data.root={self.root}: images {shape} have {math.prod(shape):,} values, more than {MAX_VALUES:,}: "
                 "their covariance takes hours: resize them by data.size=32"
             )
-        return shape
+        return shape  # pyright: ignore[reportReturnType]
 
     def read(self, split: str) -> LabelledImages:
         place, is_whole = self._place(split)
@@ -97,7 +97,7 @@ class Images(Source):
 
     @property
     def _root(self) -> Path:
-        return Path(os.path.expanduser(self.root))
+        return Path(os.path.expanduser(self.root))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     def _place(self, split: str) -> tuple[Path, bool]:
         """The folder or array of a split, and whether all of it is."""
@@ -106,7 +106,7 @@ class Images(Source):
         names = {name: [self._root / f"{name}{suffix}" for suffix in ("", *ARRAYS)] for name in ("train", "test")}
         places = {name: next((path for path in paths if path.exists()), None) for name, paths in names.items()}
         if all(places.values()):
-            return places[split], True
+            return places[split], True  # pyright: ignore[reportReturnType]
         return places["train"] or self._root, False
 
 
@@ -136,7 +136,7 @@ def read_pictures(folder: Path, names: list[str], size: int | None, channels: in
             if (label := _label_of(path, folder)) not in names:
                 raise DataError(f"no training picture is in a folder {label}: the names of sub-folders are labels")
             images[index], labels[index] = torch.from_numpy(image), names.index(label)
-    return LabelledImages(images, labels)
+    return LabelledImages(images, labels)  # pyright: ignore[reportArgumentType]
 
 
 def _label_of(path: Path, folder: Path) -> str:
@@ -195,8 +195,8 @@ def _with_channels_first(images: np.ndarray) -> np.ndarray:
 class CIFAR10(Official):
     """60,000 photographs of ten kinds of things (Krizhevsky 2009), of the binary version, which needs no pickle."""
 
-    name = "cifar10"
-    image_shape = (3, 32, 32)
+    name = "cifar10"  # pyright: ignore[reportAssignmentType]
+    image_shape = (3, 32, 32)  # pyright: ignore[reportAssignmentType]
     files: ClassVar = {"cifar-10-binary.tar.gz": ("c32a1d4ab5d03f1284b67883e8d87530", 170_052_171)}
 
     def read(self, split: str) -> LabelledImages:
@@ -214,8 +214,8 @@ class CIFAR10(Official):
 class MNIST(Official):
     """70,000 handwritten digits (LeCun et al. 1998), in grey."""
 
-    name = "mnist"
-    image_shape = (1, 28, 28)
+    name = "mnist"  # pyright: ignore[reportAssignmentType]
+    image_shape = (1, 28, 28)  # pyright: ignore[reportAssignmentType]
     files: ClassVar = {
         "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
         "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", 28_881),

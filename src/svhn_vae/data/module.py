@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, every_nth
 from svhn_vae.data.cache import cached_moments
@@ -62,7 +63,8 @@ class DataModule(L.LightningDataModule):
             return
         self.dataset = load_once(self.source)
         self._check_size()
-        self.representation.fit(self.moments(self.representation.scatter))
+        if rank_zero_only.rank == 0:  # and gives the others what it fits: see LitVAE
+            self.representation.fit(self.moments(self.representation.scatter))
         self.evaluation = EvaluationSplits(self.dataset, self.representation)
 
     def moments(self, scatter: str) -> Moments:

@@ -10,7 +10,7 @@ Shapes: B images, Z latent dimensions. Units: nats per image unless a name says 
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -55,14 +55,28 @@ def bound_metrics(split: str, means: Tensor, *, num_dims: int | None) -> dict[st
     return {f"{split}/{name}": value for name, value in named.items()}
 
 
-def summarise(split: str, evaluated: list[dict[str, Tensor]], *, num_dims: int | None) -> dict[str, Tensor]:
-    """What `evaluate` gave for the batches of a split -> the split's metrics."""
-    whole = {name: torch.cat([batch[name] for batch in evaluated]) for name in evaluated[0]}
-    bounds = bound_metrics(split, whole.pop("per_image").mean(0), num_dims=num_dims)
+def summarise(
+    split: str,
+    evaluated: list[dict[str, Tensor]],
+    *,
+    num_dims: int | None,
+    total: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> dict[str, Tensor]:
+    """What `evaluate` gave for the batches of a split -> the split's metrics.
+
+    total: of sums over the images of a process -> those over the images of all.
+    """
+    whole = {name: torch.cat([batch[name] for batch in evaluated]).cpu().double() for name in evaluated[0]}
+    whole["square"] = whole["posterior_mean"].square()
+    columns = {name: each.view(len(each), each.shape[1:].numel()) for name, each in whole.items()}
+    table = torch.cat(list(columns.values()), dim=1)
+    num, sums = total(torch.cat([table.new_tensor([len(table)]), table.sum(0)])).split([1, table.shape[1]])
+    means = dict(zip(columns, (sums / num).split([each.shape[1] for each in columns.values()]), strict=True))
+    bounds = bound_metrics(split, means.pop("per_image"), num_dims=num_dims)
     # Active units: latents whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016).
-    active = (whole.pop("posterior_mean").var(0, correction=0) > 0.01).sum().float()
-    standing = {f"{split}/sigma/{name}": value.mean() for name, value in whole.items()}
-    return {**bounds, f"{split}/active_units": active, **standing}
+    active = (means.pop("square") - means.pop("posterior_mean").square() > 0.01).sum()
+    standing = {f"{split}/sigma/{name}": value.squeeze() for name, value in means.items()}
+    return {name: value.float() for name, value in {**bounds, f"{split}/active_units": active, **standing}.items()}
 
 
 @torch.no_grad()

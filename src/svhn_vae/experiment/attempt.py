@@ -10,6 +10,7 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -28,9 +29,10 @@ from svhn_vae.errors import (
 )
 from svhn_vae.evaluation.score import lacks
 from svhn_vae.experiment.build import build_job, fit_device, load_data, load_judge
-from svhn_vae.experiment.configuration import plain
+from svhn_vae.experiment.configuration import choices, plain, register_resolvers
 from svhn_vae.experiment.loading import complete_scores
-from svhn_vae.experiment.run import run
+from svhn_vae.experiment.processes import PROCESSES
+from svhn_vae.experiment.run import fit, run
 from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import DELETED, Config, differences, identity
@@ -50,13 +52,18 @@ class Outcome(NamedTuple):
 
 def run_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_study: Callable[[], None]) -> Outcome:
     """Runs the job unless it is done, or at work in another process. Raises Interrupted."""
+    num = cfg.trainer.devices * cfg.trainer.num_nodes
+    if not PROCESSES.is_first(num):
+        PROCESSES.follow(lambda: fit_again(folder.path, cfg, chosen))
+        return Outcome(folder.path.name, "elsewhere")
     try:
-        digest = load_data(cfg).digest
-        note_command(folder, note_study)
-        found = known(cfg, folder, digest)
-        if found and found.status == "done":
-            complete(cfg, folder)
-        return found or run_alone(cfg, chosen, folder, digest)
+        with PROCESSES.job(num):
+            digest = load_data(cfg).digest
+            note_command(folder, note_study)
+            found = known(cfg, folder, digest)
+            if found and found.status == "done":
+                complete(cfg, folder)
+            return found or run_alone(cfg, chosen, folder, digest)
     except Busy as busy:
         print(f"  left alone: {busy}", flush=True)
         return Outcome(folder.path.name, "elsewhere")
@@ -156,6 +163,18 @@ def announce_continuation(cfg: DictConfig, folder: RunFolder) -> None:
         print(f"  begun at commit {folder.facts['commit']}, now {commit_now()}; rerun=true starts over", flush=True)
 
 
+def fit_again(path: Path, cfg: DictConfig | None = None, chosen: dict[str, str] | None = None) -> None:
+    """What another process than the first does for the run in a folder that the first has begun: fits it with it."""
+    quiet()
+    if cfg is None:
+        register_resolvers()
+        cfg, hydra_cfg = (OmegaConf.load(path / ".hydra" / f"{name}.yaml") for name in ("config", "hydra"))  # pyright: ignore[reportAssignmentType]
+        chosen = choices(hydra_cfg.hydra)
+    folder = RunFolder(path)
+    resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None  # the first has looked at it
+    fit(build_job(cfg, chosen, folder), resume)  # pyright: ignore[reportArgumentType]
+
+
 def in_words(result: dict) -> str:
     bits = result["metrics"].get("test/bits_per_dim")
     score = "no density of pixels, so no bits/dim," if bits is None else f"test {bits:.3f} bits/dim"
@@ -210,5 +229,6 @@ def quiet() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated.*")  # torch 2.13
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")  # joblib's has grown
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

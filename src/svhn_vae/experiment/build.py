@@ -18,6 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -26,6 +28,7 @@ from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
 from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
 from svhn_vae.experiment.configuration import CONF, OUTPUTS, is_of_training, plain
+from svhn_vae.experiment.processes import num_processes
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config
@@ -136,9 +139,11 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job
     trainer = build_trainer(cfg, folder)
     data = build_data(cfg, module.vae)
     data.setup()
-    module.vae.prior.start(data.evaluation.seen)
+    if rank_zero_only.rank == 0:  # and gives the others what it starts with: see LitVAE
+        module.vae.prior.start(data.evaluation.seen)
     judge = functools.partial(load_judge, cfg) if cfg.judge else None
-    typed = [word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []  # not in a child of Lightning
+    typed = [word.lstrip("+~").partition("=")[0] for word in words]
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
 
 
@@ -182,7 +187,7 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         source_of(cfg),
         vae.representation,
         batch_size=cfg.batch_size,
-        updates_per_step=cfg.updates_per_step if cfg.trainer.limit_train_batches == 1.0 else 1,  # it limits steps
+        updates_per_step=1 if is_one_per_step(cfg) else cfg.updates_per_step,
         dequantise=cfg.dequantise,
         epochs_per_noise=cfg.epochs_per_noise,
         shuffle=cfg.shuffle,
@@ -190,6 +195,11 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         cache=cache_folder(cfg),
         fit_device=fit_device(cfg),
     )
+
+
+def is_one_per_step(cfg: DictConfig) -> bool:
+    """limit_train_batches limits steps, and ddp averages the gradients of a step's first update alone."""
+    return cfg.trainer.limit_train_batches != 1.0 or cfg.trainer.devices * cfg.trainer.num_nodes > 1
 
 
 def fit_device(cfg: DictConfig) -> torch.device:
@@ -200,18 +210,21 @@ def fit_device(cfg: DictConfig) -> torch.device:
 
 def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
     """Lightning's Trainer, writing into the run's folder alone."""
-    if cfg.trainer.devices != 1:
-        raise UserError(f"trainer.devices must be 1, got {cfg.trainer.devices}: start one run per device")
+    settings = checked("trainer", cfg.trainer)
+    num, on_gpu = num_processes(settings, cfg.batch_size), cfg.trainer.accelerator in ("auto", "gpu", "cuda")
     callbacks = [make(f"callbacks.{name}", node) for name, node in cfg.callbacks.items()]
-    # Without its clipping: the module clips, which makes the updates.
-    settings: dict[str, Any] = checked("trainer", cfg.trainer) | {"gradient_clip_val": None}
+    # Any weights may be without a gradient, where a head takes no parameters of images. Buffers are the basis, too:
+    # those that differ are shared before validations, see LitVAE.
+    ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     wired: dict[str, Any] = {
-        "strategy": "auto",
+        "strategy": ddp if num > 1 else "auto",
+        "sync_batchnorm": num > 1 and on_gpu and torch.cuda.is_available(),
+        "gradient_clip_val": None,  # the module clips: it makes the updates
         "default_root_dir": folder.path,
         "logger": make("logger", cfg.logger)(save_dir=folder.path),
         "callbacks": [*callbacks, History(folder.path / "history.csv"), *checkpoints(folder, cfg)],
-        # The plain environment: SLURM's would leave in mid-epoch and requeue by itself; see interruption.py.
-        "plugins": [LightningEnvironment(), WholeCheckpoints(folder)],
+        # One process has the plain environment: SLURM's would requeue by itself, see interruption.py.
+        "plugins": [WholeCheckpoints(folder), *([LightningEnvironment()] if num == 1 else [])],
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,  # nothing is logged per step: this only keeps a warning about short epochs away

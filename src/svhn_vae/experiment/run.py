@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import math
 import platform
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from svhn_vae.evaluation.latents import posteriors_of
 from svhn_vae.evaluation.samples import sample_metrics
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.experiment.build import Job
+from svhn_vae.experiment.processes import PROCESSES
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
@@ -119,11 +121,12 @@ def fit(job: Job, resume: Path | None) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     start = time.monotonic()
-    trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
+    with PROCESSES.training(trainer.world_size, folder, trainer.strategy.launcher):
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=resume, weights_only=True)
     if profile := trainer.profiler.summary():  # Lightning prints it where we keep it quiet  # pyright: ignore[reportAttributeAccessIssue]
         print(profile, flush=True)
     if epochs := callback(trainer, Last).interrupted_after:
-        raise Interrupted(INTERRUPTION.signum, f"after {epochs} epochs")  # pyright: ignore[reportArgumentType]
+        raise Interrupted(INTERRUPTION.signum or signal.SIGTERM, f"after {epochs} epochs")
     if not trainer.is_global_zero:
         return
     order = callback(trainer, OrderOfLearning)

@@ -17,10 +17,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from svhn_vae.errors import TRACEBACKS, Interrupted, one_line, printable, root_of
-from svhn_vae.experiment.attempt import Outcome, quiet, run_job
+from svhn_vae.experiment.attempt import Outcome, fit_again, quiet, run_job
 from svhn_vae.experiment.configuration import OUTPUTS, choices
 from svhn_vae.experiment.launchers import Command, launching, run_in_worker
 from svhn_vae.experiment.preflight import Job, Refused, jobs_of, with_home
+from svhn_vae.experiment.processes import PROCESSES, is_started_by_lightning, silence_others, train_as_child
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import locked
@@ -88,6 +89,9 @@ class Sweep:
 
         What asks for help or for the configuration is left to Hydra.
         """
+        if is_started_by_lightning():
+            train_as_child(fit_again)
+        silence_others()
         sys.argv[1:] = [with_home(word) for word in sys.argv[1:]]
         asked = arguments()
         if asked.experimental_rerun is not None:
@@ -103,6 +107,8 @@ class Sweep:
         except (Interrupted, KeyboardInterrupt) as interrupted:
             self._tell()
             return 128 + getattr(interrupted, "signum", 2)
+        finally:
+            PROCESSES.end()
 
     def run_job(self, cfg: DictConfig) -> float:
         """One job, in the folder that Hydra has made for it. Raises Interrupted or Stopped, but not to a launcher of
@@ -145,6 +151,8 @@ class Sweep:
         self.left_out = frozenset(job.name for job in self.jobs if job.impossible)
         self.launcher = self.jobs[0].launcher if is_sweep else "basic"
         self.tables = {job.settings["study"]: StudyTable(job.settings) for job in self.jobs}
+        if self.launcher != "basic" and any(job.settings["trainer"]["strategy"] == "ddp" for job in self.jobs):
+            return refuse([f"hydra/launcher={self.launcher} has one process for a job, and trainer.strategy=ddp more"])
         return 0
 
     def _run(self, main: Callable[[], Any]) -> int:

@@ -42,7 +42,7 @@ def stacked(pictures: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
     """One below another with a white gap between them, and white to the right of the narrower ones."""
     width = max(picture.shape[1] for picture in pictures)
     white = [((0, gap), (0, width - picture.shape[1]), (0, 0)) for picture in pictures]
-    sheet = np.concatenate([np.pad(*pair, constant_values=255) for pair in zip(pictures, white, strict=True)])
+    sheet = np.concatenate([np.pad(*pair, constant_values=255) for pair in zip(pictures, white, strict=True)])  # pyright: ignore[reportArgumentType, reportCallIssue]
     return sheet[: len(sheet) - gap]
 
 

@@ -16,8 +16,8 @@ Config = dict[str, Any]
 NOT_IDENTITY = (
     "study", "question", "hypotheses", "rerun", "impossible", "on_error", "judge", "cache", "memory_map", "logger",
     "callbacks.progress", "callbacks.pictures", "callbacks.order_of_learning", "data.root", "data.verify", "data.url",
-    "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.profiler", "trainer.detect_anomaly",
-    "compile", "compile_mode", "updates_per_step", "checkpoint_every_n_epochs", "iw_samples",
+    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.profiler",
+    "trainer.detect_anomaly", "compile", "compile_mode", "updates_per_step", "checkpoint_every_n_epochs", "iw_samples",
 )  # fmt: skip
 # Where 1 is one image or one batch, and 1.0 is all of them.
 COUNT_OR_FRACTION = ("data.limit", "trainer.limit_train_batches")

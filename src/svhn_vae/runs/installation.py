@@ -24,8 +24,12 @@ def commit() -> str:
         return f"version {VERSION}"
     git = ["git", "-C", str(CHECKOUT)]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+        head = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, encoding="utf-8"
+        ).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, encoding="utf-8"
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return f"version {VERSION}"
     return head.strip() + "+" * bool(changed.strip())

@@ -35,16 +35,20 @@ class Progress(ProgressBar):
         super().__init__()
         self.console = Console(stderr=True)
         self._bar: RichProgress | None = None
-        self._warned = False
+        self._warned = self._is_disabled = False
         self.num_images = 0  # trained on
+
+    def disable(self) -> None:
+        """Lightning calls this in all processes of a run but the first."""
+        self._is_disabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start, self._first_step, self._score = None, trainer.global_step, ""
         self._bar = RichProgress(
             TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"),
             TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(),
-            console=self.console, disable=not sys.stderr.isatty(),  # and not where colours are forced into a file
-            transient=True, refresh_per_second=4,
+            console=self.console, transient=True, refresh_per_second=4,
+            disable=self._is_disabled or not sys.stderr.isatty(),  # and not where colours are forced into a file
         )  # fmt: skip
         self._total = trainer.max_epochs * updates_per_epoch(trainer)  # pyright: ignore[reportOptionalOperand]
         self._task = self._bar.add_task("", total=self._total, epoch="0", speed="")
@@ -86,7 +90,7 @@ class Progress(ProgressBar):
     def _warn_if_long(self, trainer: L.Trainer, batch_size: int) -> None:
         per_step = self._seconds / (trainer.global_step - self._first_step)
         left = per_step * (self._total - trainer.global_step)
-        if left > HOUR:
+        if left > HOUR and not self._is_disabled:
             self.console.print(
                 f"  This run may take {duration(left)} on this {trainer.strategy.root_device.type}, unless early "
                 f"stopping ends it: {trainer.max_epochs} epochs at {batch_size / per_step:,.0f} images/s.\n"
@@ -104,22 +108,23 @@ class Pictures(Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or not isinstance(trainer.logger, TensorBoard):
+        is_wanted = trainer.is_global_zero and isinstance(trainer.logger, TensorBoard)
+        if trainer.state.fn != TrainerFn.FITTING or not is_wanted:
             return
         self._num_validations += 1
         if self._num_validations % self.every_n_validations != 1 % self.every_n_validations:
             return
         vae, logger, step = pl_module.vae, trainer.logger, trainer.global_step - 1
-        board = logger.experiment
+        board = logger.experiment  # pyright: ignore[reportAttributeAccessIssue]
         subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", 0, 1.0)  # pyright: ignore[reportAttributeAccessIssue]
         for name in ("samples", "reconstructions"):
-            logger.attempt(board.add_image, name, draw(subject, name), step, dataformats="HWC")
+            logger.attempt(board.add_image, name, draw(subject, name), step, dataformats="HWC")  # pyright: ignore[reportAttributeAccessIssue]
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood  # pyright: ignore[reportAttributeAccessIssue]
         log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()[:100_000]
         finite = log_sigma[log_sigma.isfinite()]
         if len(finite):  # else the next updates will be left out, and the run ends as diverged
-            logger.attempt(board.add_histogram, "sigma/log10", finite, step)
+            logger.attempt(board.add_histogram, "sigma/log10", finite, step)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class OrderOfLearning(Callback):
@@ -136,7 +141,7 @@ class OrderOfLearning(Callback):
         self._explained: list[torch.Tensor] = []  # (G,) each
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
         self._num_validations += 1
         now, before = (self._time(number) for number in (self._num_validations, self._num_validations - 1))

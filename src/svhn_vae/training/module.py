@@ -56,11 +56,15 @@ class LitVAE(L.LightningModule):
         self._update: Update | None = None  # of this fit
         self._records: list[Record] = []  # of this epoch, on the device
         self._evaluated: list[dict[str, Tensor]] = []  # of this validation
-        self._objectives: list[Tensor] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         weights = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
         return self.optimizer(weights, **as_fused(self.optimizer, weights[0].device))
+
+    def on_fit_start(self) -> None:
+        if self.trainer.world_size > 1:  # the first process alone has fitted the basis
+            for buffer in self.vae.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def on_train_start(self) -> None:
         optimizer: Any = self.optimizers()  # one
@@ -100,10 +104,12 @@ class LitVAE(L.LightningModule):
         self._latest = batches[-1]
 
     def on_validation_epoch_start(self) -> None:
+        self._share_statistics()
         if self._records:
             self._check_finite()  # before a checkpoint is written
 
     def on_train_epoch_end(self) -> None:
+        self._share_statistics()
         self._check_finite()
         if self.skips.are_all_of_an_epoch:
             raise self._diverged(self._latest)
@@ -127,17 +133,35 @@ class LitVAE(L.LightningModule):
         self.skips.load_state_dict(checkpoint["skips"])
 
     def validation_step(self, batch: Features, batch_idx: int) -> None:
+        is_own = batch_idx % self.trainer.world_size == self.global_rank
+        if not is_own:  # another process's: a pass of one image, of which nothing is counted
+            batch = Features(*(array[:1] for array in batch))
         with torch.autocast(self.device.type, enabled=False):  # in float32, as the final score
             result = evaluation_pass(self.vae, batch, batch_idx)
-            self._evaluated.append(evaluate(self.vae, result))
+            found = evaluate(self.vae, result)
             objective = self.objective.loss(self.vae, result, batch.y, self.trainer.max_epochs)  # after any warm-up  # pyright: ignore[reportArgumentType]
-        self._objectives.append(objective.expand(len(batch.y)))
+        found["objective"] = objective.expand(len(batch.y))
+        self._evaluated.append(found if is_own else {name: value[:0] for name, value in found.items()})
 
     def on_validation_epoch_end(self) -> None:
-        found = summarise("val", self._evaluated, num_dims=self.vae.num_dims)
-        self._log({**found, "val/objective": torch.cat(self._objectives).mean()})
+        total = self._total if self.trainer.world_size > 1 else lambda sums: sums
+        objectives = torch.cat([batch.pop("objective") for batch in self._evaluated]).cpu().double()
+        num, objective = total(torch.stack([torch.ones_like(objectives).sum(), objectives.sum()]))
+        found = summarise("val", self._evaluated, num_dims=self.vae.num_dims, total=total)
+        self._log({**found, "val/objective": (objective / num).float()})
         self._evaluated.clear()
-        self._objectives.clear()
+
+    def _total(self, sums: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum").cpu()
+
+    @torch.no_grad()
+    def _share_statistics(self) -> None:
+        """Gives all processes the mean of their running averages, which each has of its own images."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        for statistic in (*self.vae.networks.buffers(), *self.vae.variance.buffers()):
+            if statistic.is_floating_point():
+                statistic.copy_(self.trainer.strategy.reduce(statistic.clone(), reduce_op="mean"))
 
     def _log(self, metrics: dict[str, Any]) -> None:
         """At the last update, because Lightning counts training steps. All processes of a run log the same."""

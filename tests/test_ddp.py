@@ -1,0 +1,240 @@
+"""A run in several processes: the gradient of one, one folder, one voice; and what becomes of it when it is disturbed.
+
+The processes are started by torchrun, as on two machines, or by Lightning.
+"""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.distributed import HashStore
+
+from conftest import REPO, composed
+from svhn_vae.data.sources import load_once
+from svhn_vae.experiment.build import build_data, build_module, build_trainer, source_of
+from svhn_vae.experiment.processes import ERROR, described, raise_error_of_another
+from svhn_vae.runs.folder import RunFolder
+from svhn_vae.seeds import Stream, derive_seed, seed_device
+from test_end_to_end import result, runs
+
+SMALL = (
+    "data=synthetic", "data.num_train=410", "data.num_test=60", "trainer=demo", "network_scale=0.03125",
+    "pca=dct", "pca.n_components=20", "~callbacks.pictures",
+    "judge=false", "model=dense", "prior=standard",
+    "iw_samples=0", "variance=logvar", "trainer.accelerator=cpu", "batch_size=50",
+)  # fmt: skip
+TWO = ("trainer.strategy=ddp", "trainer.devices=2")
+TWO_NODES = ("trainer.strategy=ddp", "trainer.num_nodes=2")
+ONE_UPDATE = (
+    *SMALL, "model.normalisation=layer", "model.normalise_input=false", "model.dropout=0.2", "optimizer=sgd",
+    "optimizer.lr=1e-6", "optimizer.momentum=0.9", "trainer.max_epochs=1", "trainer.limit_train_batches=1",
+)  # fmt: skip
+SECONDS = 180  # no command here takes longer, whatever happens in it
+TRAIN = str(REPO / "src" / "train.py")
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    encoding="utf-8")  # fmt: skip
+
+
+def end(process: subprocess.Popen) -> str:
+    """What it has printed; a process that is left after SECONDS is a failure."""
+    try:
+        return process.communicate(timeout=SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"it hangs: {process.communicate()[0]}")
+
+
+def by_lightning(folder: Path, *overrides: str) -> str:
+    process = start(folder, TRAIN, *overrides, *TWO)
+    printed = end(process)
+    assert process.returncode == 0, printed
+    return printed
+
+
+def by_torchrun(folder: Path, *overrides: str) -> str:
+    """Two nodes of one process each, on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    how = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1")
+    nodes = [
+        start(folder, *how, f"--master-port={port}", f"--node-rank={rank}", TRAIN, *overrides, *TWO_NODES)
+        for rank in range(2)
+    ]
+    first, second = map(end, nodes)
+    assert [node.returncode for node in nodes] == [0, 0], first + second
+    assert second == ""  # one voice
+    return first
+
+
+def gradient_of_both(overrides: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The mean of the gradients that two processes have of their images with their noise, in this process."""
+    cfg = composed(*overrides, *TWO)
+    found: dict[str, torch.Tensor] = {}
+    for rank in range(2):
+        module = build_module(cfg).train()
+        data = build_data(cfg, module.vae)
+        data.setup()
+        epoch = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, fit_loop=epoch)
+        [batch] = next(iter(data.train_dataloader()))
+        assert len(batch.y) == 25
+        seed_device(torch.device("cpu"), derive_seed(Stream.STEP, cfg.seed, 0, rank))
+        module.objective.loss(module.vae, module.vae(batch), batch.y, torch.zeros(())).backward()
+        for name, weights in module.named_parameters():
+            if weights.grad is not None:
+                found[name] = found.get(name, 0) + weights.grad / 2
+    return found
+
+
+@pytest.mark.parametrize("begin", [by_lightning, by_torchrun])
+def test_two_processes_have_the_gradient_of_one_on_the_same_noise(begin, tmp_path):
+    """After its first update an optimiser's momentum is the gradient."""
+    printed = begin(tmp_path, *ONE_UPDATE)
+    assert printed.count("bits/dim on synthetic data, trained in") == 1
+    [name] = runs(tmp_path)
+    assert name == composed(*ONE_UPDATE).hydra.sweep.subdir  # the folder of one process
+    assert math.isfinite(result(tmp_path)["metrics"]["test/bits_per_dim"])
+    checkpoint = torch.load(tmp_path / "outputs/default" / name / "checkpoints/last.ckpt", weights_only=True)
+    expected, [optimizer] = gradient_of_both(ONE_UPDATE), checkpoint["optimizer_states"]
+    names = [name for name, weights in build_module(composed(*ONE_UPDATE)).named_parameters() if weights.requires_grad]
+    found = {names[index]: state["momentum_buffer"] for index, state in optimizer["state"].items()}
+    largest = max(gradient.norm() for gradient in expected.values())
+    assert set(found) == set(expected)
+    for weights, gradient in expected.items():
+        assert (found[weights] - gradient).norm() <= 1e-5 * max(gradient.norm(), 1e-2 * largest), weights
+
+
+def test_an_interrupted_run_is_continued_by_another_number_of_processes(tmp_path):
+    """The signal reaches the first process alone, and all leave at the end of an epoch."""
+    long = (*SMALL, "trainer.max_epochs=40")
+    process = start(tmp_path, TRAIN, *long, *TWO)
+    wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
+    children = children_of(process.pid)
+    process.send_signal(signal.SIGTERM)
+    printed = end(process)
+    assert "interrupted after" in printed
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    [status] = runs(tmp_path).values()
+    assert status["status"] == "interrupted"
+    printed = end(start(tmp_path, TRAIN, *long))
+    assert "continues from" in printed
+    [status] = runs(tmp_path).values()
+    assert status["status"] == "done"
+    assert math.isfinite(result(tmp_path)["metrics"]["test/bits_per_dim"])
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
+
+
+BROKEN = f"""
+import os, sys
+sys.path.insert(0, {str(REPO / "src")!r})
+from svhn_vae.errors import UserError
+from svhn_vae.training.module import LitVAE
+begin_epoch = LitVAE.on_train_epoch_start
+def fail(self):
+    if os.environ.get("LOCAL_RANK") == "1":
+        {{}}
+    begin_epoch(self)
+LitVAE.on_train_epoch_start = fail
+from svhn_vae.commands.train import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ('raise UserError("x" * 100_000)', f"failed: {'x' * 100_000}\n"),
+        ("os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
+    ],
+    ids=["100 kB", "killed"],
+)
+def test_an_error_in_one_process_ends_all_with_its_message(fault, said, tmp_path):
+    script = tmp_path / "broken.py"
+    script.write_text(BROKEN.format(fault), encoding="utf-8")
+    process = start(tmp_path, str(script), *SMALL, "trainer.max_epochs=5", *TWO)
+    printed = end(process)
+    assert said in printed
+    assert process.returncode == 1
+    [status] = runs(tmp_path).values()
+    assert status["status"] == "failed"
+    assert json.dumps(status["reason"])[1:-1][:50] in json.dumps(printed)
+
+
+def test_a_bug_in_another_process_keeps_its_traceback():
+    store = HashStore()
+    raise_error_of_another(store, launcher=None)  # nothing has happened
+    try:
+        {}["a bug"]
+    except KeyError as error:
+        store.set(ERROR, json.dumps(described(error)))
+    with pytest.raises(RuntimeError, match=r"^KeyError: 'a bug'") as caught:
+        raise_error_of_another(store, launcher=None)
+    assert "in test_a_bug_in_another_process" in caught.value.__notes__[0]
+
+
+def test_each_process_has_its_own_images_and_noise():
+    """Together all but what no other has an equal of, none twice."""
+    cfg = composed(*SMALL, *TWO, "data.num_train=411")
+    module = build_module(cfg)
+    images = load_once(source_of(cfg)).train.images
+    numbers = {image.numpy().tobytes(): number for number, image in enumerate(images)}
+    shards = []
+    for rank in range(2):
+        data = build_data(cfg, module.vae)
+        data.setup()
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        shards.append(data.train_dataloader())
+    found = [{numbers[image.numpy().tobytes()] for image in shard.images} for shard in shards]
+    assert len(found[0]) == len(found[1]) == len(images) // 2
+    assert not found[0] & found[1]
+    assert shards[0].num_batches == shards[1].num_batches == len(images) // 2 // 25
+    assert shards[0].seed != shards[1].seed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.devices=2"], "trainer.devices=2 and trainer.num_nodes=1 need trainer.strategy=ddp, got auto"),
+        (["trainer=ddp", "trainer.devices=auto"], "trainer.devices must be a number, 1 or more, got auto"),
+        (["trainer=ddp", "trainer.devices=-1"], "trainer.devices must be a number"),
+        (["trainer=ddp", "trainer.num_nodes=0"], "trainer.num_nodes must be a number"),
+        (["trainer=ddp", "batch_size=101"], "batch_size must be a multiple of the 2 processes that share it, got 101"),
+        (["trainer=ddp", "trainer.num_nodes=2"], "trainer.num_nodes=2 needs torchrun or srun"),
+        (["trainer.num_nodes=2"], "trainer.devices=1 and trainer.num_nodes=2 need trainer.strategy=ddp"),
+    ],
+)
+def test_what_is_not_supported_is_refused_in_a_line(overrides, message, tmp_path):
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+        build_trainer(composed(*overrides), RunFolder(tmp_path))
+    assert str(caught.value).startswith(message)
+
+
+def test_torchrun_must_have_started_as_many_as_are_wanted(monkeypatch, tmp_path):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"^torchrun has started 4 processes, and .* is 2 x 1: they must be as many$"):
+        build_trainer(composed("trainer=ddp"), RunFolder(tmp_path))
