@@ -302,7 +302,7 @@ def test_an_interrupted_cifar_archive_is_one_line(tmp_path, keep):
 
 def idx(array: np.ndarray) -> bytes:
     head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return gzip.compress(head + array.tobytes())
+    return gzip.compress(head + array.tobytes(), mtime=0)
 
 
 DIGITS, READ = RNG.integers(0, 256, (9, 28, 28), dtype=np.uint8), np.arange(9, dtype=np.uint8)
@@ -327,8 +327,8 @@ def test_mnist(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"<html>", idx(READ[:3]), idx(READ + 7), idx(DIGITS), idx(READ)[:-9], gzip.compress(b"\0\0\x08\1"),
-     gzip.compress(b"\0\0\x08\1\xff\xff\xff\xff")],
+    [b"", b"<html>", idx(READ[:3]), idx(READ + 7), idx(DIGITS), idx(READ)[:-9], gzip.compress(b"\0\0\x08\1", mtime=0),
+     gzip.compress(b"\0\0\x08\1\xff\xff\xff\xff", mtime=0)],
 )  # fmt: skip
 def test_bad_mnist_labels_are_one_line(tmp_path, content):
     assert error_of(mnist(tmp_path, train_labels=content)).startswith(f"{tmp_path / 'train-labels-idx1-ubyte.gz'}: ")
