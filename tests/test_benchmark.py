@@ -81,7 +81,8 @@ def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_command_leaves_a_table_and_a_file(tmp_path):
-    small = "sizes={demo:{overrides:[network_scale=0.03125,batch_size=50],images:100,images_on_gpu:100,epochs:1}}"
+    overrides = "'network_scale=0.03125','batch_size=50','pca.n_components=20'"
+    small = f"sizes={{demo:{{overrides:[{overrides}],images:100,images_on_gpu:100,epochs:1}}}}"
     done = bench(tmp_path, "parts=[updates]", "device=cpu", "repeats=2", "variants={float32:[]}", small)
     assert done.returncode == 0, done.stderr
     [path] = (tmp_path / "outputs" / "bench").iterdir()

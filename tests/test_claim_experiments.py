@@ -106,4 +106,4 @@ def test_the_judge_is_asked_where_its_figures_are_claimed():
     for name in CLAIMS:
         cfg = composed(f"experiment=claims/{name}")
         of_judge = [h for h in cfg.hypotheses if str(h.metric).startswith(("samples/", "analogies/"))]
-        assert cfg.judge == bool(of_judge), name
+        assert cfg.judge or not of_judge, name

@@ -3,7 +3,7 @@
 import pytest
 from hydra.errors import ConfigCompositionException
 
-from conftest import CONF, composed, options
+from conftest import CONF, REPO, composed, options
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.build import build_module, build_trainer, build_vae, make, try_build
 from svhn_vae.experiment.configuration import help_text
@@ -18,6 +18,7 @@ PARTNERS = {
     "variance": ("model=conv",),  # a head may need images
     ("variance", "spectral"): (),  # it chooses its own
     ("model", "spectral"): ("variance=spectral",),
+    ("data", "images"): (f"data.root={REPO / 'docs' / 'images'}", "data.size=32"),
 }
 SMALL = ("network_scale=0.03125", "pca.n_components=20")
 
@@ -100,7 +101,7 @@ def test_weights_depend_on_the_seed_alone():
 
 
 def test_several_devices_are_refused_in_a_line(tmp_path):
-    with pytest.raises(ValueError, match=r"trainer\.devices must be 1, got 2"):
+    with pytest.raises(ValueError, match=r"trainer\.devices=2 .*need trainer\.strategy=ddp"):
         build_trainer(composed("trainer.devices=2"), RunFolder(tmp_path))
 
 

@@ -85,7 +85,8 @@ class TestCallback:
     def validate(self, callback: OrderOfLearning, epochs: range, fn: TrainerFn = TrainerFn.FITTING) -> None:
         datamodule = SimpleNamespace(val_dataloader=lambda: [self.batch])
         for epoch in epochs:
-            trainer = SimpleNamespace(state=SimpleNamespace(fn=fn), current_epoch=epoch, datamodule=datamodule)
+            state = SimpleNamespace(fn=fn)
+            trainer = SimpleNamespace(state=state, current_epoch=epoch, datamodule=datamodule, is_global_zero=True)
             callback.on_validation_end(trainer, self.module)
 
     def test_a_long_training_leaves_few_columns(self):

@@ -95,6 +95,7 @@ class Best(ModelCheckpoint):
         paths = {key: moved(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
         scores = {moved(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
+        self.current_score = state_dict["current_score"]  # which Lightning forgets
 
 
 class Last(Checkpoint):
