@@ -172,9 +172,11 @@ def sigma(subject: Subject) -> Picture:
 def pixel_stddev(representation: Representation, likelihood: Distribution, num_draws: int) -> Tensor:
     """p(y | z) of B images -> the standard deviation of each pixel (B, C, H, W), without what is cut off.
 
-    From draws, to a relative error of 1 / sqrt(2 num_draws): some heads' errors are correlated (low_rank, spectral), so
-    that the variances of y's elements do not tell those of the pixels.
+    Where y are pixels, the head says it. Else from draws, to a relative error of 1 / sqrt(2 num_draws): some heads'
+    errors are correlated (low_rank, spectral), so that the variances of y's elements do not tell those of the pixels.
     """
+    if not representation.is_projection:
+        return likelihood.stddev * representation.y_scale
     mean = representation.inverse(likelihood.mean)
     errors = (representation.inverse(likelihood.sample()) - mean for _ in range(num_draws))
     return (sum((error.square() for error in errors), start=torch.zeros_like(mean)) / num_draws).sqrt()
