@@ -71,7 +71,7 @@ def test_the_pictures_of_training_are_generated_again_and_another_seed_gives_oth
         (["run=nowhere"], "nowhere is not a finished run: there is no .hydra/config.yaml"),
         (["run=run", "pictures=[samples,sample]"], "pictures must be among data, samples, "),
         (["run=run", "temperature=-1"], "temperature must be 0 or more, got -1"),
-        (["run=run", "seed=-1"], "seed must be a whole number, 0 or more, got -1"),
+        (["run=run", "seed=-1"], "seed must be 0 or more, got -1"),
         (["run=run", "data_root=elsewhere"], "data_root=elsewhere is for images from files"),
     ],
 )
@@ -121,7 +121,7 @@ def test_data_of_others_are_not_built(finished, tmp_path):
     config.write_text(
         config.read_text(encoding="utf-8").replace("svhn_vae.data.digits.Synthetic", "os.system"), encoding="utf-8"
     )
-    refused(generate(tmp_path, "run=run"), "data must be a class of svhn_vae, got os.system")
+    refused(generate(tmp_path, "run=run"), "data must be a class of svhn_vae, one of ")
 
 
 def test_files_may_have_moved(tmp_path):

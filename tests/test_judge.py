@@ -288,8 +288,7 @@ def test_the_command_trains_and_then_finds(tmp_path):
     ("argument", "message"),
     [
         ("judge.epoch=1", "judge.epoch"),
-        ("judge.max_shift=32", "judge.max_shift must be in 0..31, got 32"),
-        ("judge.learning_rate=inf", "judge.learning_rate must be above 0 and finite, got inf"),
+        ("judge.learning_rate=inf", "judge.learning_rate must be a number that float32 can hold, got inf"),
         ("pca.n_components=5000", "pca.n_components must be in 1..3072"),
     ],
 )

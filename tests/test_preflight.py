@@ -101,7 +101,7 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["variance=[fixed"], "variance=[fixed cannot be read"),
         (["hydra.modus=RUN"], "Could not override 'hydra.modus'."),
         (["model=conv", "pca=default"], "model=conv needs image-shaped features"),
-        (["trainer.devices=2"], "trainer.devices must be 1, got 2"),
+        (["trainer.devices=2"], "trainer.devices=2 and trainer.num_nodes=1 need trainer.strategy=ddp"),
         (["pca.whiten=maybe"], "pca.whiten must be true or false, got maybe"),
         (["shuffle=1"], "shuffle must be true or false, got 1"),
         (["batch_size=abc"], "batch_size must be a whole number, got abc"),

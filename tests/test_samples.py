@@ -140,14 +140,14 @@ def flat(*levels: float) -> torch.Tensor:
 
 def test_agreement_of_analogies():
     variants = flat(0, 10, 200, 51, 61, 71).view(2, 3, 3, 4, 4)
-    found = agreement(Brightness(1, 0), flat(0, 51), variants)
+    found = agreement(Brightness(1, 0, 3), flat(0, 51), variants)
     assert found["digit_agreement"] == pytest.approx((2 + 1) / 6)  # of 0: 0 and 0, not 7; of 1: 1, not 2 and 2
     assert found["colour_distance"] == pytest.approx((10 + 200 + 10 + 20) / 6 * 3**0.5 / 256)
     assert found["colour_distance_of_others"] == pytest.approx((51 + 41 + 149 + 51 + 61 + 71) / 6 * 3**0.5 / 256)
 
 
 def test_judge_scores_are_of_the_samples():
-    judge = Brightness(1, 0)
+    judge = Brightness(1, 0, 3)
     samples, test_images, train_images = flat(10, 20, 30, 40, 50), flat(*range(0, 200, 10)), flat(*range(5, 255, 5))
     level, of_test, of_train = (judge.opinion(images) for images in (samples, test_images, train_images))
     scores = judge_scores(judge, samples, References(test_images, of_test, of_train.features))

@@ -67,8 +67,8 @@ def test_the_very_first_batch_may_be_bad(optimizer):
 
 
 def test_an_update_is_the_optimisers_step_by_the_losss_gradient():
-    small = Small(fitted_module("optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1e-3"))
-    other = fitted_module()
+    small = Small(fitted_module("objective=elbo", "optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1e-3"))
+    other = fitted_module("objective=elbo")
     record = small.update()
     torch.manual_seed(3)
     result = other.vae(small.batch)
@@ -77,9 +77,11 @@ def test_an_update_is_the_optimisers_step_by_the_losss_gradient():
     torch.testing.assert_close(record.loss, loss.detach())
     due = [term.mean().detach() for term in (*result.terms, result.kl_in_loss - result.terms.log_likelihood)]
     torch.testing.assert_close(record.means[1:], torch.stack(due))
-    for ours, its in zip(small.module.vae.parameters(), other.vae.parameters(), strict=True):
-        due = its - 1e-3 * its.grad if its.grad is not None else its
-        torch.testing.assert_close(ours, due, rtol=1e-4, atol=1e-4)  # gradients of hundreds
+    pairs = [pair for pair in zip(small.module.vae.parameters(), other.vae.parameters(), strict=True)]
+    steps = torch.cat([(1e-3 * its.grad).flatten() for _, its in pairs if its.grad is not None])
+    errors = torch.cat([(its - 1e-3 * its.grad - ours).flatten() for ours, its in pairs if its.grad is not None])
+    assert errors.norm() < 1e-4 * steps.norm()  # of single weights float32 loses more: their gradients are sums
+    assert all((ours == its).all() for ours, its in pairs if its.grad is None)
 
 
 def test_a_gradient_that_is_too_long_is_left_out_too():

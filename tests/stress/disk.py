@@ -63,7 +63,7 @@ class Disk:
 
     def _text(self, name: str, path: str) -> str | None:
         """None of a call that is not counted."""
-        path = os.path.abspath(path)
+        path = os.path.abspath(os.fsdecode(path))  # TensorBoard gives bytes
         text = f"{name} {path.removeprefix(self.folder)}"
         return text if path.startswith(self.folder) and self.pattern.search(text) else None
 
