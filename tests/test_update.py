@@ -77,7 +77,7 @@ def test_an_update_is_the_optimisers_step_by_the_losss_gradient():
     torch.testing.assert_close(record.loss, loss.detach())
     due = [term.mean().detach() for term in (*result.terms, result.kl_in_loss - result.terms.log_likelihood)]
     torch.testing.assert_close(record.means[1:], torch.stack(due))
-    pairs = [pair for pair in zip(small.module.vae.parameters(), other.vae.parameters(), strict=True)]
+    pairs = list(zip(small.module.vae.parameters(), other.vae.parameters(), strict=True))
     steps = torch.cat([(1e-3 * its.grad).flatten() for _, its in pairs if its.grad is not None])
     errors = torch.cat([(its - 1e-3 * its.grad - ours).flatten() for ours, its in pairs if its.grad is not None])
     assert errors.norm() < 1e-4 * steps.norm()  # of single weights float32 loses more: their gradients are sums
