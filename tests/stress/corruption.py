@@ -70,7 +70,6 @@ def kinds(folder: Path) -> dict[str, Kind]:
     files = {
         "best.ckpt": Kind(run.best_checkpoint, partial(weights_of, run.path)),
         "representation.safetensors": Kind(run.representation, partial(weights_of, run.path)),
-        "basis.safetensors": Kind(run.basis, partial(weights_of, run.path)),
         ".hydra/config.yaml": Kind(run.path / ".hydra" / "config.yaml", partial(weights_of, run.path)),
         "config.yaml, its data": Kind(run.path / ".hydra" / "config.yaml", partial(data_of, run.path)),
         "last.ckpt": Kind(run.last_checkpoint, partial(continued_from, run)),
@@ -259,7 +258,7 @@ def tried(kind: Kind, num: int, num_flipped: int) -> tuple[Counter[str], list[st
 
 CACHE = "cache/svhn-vae/moments*"
 READ_BY_TRAIN = ("result.json", "status.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "history.csv",
-                 "representation.safetensors", "basis.safetensors", ".hydra/config.yaml", "../study.json",
+                 "representation.safetensors", ".hydra/config.yaml", "../study.json",
                  CACHE)  # fmt: skip
 
 
