@@ -186,7 +186,10 @@ class Full:
 def test_a_full_disk_is_one_notice(left, tmp_path, monkeypatch, capsys):
     writer = "tensorboard.summary.writer.event_file_writer.RecordWriter"
     monkeypatch.setattr(writer, lambda _: RecordWriter(Full(left)))
+    before = threading.enumerate()
     logged(board(tmp_path))
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join()  # its exception is this test's, and not the next one's
     [line] = capsys.readouterr().out.splitlines()
     assert line == "  TensorBoard cannot be written ([Errno 28] No space left on device): the run goes on without it"
 

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import math
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -223,8 +224,11 @@ def note_configuration(folder: RunFolder, cfg: DictConfig) -> None:
             beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 
 
+@functools.cache
 def quiet() -> None:
-    """Leaves out what libraries say about choices that are made here on purpose."""
+    """Leaves out what libraries say about choices that are made here on purpose, for the rest of this process."""
+    tell = threading.excepthook  # TensorBoard's thread raises an OSError in the logger's next write as well
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else tell(args)
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
