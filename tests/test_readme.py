@@ -40,7 +40,7 @@ SCRIPTS = sorted({
     if words[0] == "python" and words[1].startswith("src/")
 })  # fmt: skip
 OF_HYDRA = [
-    command for command in SCRIPTS if command[0] in ("train", "generate", "evaluate", "judge", "baselines", "bench")
+    command for command in SCRIPTS if command[0] in ("train", "generate", "evaluate", "export", "judge", "baselines", "bench")
 ]
 
 

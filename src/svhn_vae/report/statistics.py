@@ -50,7 +50,7 @@ def estimate(scores: Sequence[float]) -> Estimate:
     if num < 2 or not math.isfinite(mean):
         return Estimate(mean, math.nan, math.nan, math.nan, num)
     error = float(np.std(scores, ddof=1)) / math.sqrt(num)
-    reach = error * _t(num - 1)
+    reach = error * student_t(num - 1)
     p_value = 2 * float(stdtr(num - 1, -abs(mean) / error)) if error else float(mean == 0)
     return Estimate(mean, mean - reach, mean + reach, p_value, num)
 
@@ -119,7 +119,7 @@ def seed_errors(scores: Sequence[Mapping[int, float]]) -> SeedErrors:
     within = [given - given.mean() for given in values]
     df, how = int((nums - 1).sum()), "error pooled over variants"
     variance = _mean_square(within, df)
-    reaches = [math.sqrt(variance / num) * _t(df) for num in nums]
+    reaches = [math.sqrt(variance / num) * student_t(df) for num in nums]
     if len({tuple(sorted(given)) for given in scores}) == 1 and len(values) > 1:
         within, df, how = [*(within - np.mean(within, 0))], df - int(nums[0] - 1), f"{how}, paired by seed"
         variance = _mean_square(within, df)
@@ -131,7 +131,8 @@ def _mean_square(residuals: Sequence[Array], df: int) -> float:
     return sum(float(given @ given) for given in residuals) / df if df else math.nan
 
 
-def _t(df: float) -> float:
+def student_t(df: float) -> float:
+    """How many standard errors the interval reaches."""
     return float(stdtrit(df, 1 - LEVEL / 2)) if df else math.nan
 
 
@@ -154,7 +155,7 @@ def _welch(values: Sequence[Array], how: str) -> SeedErrors:
         square = squares[a] + squares[b]
         return math.sqrt(square), float(square**2 / (squares[a] ** 2 / dfs[a] + squares[b] ** 2 / dfs[b]))
 
-    return SeedErrors(of_pair, [math.sqrt(one) * _t(df) for one, df in zip(squares, dfs, strict=True)], how)
+    return SeedErrors(of_pair, [math.sqrt(one) * student_t(df) for one, df in zip(squares, dfs, strict=True)], how)
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

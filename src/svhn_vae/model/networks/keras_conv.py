@@ -65,4 +65,4 @@ class KerasConv(OneLevel):
         return self.posterior_mean(h), self.posterior_log_variance(h)
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoder(z).view(len(z), -1, *self.event_shape), self.image_params(z)
+        return self.decoder(z).view(z.shape[0], -1, *self.event_shape), self.image_params(z)
