@@ -36,7 +36,7 @@ from svhn_vae.runs.weights import (
 )
 
 BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead, "prior": Prior}
-BEFORE = {"prior": {"_target_": "svhn_vae.model.prior.StandardNormal"}}  # what runs had that are older than the group
+BEFORE = {"prior": {"_target_": "svhn_vae.model.prior.law.StandardNormal"}}  # of runs older than the group
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 

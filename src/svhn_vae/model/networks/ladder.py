@@ -6,9 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.networks.checks import at_least, fraction, square_images
 from svhn_vae.model.networks.interface import Inferred, Networks
-from svhn_vae.model.networks.layers import group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.layers import (
+    at_least,
+    fraction,
+    group_norm,
+    shrink_channels,
+    square_images,
+    zero_linear,
+)
 from svhn_vae.model.networks.resnet import ResidualBlock
 
 SMALLEST = 4  # pixels: the resolution of the first level
