@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,7 +26,7 @@ from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import locked
 from svhn_vae.runs.folder import RunFolder, note_command, noted_times
-from svhn_vae.runs.identity import Config
+from svhn_vae.runs.identity import Config, is_decisive
 from svhn_vae.runs.installation import command_line
 from svhn_vae.training.callbacks import Progress
 from svhn_vae.training.interruption import INTERRUPTION
@@ -38,13 +38,20 @@ class Stopped(BaseException):
     """on_error=stop: no further job. Not an Exception: Hydra would take it for the job's."""
 
 
+def swept_by(jobs: Sequence[Job]) -> list[str]:
+    """The settings that decide a result and in which the overrides of the jobs differ."""
+    typed = [dict(word.lstrip("+~").partition("=")[::2] for word in job.overrides) for job in jobs]
+    keys = dict.fromkeys(key for words in typed for key in words if is_decisive(key))
+    return [key for key in keys if len({words.get(key) for words in typed}) > 1]
+
+
 class StudyTable:
     """Notes the command in its study, and at the end prints the study's table and writes its report."""
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, settings: Config, swept: Sequence[str]) -> None:
         self.study = OUTPUTS / str(settings["study"])
         self._command, self._time = command_line(), time.time()
-        self._asked = (settings["question"], settings["hypotheses"])
+        self._asked = (settings["question"], settings["hypotheses"], swept)
         self._has_noted = False  # in this process
 
     def begin(self) -> None:
@@ -164,7 +171,8 @@ class Sweep:
             return refuse(faults)
         self.left_out = frozenset(job.name for job in self.jobs if job.impossible)
         self.launcher = self.jobs[0].launcher if is_sweep else "basic"
-        self.tables = {job.settings["study"]: StudyTable(job.settings) for job in self.jobs}
+        swept = swept_by(self.jobs)
+        self.tables = {job.settings["study"]: StudyTable(job.settings, swept) for job in self.jobs}
         if self.launcher != "basic" and any(job.settings["trainer"]["strategy"] == "ddp" for job in self.jobs):
             return refuse([f"hydra/launcher={self.launcher} has one process for a job, and trainer.strategy=ddp more"])
         return 0
