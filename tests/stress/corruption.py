@@ -44,7 +44,7 @@ from svhn_vae.runs.weights import load_tensors, read_checkpoint
 from svhn_vae.training.checkpoints import continuation
 from svhn_vae.training.loggers import read_history
 
-RUN = ("model=conv", "variance=relu_eps", *(word for word in TINY if "pca" not in word), "trainer.max_epochs=2")
+RUN = ("variance=relu_eps", *TINY, "trainer.max_epochs=2")
 JUDGE = JudgeSettings(
     width=2, dropout=0.0, epochs=1, images=100, enough=1.0, batch_size=10, learning_rate=0.1, weight_decay=0.0,
     label_smoothing=0.0, max_shift=1, contrast=0.0, seed=0,
@@ -70,6 +70,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     files = {
         "best.ckpt": Kind(run.best_checkpoint, partial(weights_of, run.path)),
         "representation.safetensors": Kind(run.representation, partial(weights_of, run.path)),
+        "basis.safetensors": Kind(run.basis, partial(weights_of, run.path)),
         ".hydra/config.yaml": Kind(run.path / ".hydra" / "config.yaml", partial(weights_of, run.path)),
         "config.yaml, its data": Kind(run.path / ".hydra" / "config.yaml", partial(data_of, run.path)),
         "last.ckpt": Kind(run.last_checkpoint, partial(continued_from, run)),
@@ -258,7 +259,7 @@ def tried(kind: Kind, num: int, num_flipped: int) -> tuple[Counter[str], list[st
 
 CACHE = "cache/svhn-vae/moments*"
 READ_BY_TRAIN = ("result.json", "status.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "history.csv",
-                 "representation.safetensors", ".hydra/config.yaml", "../study.json",
+                 "representation.safetensors", "basis.safetensors", ".hydra/config.yaml", "../study.json",
                  CACHE)  # fmt: skip
 
 
@@ -320,7 +321,7 @@ def main(num: int = 64) -> int:
     interrupted(root / "interrupted")
     for state in ("whole", "interrupted"):
         for name in READ_BY_TRAIN:
-            if state == "interrupted" and name in ("result.json", "representation.safetensors"):
+            if state == "interrupted" and name in ("result.json", "representation.safetensors", "basis.safetensors"):
                 continue  # written at a run's end
             for place in (0, 0.5, 0.9):
                 ended = trained_again(root / state, name, place, right)
