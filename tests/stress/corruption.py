@@ -71,6 +71,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "best.ckpt": Kind(run.best_checkpoint, partial(weights_of, run.path)),
         "representation.safetensors": Kind(run.representation, partial(weights_of, run.path)),
         "basis.safetensors": Kind(run.basis, partial(weights_of, run.path)),
+        "prior.safetensors": Kind(run.prior, partial(weights_of, run.path)),
         ".hydra/config.yaml": Kind(run.path / ".hydra" / "config.yaml", partial(weights_of, run.path)),
         "config.yaml, its data": Kind(run.path / ".hydra" / "config.yaml", partial(data_of, run.path)),
         "last.ckpt": Kind(run.last_checkpoint, partial(continued_from, run)),
@@ -259,7 +260,7 @@ def tried(kind: Kind, num: int, num_flipped: int) -> tuple[Counter[str], list[st
 
 CACHE = "cache/svhn-vae/moments*"
 READ_BY_TRAIN = ("result.json", "status.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "history.csv",
-                 "representation.safetensors", "basis.safetensors", ".hydra/config.yaml", "../study.json",
+                 "representation.safetensors", "basis.safetensors", "prior.safetensors", ".hydra/config.yaml", "../study.json",
                  CACHE)  # fmt: skip
 
 
@@ -321,7 +322,12 @@ def main(num: int = 64) -> int:
     interrupted(root / "interrupted")
     for state in ("whole", "interrupted"):
         for name in READ_BY_TRAIN:
-            if state == "interrupted" and name in ("result.json", "representation.safetensors", "basis.safetensors"):
+            if state == "interrupted" and name in (
+                "result.json",
+                "representation.safetensors",
+                "basis.safetensors",
+                "prior.safetensors",
+            ):
                 continue  # written at a run's end
             for place in (0, 0.5, 0.9):
                 ended = trained_again(root / state, name, place, right)
