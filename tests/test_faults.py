@@ -168,7 +168,8 @@ NAMES = (
     ".hydra/config.yaml", "basis.safetensors", "best.ckpt", "cached baselines", "cached judge", "cached moments",
     "compressed.mat", "config.yaml, its data", "history.csv", "last.ckpt",
     "order_of_learning.safetensors",
-    "per_image.safetensors", "plain.mat", "prior.safetensors", "representation.safetensors", "result.json", "status.json", "study.json",
+    "per_image.safetensors", "plain.mat", "prior.safetensors",
+    "representation.safetensors", "result.json", "status.json", "study.json",
 )  # fmt: skip
 
 

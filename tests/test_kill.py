@@ -60,6 +60,7 @@ def test_the_comparison_sees_a_difference(alone, tmp_path):
     (run / "status.json.host.1.partial").touch()
     assert {name.rpartition("/")[2] for name in differing(folder, alone)} == {
         "basis.safetensors", "best.ckpt", "data.png", "history.csv", "last.ckpt",
-        "order_of_learning.safetensors", "per_image.safetensors", "prior.safetensors", "representation.safetensors", "result.json",
+        "order_of_learning.safetensors", "per_image.safetensors", "prior.safetensors",
+        "representation.safetensors", "result.json",
         "status.json.host.1.partial",
     }  # fmt: skip

@@ -260,8 +260,9 @@ def tried(kind: Kind, num: int, num_flipped: int) -> tuple[Counter[str], list[st
 
 CACHE = "cache/svhn-vae/moments*"
 READ_BY_TRAIN = ("result.json", "status.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "history.csv",
-                 "representation.safetensors", "basis.safetensors", "prior.safetensors", ".hydra/config.yaml", "../study.json",
-                 CACHE)  # fmt: skip
+                 "representation.safetensors", "basis.safetensors", "prior.safetensors",
+                 ".hydra/config.yaml", "../study.json", CACHE)  # fmt: skip
+OF_THE_END = ("result.json", "representation.safetensors", "basis.safetensors", "prior.safetensors")
 
 
 def interrupted(folder: Path) -> None:
@@ -322,13 +323,8 @@ def main(num: int = 64) -> int:
     interrupted(root / "interrupted")
     for state in ("whole", "interrupted"):
         for name in READ_BY_TRAIN:
-            if state == "interrupted" and name in (
-                "result.json",
-                "representation.safetensors",
-                "basis.safetensors",
-                "prior.safetensors",
-            ):
-                continue  # written at a run's end
+            if state == "interrupted" and name in OF_THE_END:
+                continue
             for place in (0, 0.5, 0.9):
                 ended = trained_again(root / state, name, place, right)
                 num_wrong += bool(ended.wrong)
