@@ -241,7 +241,7 @@ def test_custom_scalars_open_with_both_sides(tmp_path):
     logger.finalize("success")
     layout = Layout.FromString(read(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     first = layout.category[0]
-    assert [chart.title for chart in first.chart] == ["bits/dim", "Frechet distance of samples"]
+    assert [chart.title for chart in first.chart] == ["bits/dim of validation images", "Frechet distance of samples"]
     assert list(first.chart[1].multiline.tag) == ["samples/frechet"]
 
 

@@ -40,7 +40,8 @@ class Stopped(BaseException):
 
 def swept_by(jobs: Sequence[Job]) -> list[str]:
     """The settings that decide a result and in which the overrides of the jobs differ."""
-    typed = [dict(word.lstrip("+~").partition("=")[::2] for word in job.overrides) for job in jobs]
+    split = [[word.lstrip("+~").partition("=") for word in job.overrides] for job in jobs]
+    typed = [{key: value for key, _, value in words} for words in split]
     keys = dict.fromkeys(key for words in typed for key in words if is_decisive(key))
     return [key for key in keys if len({words.get(key) for words in typed}) > 1]
 
