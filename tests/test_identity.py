@@ -59,7 +59,7 @@ def test_two_ways_to_write_one_configuration_are_one_run(one, other):
         ("seed=0", "seed=1"),
         ("~callbacks.early_stopping", ""),
         ("~callbacks.early_stopping.patience", "callbacks.early_stopping.patience=null"),
-        ("+trainer.max_steps=7", ""),
+        ("+trainer.max_time=00:00:01:00", ""),
         ("network_scale=0.5", ""),
         ("monitor=train/post_loss", ""),
         ("data.division=random", ""),
@@ -126,8 +126,8 @@ def test_a_setting_that_is_added_with_a_default_and_a_class_that_moves_rename_no
         "train.yaml": "hydra:|new: 3\nhydra:",
         "model/dense.yaml": "width: |extra_width: ${scaled:64}\nwidth: ",
         "trainer/default.yaml": "profiler: |num_nodes_of_tomorrow: 1\nprofiler: ",
-        "variance/fixed.yaml": "model.variance.Fixed|heads.constant.Fixed",
-        "variance/banded.yaml": "model.variance.Banded|heads.Banded\nslope: [1.0, 2.0]",
+        "variance/fixed.yaml": "model.variance.constant.Fixed|heads.constant.Fixed",
+        "variance/banded.yaml": "model.variance.constant.Banded|heads.Banded\nslope: [1.0, 2.0]",
     }
     for file, change in added.items():
         text = (conf / file).read_text(encoding="utf-8")

@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.variance.gaussian import soft_clip
-from svhn_vae.model.variance.head import low_high
+from svhn_vae.model.variance.head import PixelHead, low_high, soft_clip
 from svhn_vae.model.variance.logistic import log_mass_of_level
-from svhn_vae.model.variance.pixels import PixelHead
 
 ORDER = [1, 0, 2]  # green first: it is most like the brightness; its own inverse
 MOMENTUM = 0.99  # of the tracked squared distance between pixels and the decoder's mean
