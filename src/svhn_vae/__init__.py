@@ -2,8 +2,6 @@
 
 import os
 
-__all__ = ["__version__", "load_run"]
-
 if backend := os.environ.pop("MPLBACKEND", None):  # a notebook's, for instance, which what it starts may not have
     import matplotlib
 
