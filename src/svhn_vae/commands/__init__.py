@@ -10,6 +10,7 @@ COMMANDS = {  # name, which is its function's -> its module, what it does
     "report": ("studies", "writes a study's report, a page, and prints its table"),
     "generate": ("finished", "draws pictures of a finished run"),
     "evaluate": ("finished", "scores a finished run again"),
+    "export": ("export", "writes the model of a finished run to a folder, with a card"),
     "baselines": ("images", "scores models without a network on a data set"),
     "judge": ("images", "trains the classifier that judges samples"),
     "claims": ("studies", "prints the verdicts of all studies on what they claim"),
