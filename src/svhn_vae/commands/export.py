@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from svhn_vae.errors import UserError
@@ -51,7 +51,10 @@ class Decoder(nn.Module):
 
 
 def export() -> None:
-    cfg = from_command_line("export", __doc__)
+    exported(from_command_line("export", __doc__))
+
+
+def exported(cfg: DictConfig) -> None:
     for name in ("run", "to"):
         if cfg[name] is None:
             raise UserError(f"{name}=FOLDER is missing: run=outputs/STUDY/RUN to=FOLDER")
