@@ -40,6 +40,7 @@ from svhn_vae.runs.identity import DELETED, Config, differences, identity
 from svhn_vae.runs.installation import commit
 
 commit_now = functools.cache(commit)  # what this process has read
+EXCEPTHOOK = threading.excepthook  # the one before quiet()
 
 
 class Outcome(NamedTuple):
@@ -226,11 +227,15 @@ def note_configuration(folder: RunFolder, cfg: DictConfig) -> None:
             beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 
 
-@functools.cache
+def tell_of_thread(args: threading.ExceptHookArgs) -> None:
+    """An OSError of TensorBoard's thread is left out, because the logger's next write raises it as well."""
+    if not isinstance(args.exc_value, OSError):
+        EXCEPTHOOK(args)
+
+
 def quiet() -> None:
     """Leaves out what libraries say about choices that are made here on purpose, for the rest of this process."""
-    tell = threading.excepthook  # TensorBoard's thread raises an OSError in the logger's next write as well
-    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else tell(args)
+    threading.excepthook = tell_of_thread
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
