@@ -25,7 +25,7 @@ from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.latents import posteriors_of
-from svhn_vae.evaluation.samples import sample_metrics
+from svhn_vae.evaluation.samples import sample_scores
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.experiment.build import Job
 from svhn_vae.experiment.processes import PROCESSES
@@ -34,8 +34,7 @@ from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.folder import swept_settings
-from svhn_vae.runs.identity import Config, identity, is_decisive
+from svhn_vae.runs.identity import Config, flatten, identity
 from svhn_vae.runs.installation import commit
 from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
 from svhn_vae.seeds import Stream, derive_seed
@@ -89,9 +88,9 @@ def train_and_score(job: Job) -> Config:
     folder.check_there()
     others = folder.facts["learnt"] | bound_of(job, "seen")
     if job.judge is not None and (judge := job.judge(job.data.dataset)) is not None:
-        judged = sample_metrics(job.module.vae, job.data.dataset, judge)
-        log(job, judged)
-        others |= judged
+        scores = sample_scores(job.module.vae, job.data.dataset, judge)
+        log(job, scores.metrics)
+        others, score.details["posterior_predictive"] = others | scores.metrics, scores.checks
     result = result_of(job, val | others, score, folder.facts["cost"])
     folder.check_there()
     write_json(folder.path / "result.json", result)
@@ -152,15 +151,13 @@ def callback(trainer: L.Trainer, kind: type) -> Any:
 
 
 def announce_hyperparameters(job: Job) -> None:
-    """To TensorBoard what the study sweeps, so that its table opens with this; to other loggers all settings."""
-    settings = {**identity(job.config), **job.choices}
-    swept = swept_settings(job.folder.path.parent) or [key for key in job.typed if is_decisive(key)]
+    """To TensorBoard what tells the runs of a sweep apart, so that its table opens with this; to other loggers all."""
+    settings = {**flatten(job.config), **job.choices}
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoard):
-            shown = {key: settings.get(key) for key in swept or ("model", "variance")}
-            logger.announce(shown, job.trainer.max_epochs or -1)
+            logger.announce({key: settings.get(key, "deleted") for key in job.shown}, job.trainer.max_epochs or -1)
         else:
-            logger.log_hyperparams(settings)  # pyright: ignore[reportArgumentType]
+            logger.log_hyperparams({**identity(job.config), **job.choices})  # pyright: ignore[reportArgumentType]
 
 
 def log(job: Job, metrics: Mapping[str, float]) -> None:

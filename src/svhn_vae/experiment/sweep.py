@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,21 +38,13 @@ class Stopped(BaseException):
     """on_error=stop: no further job. Not an Exception: Hydra would take it for the job's."""
 
 
-def swept_by(jobs: Sequence[Job]) -> list[str]:
-    """The settings that decide a result and in which the overrides of the jobs differ."""
-    split = [[word.lstrip("+~").partition("=") for word in job.overrides] for job in jobs]
-    typed = [{key: value for key, _, value in words} for words in split]
-    keys = dict.fromkeys(key for words in typed for key in words if is_decisive(key))
-    return [key for key in keys if len({words.get(key) for words in typed}) > 1]
-
-
 class StudyTable:
     """Notes the command in its study, and at the end prints the study's table and writes its report."""
 
-    def __init__(self, settings: Config, swept: Sequence[str]) -> None:
+    def __init__(self, settings: Config) -> None:
         self.study = OUTPUTS / str(settings["study"])
         self._command, self._time = command_line(), time.time()
-        self._asked = (settings["question"], settings["hypotheses"], swept)
+        self._asked = (settings["question"], settings["hypotheses"])
         self._has_noted = False  # in this process
 
     def begin(self) -> None:
@@ -87,6 +79,7 @@ class Sweep:
         self.outcomes: list[Outcome] = []
         self.tables: dict[str, StudyTable] = {}  # study -> its table
         self.left_out: frozenset[str] = frozenset()  # runs that are impossible
+        self.shown: list[str] = []  # the settings that are swept; of a single run, those that are typed
         self.launcher = "basic"
         self.command: Command | None = None  # where the launcher's jobs are in other processes
 
@@ -154,7 +147,7 @@ class Sweep:
 
     def _run_job(self, cfg: DictConfig, folder: RunFolder) -> Outcome:
         try:
-            return run_job(cfg, choices(HydraConfig.get()), folder, self.tables[cfg.study].begin)
+            return run_job(cfg, choices(HydraConfig.get()), folder, self.shown, self.tables[cfg.study].begin)
         finally:
             gc.collect()  # what an error's frames held
             torch.cuda.empty_cache()
@@ -171,9 +164,9 @@ class Sweep:
             self.jobs = []
             return refuse(faults)
         self.left_out = frozenset(job.name for job in self.jobs if job.impossible)
+        self.shown = shown(self.jobs)
         self.launcher = self.jobs[0].launcher if is_sweep else "basic"
-        swept = swept_by(self.jobs)
-        self.tables = {job.settings["study"]: StudyTable(job.settings, swept) for job in self.jobs}
+        self.tables = {job.settings["study"]: StudyTable(job.settings) for job in self.jobs}
         if self.launcher != "basic" and any(job.settings["trainer"]["strategy"] == "ddp" for job in self.jobs):
             return refuse([f"hydra/launcher={self.launcher} has one process for a job, and trainer.strategy=ddp more"])
         return 0
@@ -249,6 +242,14 @@ class Sweep:
         listed("interrupted, the same command continues them", names["interrupted"])
         listed("not begun, the same command runs them", names["not begun"])
         listed("left out as impossible", [f"{fault}{self._where(jobs)}" for fault, jobs in impossible.items()])
+
+
+def shown(jobs: list[Job]) -> list[str]:
+    """The settings that are swept, in order; of a single run, those that are typed."""
+    times = Counter(word for job in jobs for word in job.overrides)
+    words = [word for job in jobs for word in job.overrides if times[word] < len(jobs) or len(jobs) == 1]
+    keys = dict.fromkeys(word.lstrip("+~").partition("=")[0] for word in words)
+    return [key for key in keys if is_decisive(key)]
 
 
 def arguments() -> argparse.Namespace:

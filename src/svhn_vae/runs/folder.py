@@ -5,7 +5,7 @@ status.json, result.json, checkpoints, TensorBoard events and figures/.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,27 +129,15 @@ def unused(path: Path) -> Path:
 
 
 def note_command(
-    study: Path,
-    command: str,
-    begun: float,
-    question: str | None,
-    hypotheses: list[dict[str, Any]],
-    swept: Sequence[str] = (),
+    study: Path, command: str, begun: float, question: str | None, hypotheses: list[dict[str, Any]]
 ) -> None:
-    """Adds a command, `begun` at that time, to the study's study.json, with the settings in which its jobs differ. Its
-    question and hypotheses are those of the last command that had any: the runs do not depend on them."""
+    """Adds a command, `begun` at that time, to the study's study.json. Its question and hypotheses are those of the
+    last command that had any: the runs do not depend on them."""
     path = study / "study.json"
     before = read_json(path)
     asked = {"question": question, "hypotheses": hypotheses}
-    entry = {"command": command, "time": begun, "commit": commit(), "swept": list(swept)}
-    commands = [*before.get("commands", []), entry]
+    commands = [*before.get("commands", []), {"command": command, "time": begun, "commit": commit()}]
     write_json(path, {**before, **{key: value for key, value in asked.items() if value}, "commands": commands})
-
-
-def swept_settings(study: Path) -> list[str]:
-    """In which the jobs of the study's commands differ."""
-    commands = [entry for entry in read_json(study / "study.json").get("commands", []) if isinstance(entry, dict)]
-    return list(dict.fromkeys(str(key) for entry in commands for key in entry.get("swept", [])))
 
 
 def noted_times(study: Path) -> list[float]:
