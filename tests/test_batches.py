@@ -13,7 +13,7 @@ from svhn_vae.data.batches import EvaluationBatches, LazyProjection, TrainingBat
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.errors import UserError
-from svhn_vae.model.coordinates import PCA, Features, Pixels
+from svhn_vae.model.coordinates import PCA, Features, Pixels, unknown
 from svhn_vae.model.covariance import Moments, sample_moments
 
 SHAPE = (3, 4, 4)
@@ -60,6 +60,7 @@ def chunks_of_ten(monkeypatch):
 
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:
     usual = {"batch_size": 4, "per_step": 1, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0}
+    usual["labels"] = torch.full((len(images),), -1)
     return TrainingBatches(images, representation, epoch=epoch, **usual | settings)
 
 
@@ -330,7 +331,7 @@ def lazy(made: list[int], order: torch.Tensor) -> LazyProjection:
     def project(numbers: torch.Tensor, group: int) -> Features:
         made.append(group)
         y = numbers[:, None].float()
-        return Features(y, -y, torch.tensor(float(group)).expand(len(y)))
+        return Features(y, -y, torch.tensor(float(group)).expand(len(y)), unknown(y))
 
     return LazyProjection(order, 10, project)
 

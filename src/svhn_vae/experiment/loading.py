@@ -24,6 +24,7 @@ from svhn_vae.experiment.configuration import CONF, register_resolvers
 from svhn_vae.model.coordinates import Representation
 from svhn_vae.model.networks.interface import Networks
 from svhn_vae.model.prior import Prior
+from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
@@ -33,11 +34,21 @@ from svhn_vae.runs.weights import (
     load_representation,
     load_tensors,
     save_tensors,
-    stored_image_shape,
+    stored_shapes,
 )
 
-BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead, "prior": Prior}
-BEFORE = {"prior": {"_target_": "svhn_vae.model.prior.law.StandardNormal"}}  # of runs older than the group
+BASES = {
+    "data": Source,
+    "pca": Representation,
+    "model": Networks,
+    "variance": VarianceHead,
+    "prior": Prior,
+    "condition": VAE,
+}
+BEFORE = {  # of runs older than the group
+    "prior": {"_target_": "svhn_vae.model.prior.law.StandardNormal"},
+    "condition": {"_target_": "svhn_vae.model.vae.VAE"},
+}
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 
@@ -55,8 +66,8 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> FinishedRu
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
-        shape = stored_image_shape(folder)
-        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance", "prior"), shape))
+        groups, shape, num_labels = ("pca", "model", "variance", "prior", "condition"), *stored_shapes(folder)
+        vae = built(config, lambda: build_vae(trusted(config, *groups), shape, num_labels))
     load_best(vae, folder)
     load_representation(vae, folder)
     if vae.prior.is_fitted_last:

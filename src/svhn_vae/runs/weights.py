@@ -22,7 +22,8 @@ from svhn_vae.runs.folder import RunFolder
 
 BASIS = "components"  # the buffer (D, D) of a projection: 38 MB of 32 x 32 x 3 pixels, alike in most runs of a study
 SHAPE = "image_shape"  # of a stored representation: (C, H, W)
-MAX_SIDE = 10_000
+MAX_SIDE, MAX_LABELS = 10_000, 256
+NUM_LABELS = "num_labels"  # that the networks are told of; 0: none
 BASES = ".bases"  # the study's folder of such buffers
 
 
@@ -52,15 +53,21 @@ def save_representation(vae: VAE, folder: RunFolder) -> None:
     state = {name: buffer.contiguous() for name, buffer in vae.representation.named_buffers()}
     if BASIS in state:
         share_basis({BASIS: state.pop(BASIS)}, folder)
-    save_tensors({**state, SHAPE: torch.tensor(vae.representation.image_shape)}, folder.representation)
+    facts = {SHAPE: torch.tensor(vae.representation.image_shape), NUM_LABELS: torch.tensor(vae.num_labels)}
+    save_tensors(state | facts, folder.representation)
 
 
-def stored_image_shape(folder: RunFolder) -> tuple[int, ...]:
-    """(C, H, W) of the images that a run's representation was fitted on. Raises Damaged."""
-    shape = load_tensors(folder.representation).get(SHAPE, torch.tensor([3, 32, 32]))  # older files have none
+def stored_shapes(folder: RunFolder) -> tuple[tuple[int, ...], int]:
+    """(C, H, W) of the images that a run's representation was fitted on, and of how many labels its networks are told.
+    Raises Damaged."""
+    stored = load_tensors(folder.representation)
+    shape = stored.get(SHAPE, torch.tensor([3, 32, 32]))  # older files have neither
+    num_labels = int(stored.get(NUM_LABELS, torch.tensor(0)))
     if shape.shape != (3,) or not 1 <= shape.min() <= shape.max() <= MAX_SIDE:
         raise Damaged(folder.representation, f"no image has the shape {shape.tolist()}")
-    return tuple(shape.tolist())
+    if not 0 <= num_labels <= MAX_LABELS:
+        raise Damaged(folder.representation, f"no data set has {num_labels} labels")
+    return tuple(shape.tolist()), num_labels
 
 
 def share_basis(basis: dict[str, Tensor], folder: RunFolder) -> None:
