@@ -222,7 +222,7 @@ def test_its_pictures_show_a_row_of_each_digit(tmp_path):
         buffer.fill_(0.01)
     assert "digits" in possible(vae)
     save_representation(vae, RunFolder(tmp_path / "study" / "run"))
-    assert stored_shapes(RunFolder(tmp_path / "study" / "run")) == ((3, 32, 32), 10)
+    assert stored_shapes(RunFolder(tmp_path / "study" / "run").representation) == ((3, 32, 32), 10)
     dataset = load_once(make("data", cfg.data))
     for name in ("digits", "samples", "interpolations", "traversals", "arithmetic", "analogies"):
         assert draw(Subject(vae, dataset, "a run", 0, 1.0), name).ndim == 3
