@@ -7,6 +7,7 @@ import lightning as L  # noqa: N812  its usual name
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from svhn_vae.data.augmentation import Augmentation
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, every_nth
 from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.sources import Dataset, Mapped, Source, known_labels, load_once
@@ -45,6 +46,7 @@ class DataModule(L.LightningDataModule):
         *,
         batch_size: int,
         updates_per_step: int | None,
+        augmentation: Augmentation,
         dequantise: bool,
         epochs_per_noise: int,
         shuffle: bool,
@@ -57,8 +59,7 @@ class DataModule(L.LightningDataModule):
         self.source, self.representation, self.cache = source, representation, cache
         self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
         self.updates_per_step, self.shuffle, self.seed = updates_per_step, shuffle, seed
-        self.labels = labels
-        self.fit_device = fit_device
+        self.labels, self.augmentation, self.fit_device = labels, augmentation, fit_device
         self.dataset: Any = None  # a Dataset, from `setup` on
 
     def setup(self, stage: str | None = None) -> None:
@@ -86,6 +87,7 @@ class DataModule(L.LightningDataModule):
             labels=labels[rank::num],
             batch_size=self.batch_size // num,
             per_step=self.updates_per_step,
+            augmentation=self.augmentation,
             add_noise=self.dequantise,
             epochs_per_noise=self.epochs_per_noise,
             shuffle=self.shuffle,
