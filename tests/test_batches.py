@@ -342,7 +342,7 @@ def test_what_is_needed_first_is_projected_first():
     found = lazy(made, order)
     assert made == []
     for needed, groups in ((1, [0]), (10, [0]), (11, [0, 1]), (4, [0, 1]), (25, [0, 1, 2]), (25, [0, 1, 2])):
-        y, residual, log_det = found.with_first(needed)
+        y, residual, log_det, _ = found.with_first(needed)
         assert made == groups
         assert y.shape == residual.shape == (NUM_IMAGES, 1)
         assert log_det.shape == (NUM_IMAGES,)
