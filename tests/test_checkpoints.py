@@ -48,7 +48,7 @@ def tiny_job(path: Path, *overrides: str) -> Job:
     cfg = composed(*TINY, *overrides)
     chosen, folder = choices(cfg.hydra), RunFolder(path)
     folder.begin(load_data(cfg).digest, {}, chosen)
-    return build_job(cfg, chosen, folder)
+    return build_job(cfg, chosen, folder, ())
 
 
 def train(path: Path, *overrides: str) -> Job:
