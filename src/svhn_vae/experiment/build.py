@@ -141,6 +141,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job
     data.setup()
     if rank_zero_only.rank == 0:  # and gives the others what it starts with: see LitVAE
         module.vae.prior.start(data.evaluation.seen)
+        module.vae.variance.start(data.evaluation.seen)
     judge = functools.partial(load_judge, cfg) if cfg.judge else None
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []  # not in a child of Lightning
     typed = [word.lstrip("+~").partition("=")[0] for word in words]
