@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from conftest import REPO
+from svhn_vae.report.claims import HEADER, NOTE, gather, table
 from svhn_vae.report.hypotheses import effect_text
-from svhn_vae.report.hypotheses.claims import HEADER, NOTE, gather, table
 from svhn_vae.report.statistics import Estimate
 from test_hypotheses import NOISE, Study, hypothesis
 
@@ -167,7 +167,7 @@ def test_the_command_prints_a_table_and_writes_it(outputs, experiments):
     assert any("[by" in line for line in lines if line.startswith("│"))  # no markup
     assert max(len(line) for line in lines if line.startswith("│")) <= 120
     assert any(
-        line.startswith("ablation, A tenth: the interval holds the margin 0.1; paired by seed") for line in lines
+        line.startswith("ablation, A tenth: the interval holds the margin 0.1; matched by seed") for line in lines
     )
     assert any(line.endswith("python src/train.py -m experiment=claims/09_whitening trainer=demo") for line in lines)
     assert "nothing is corrected for their number" in done.stdout
@@ -223,7 +223,7 @@ def test_a_missing_folder_is_a_line(tmp_path):
 
 def test_claims_need_neither_torch_nor_matplotlib():
     heavy = "{'torch', 'lightning', 'hydra', 'matplotlib'}"
-    code = f"import sys, svhn_vae.report.hypotheses.claims; print({heavy} & set(sys.modules))"
+    code = f"import sys, svhn_vae.report.claims; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
     assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
 

@@ -137,7 +137,7 @@ def test_a_run_loads_from_a_folder_moved_elsewhere(sweep, tmp_path):
     folder, _ = sweep
     run = next((folder / "outputs" / "default").glob("dense-logvar-synthetic-pca500-white-*"))
     moved = shutil.copytree(run, tmp_path / "moved")
-    vae = load_run(moved)
+    vae = load_run(moved).vae
     assert not vae.training
     images = vae.decode_mean(torch.randn(3, vae.networks.latent_dim))
     assert images.shape == (3, 3, 32, 32)

@@ -47,7 +47,7 @@ def scored(vae: VAE, dataset: Dataset, *, split: str = "test", iw_samples: int) 
 def scored_again(run: Path, *, split: str, iw_samples: int) -> Score:
     """A finished run, from its folder."""
     dataset = load_dataset(run, None, other_images=False)
-    return scored(load_run(run), dataset, split=split, iw_samples=iw_samples)
+    return scored(load_run(run).vae, dataset, split=split, iw_samples=iw_samples)
 
 
 @pytest.mark.parametrize("variance", options("variance"))

@@ -59,7 +59,7 @@ def test_two_ways_to_write_one_configuration_are_one_run(one, other):
         ("seed=0", "seed=1"),
         ("~callbacks.early_stopping", ""),
         ("~callbacks.early_stopping.patience", "callbacks.early_stopping.patience=null"),
-        ("+trainer.max_steps=7", ""),
+        ("+trainer.max_time=00:00:01:00", ""),
         ("network_scale=0.5", ""),
         ("monitor=train/post_loss", ""),
         ("data.division=random", ""),

@@ -37,7 +37,7 @@ def test_a_run_of_0010f91_gives_its_figures_again(monkeypatch):
     for place in (batches, bound):
         monkeypatch.setattr(place, "derive_seed", seed_of_0010f91)
     run = OLD / "conv"
-    vae, due = load_run(run), json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]
+    vae, due = load_run(run).vae, json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]
     dataset = load_dataset(run, None, other_images=False)
     score = score_run(vae, EvaluationSplits(dataset, vae.representation), split="test", iw_samples=4)
     for quantity in ("test/bits_per_dim", "test/negative_elbo", "test/kl"):

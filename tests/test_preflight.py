@@ -58,7 +58,13 @@ def test_a_sweeps_jobs_are_all_there_and_right(overrides, num):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["experiment=spectral", "trainer=demo", "optimizer.betas=[0.5,0.9]", "study=a/b", "+trainer.max_steps=7"],
+        [
+            "experiment=spectral",
+            "trainer=demo",
+            "optimizer.betas=[0.5,0.9]",
+            "study=a/b",
+            "+trainer.max_time=00:00:01:00",
+        ],
         ["model=conv", "~callbacks.pictures", "question='what, if = ?'", "monitor=train/post_loss"],
     ],
 )
@@ -131,6 +137,15 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["variance=bernoulli", "model=conv", "monitor=val/bits_per_dim"], "needs a density of pixels"),
         (["model.width=1000000"], "lower network_scale, or the model's widths"),
         (["model.encoder_depth=1000000"], "model.encoder_depth must be at most 1,000"),
+        (["logger=null"], "logger=None is no choice: choose from "),
+        (["experiment=null"], "experiment=None is no choice"),
+        (["trainer.accelerator=tpu"], "trainer.accelerator must be one of auto, cpu"),
+        (["trainer.profiler=abc"], "trainer.profiler must be one of simple, advanced, None"),
+        (["+trainer.max_steps=0"], "trainer.max_steps is no setting of a run"),
+        (["+trainer.max_time=soon"], "trainer: MisconfigurationException: `Timer(duration='soon')`"),
+        (["+trainer.benchmark=abc"], "trainer.benchmark must be true or false, got abc"),
+        (["optimizer.betas=[2,3]"], "optimizer: ValueError: Invalid beta parameter"),
+        (["model.latent_dim=9007199254740992"], "model.latent_dim must be at most 1,000,000"),
         (["data.root=/data/jörg"], """is typed 'data.root="/data/jörg"'"""),
         (["data.root=x (1)"], """is typed 'data.root="x (1)"'"""),
         (["data.root=a=b"], """is typed 'data.root="a=b"'"""),
@@ -329,6 +344,13 @@ def test_paths_at_home_are_expanded(monkeypatch):
     assert [with_home(word) for word in ("~monitor", "a=b~/c", "-m")] == ["~monitor", "a=b~/c", "-m"]
 
 
+def test_a_gpu_that_is_named_must_be_there(composer, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for name in ("gpu", "cuda"):
+        assert f"trainer.accelerator={name} needs a GPU" in composer.job([f"trainer.accelerator={name}"]).impossible
+
+
 def test_an_unknown_home_is_said_before_anything_begins(composer, monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: str(path))
     monkeypatch.setattr("pooch.os_cache", lambda name: f"~/.cache/{name}")
@@ -350,7 +372,11 @@ def test_other_commands_have_the_same_door():
         ("train", True, "pca.n_components=5000", "pca.n_components must be in 1..3072"),
         ("evaluate", False, "judge=many", "judge must be true or false"),
         ("evaluate", False, "iw_samples=1,2", "has several values"),
+        ("evaluate", False, "split=train", "split must be one of test, val"),
+        ("evaluate", False, "iw_samples=some", "iw_samples must be a whole number or null"),
         ("generate", False, "seed=-1", "seed must be 0 or more"),
+        ("generate", False, "temperature=hot", "temperature must be a number"),
+        ("bench", False, "repeats=0", "repeats must be 1 or more"),
     ):
         with pytest.raises(UserError) as refused:
             configured(name, [word], is_run=is_run)

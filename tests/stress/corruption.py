@@ -116,7 +116,7 @@ def dataset() -> Dataset:
 
 def weights_of(run: Path) -> str:
     """Of what `load_run` gives: its state, its settings and what it makes of an image."""
-    vae = load_run(run)
+    vae = load_run(run).vae
     state = vae.state_dict() | dict(vae.representation.named_buffers())
     x = torch.linspace(0, 1, 3072).reshape(1, 3, 32, 32)
     with torch.no_grad():

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from svhn_vae.report.hypotheses.claims import NOTE, gather, markdown, reasons, table
+from svhn_vae.report.claims import NOTE, gather, markdown, reasons, table
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.files import replacing
 from svhn_vae.runs.installation import CONF, program

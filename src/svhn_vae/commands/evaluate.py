@@ -47,7 +47,7 @@ JUDGED = {"samples": "samples", "noisy_samples": "with the decoder's noise", "va
 def evaluate(cfg: DictConfig) -> None:
     check(cfg)
     folder = RunFolder(Path(cfg.run))
-    vae = load_run(folder.path).to(fit_device(cfg))
+    vae = load_run(folder.path, fit_device(cfg)).vae
     dataset = load_dataset(folder.path, cfg.data_root, other_images=cfg.other_images)
     is_its_own, result = dataset.digest == folder.result["data"]["digest"], folder.result
     iw_samples = result["config"]["iw_samples"] if cfg.iw_samples is None else cfg.iw_samples

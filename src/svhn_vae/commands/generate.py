@@ -30,7 +30,7 @@ def generate(cfg: DictConfig) -> None:
     if not isinstance(cfg.temperature, int | float) or not 0 <= cfg.temperature < math.inf:
         raise UserError(f"temperature must be 0 or more, got {cfg.temperature}")
     folder = RunFolder(Path(cfg.run))
-    vae = load_run(folder.path)
+    vae = load_run(folder.path).vae
     names = chosen(cfg.pictures, possible(vae))
     dataset = load_dataset(folder.path, cfg.data_root, other_images=False)
     subject = Subject(vae, dataset, folder.path.resolve().name, cfg.seed, cfg.temperature)

@@ -5,13 +5,10 @@ Files are untrusted: nothing is unpickled, and whatever is wrong with a file is 
 """
 
 import gzip
-import hashlib
 import math
 import os
 import tarfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 
 from svhn_vae.data.download import Official, contents
-from svhn_vae.data.sources import LabelledImages, Source
+from svhn_vae.data.sources import LabelledImages, Source, errors_of, files_fingerprint
 from svhn_vae.errors import DataError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -68,8 +65,8 @@ class Images(Source):
         if place.suffix in ARRAYS:
             shape = tuple(read_array(place).images.shape[1:])
         else:
-            with _errors_of(first := pictures_in(place)[0]):
-                shape = _opened(first, self.size, self.channels).shape
+            with errors_of(first := pictures_in(place)[0]):
+                shape = open_picture(first, self.size, self.channels).shape
         if math.prod(shape) > MAX_VALUES:
             raise DataError(
                 f"data.root={self.root}: images {shape} have {math.prod(shape):,} values, more than {MAX_VALUES:,}: "
@@ -90,10 +87,7 @@ class Images(Source):
         return LabelledImages(*(array[is_test if split == "test" else ~is_test] for array in found))
 
     def fingerprint(self) -> str:
-        """With the name, the size and the time of each file."""
-        files = sorted(path for path in [self._root, *self._root.rglob("*")] if path.is_file())
-        facts = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return f"{self} {hashlib.sha256(repr(facts).encode()).hexdigest()}"
+        return f"{self} {files_fingerprint(self._root)}"
 
     @property
     def _root(self) -> Path:
@@ -125,8 +119,8 @@ def read_pictures(folder: Path, names: list[str], size: int | None, channels: in
         raise DataError(f"{folder}: expected at most {MAX_LABELS} sub-folders, which are labels, got {len(names)}")
     images, labels = None, torch.zeros(len(paths), dtype=torch.uint8)
     for index, path in enumerate(paths):
-        with _errors_of(path):
-            image = _opened(path, size, channels)
+        with errors_of(path):
+            image = open_picture(path, size, channels)
             channels = image.shape[0]
             images = torch.empty(len(paths), *image.shape, dtype=torch.uint8) if images is None else images
             if image.shape != images.shape[1:]:
@@ -144,7 +138,7 @@ def _label_of(path: Path, folder: Path) -> str:
     return path.relative_to(folder).parts[0] if path.parent != folder else ""
 
 
-def _opened(path: Path, size: int | None, channels: int | None) -> np.ndarray:
+def open_picture(path: Path, size: int | None, channels: int | None) -> np.ndarray:
     """A picture as (C, H, W) uint8, turned as its camera was held."""
     with warnings.catch_warnings(action="error"), Image.open(path) as image:  # warned of: too large to be meant
         if image.mode.startswith(DEEP):
@@ -161,7 +155,7 @@ def _opened(path: Path, size: int | None, channels: int | None) -> np.ndarray:
 
 def read_array(path: Path) -> LabelledImages:
     """The images of a .npy, or the `images` and `labels` of a .npz file."""
-    with _errors_of(path), path.open("rb") as file:
+    with errors_of(path), path.open("rb") as file:
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             loaded = {"images": loaded}
@@ -202,7 +196,7 @@ class CIFAR10(Official):
     def read(self, split: str) -> LabelledImages:
         names = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
         members, [path] = self.of_split(split, names), map(self.file, self.files)
-        with _errors_of(path), tarfile.open(path) as archive:
+        with errors_of(path), tarfile.open(path) as archive:
             contents = [archive.extractfile(f"cifar-10-batches-bin/{name}.bin").read() for name in members]
             records = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 3073)  # a label and the channels' rows
             if not len(records) or records[:, 0].max() > 9:
@@ -235,23 +229,9 @@ class MNIST(Official):
 
 def read_idx(path: Path, num_axes: int) -> np.ndarray:
     """The uint8 array of a .gz file in the idx format: 0, 0, type 8, number of axes, sizes (big-endian), values."""
-    with _errors_of(path), gzip.open(path) as file:
+    with errors_of(path), gzip.open(path) as file:
         head = file.read(4)
         if head != bytes([0, 0, 8, num_axes]):
             raise DataError(f"expected idx values of uint8 with {num_axes} axes, got {head!r}: get it again")
         shape = np.frombuffer(file.read(4 * num_axes), ">u4").astype(int)
         return np.frombuffer(file.read(), np.uint8).reshape(shape)
-
-
-@contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
-    """What goes wrong with a file becomes a DataError of one line that begins with its path."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    except MemoryError as error:
-        raise DataError(f"{path}: no memory for its images: a larger machine is needed") from error
-    except Exception as error:  # Pillow, numpy, gzip, tarfile and zipfile raise a dozen kinds on damaged files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path}: cannot be read ({reason}): get it again, or take it away") from error

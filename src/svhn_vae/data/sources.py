@@ -5,8 +5,10 @@ Shapes: images (N, C, H, W) uint8, labels (N,) uint8.
 
 import hashlib
 import itertools
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -273,3 +275,30 @@ def digest(*parts: LabelledImages) -> str:
         for array in part:
             sha.update(array.contiguous().numpy())  # pyright: ignore[reportArgumentType]
     return sha.hexdigest()[:16]
+
+
+def files_fingerprint(root: Path) -> str:
+    """Of the name, the size and the time of each file below root, or of root itself."""
+    files = sorted(path for path in [root, *root.rglob("*")] if path.is_file())
+    facts = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+@contextmanager
+def errors_of(path: Path, official_bytes: int | None = None) -> Iterator[None]:
+    """What goes wrong with a file becomes a DataError of one line: the path, what it is, and the file's size."""
+    try:
+        yield
+    except Exception as error:  # scipy, zlib, struct, Pillow, numpy, tarfile and h5py raise a dozen kinds
+        match error:
+            case DataError():
+                what = str(error)
+            case OSError(strerror=str(reason)):
+                what = f"cannot be read ({reason}): set data.root, or get it again"
+            case MemoryError():
+                what = "no memory for its images: a larger machine is needed"
+            case _:
+                what = f"damaged ({error!r:.200}): get it again, or take it away"
+        size = f"it has {os.path.getsize(path) if os.path.isfile(path) else 0:,} bytes"
+        official = f"; the official file has {official_bytes:,}" if official_bytes else ""
+        raise DataError(f"{path}: {' '.join(what.split())} ({size}{official})") from error

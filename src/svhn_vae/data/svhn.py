@@ -8,8 +8,6 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -18,7 +16,7 @@ import scipy.io
 import torch
 
 from svhn_vae.data.download import Official
-from svhn_vae.data.sources import LabelledImages
+from svhn_vae.data.sources import LabelledImages, errors_of
 from svhn_vae.errors import DataError
 
 MATRIX, COMPRESSED = 14, 15  # types of elements
@@ -50,12 +48,13 @@ def read_mat(path: Path) -> LabelledImages:
 
     Peak memory: twice the images, once as scipy reads them and once in our order.
     """
-    with _errors_of(path), path.open("rb") as file:
+    official = SVHN.files.get(path.name, ("", None))[1]
+    with errors_of(path, official), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
         _check_container(file)
         file.seek(0)
         variables = scipy.io.whosmat(file)
         names = [name for name, _, _ in variables]
-        _require("digitStruct" not in names, "expected format 2, got format 1 (digitStruct): use the *_32x32.mat files")
+        _require("digitStruct" not in names, "expected format 2, got format 1 (digitStruct): data=svhn_full reads that")
         are_there = names.count("X") == names.count("y") == 1
         _require(are_there, f"expected one array X and one array y, got {names}: save both, or get the file again")
         kind = variables[names.index("X")][2]  # loadmat has logical values as uint8, too
@@ -63,7 +62,7 @@ def read_mat(path: Path) -> LabelledImages:
         file.seek(0)
         arrays = scipy.io.loadmat(file, variable_names=("X", "y"))
         images = _to_images(arrays["X"])
-        return LabelledImages(images, _to_digits(arrays["y"], len(images)))
+        return LabelledImages(images, to_digits(arrays["y"], len(images)))
 
 
 def _to_images(pixels: np.ndarray) -> torch.Tensor:
@@ -75,7 +74,7 @@ def _to_images(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)))
 
 
-def _to_digits(y: np.ndarray, num: int) -> torch.Tensor:
+def to_digits(y: np.ndarray, num: int) -> torch.Tensor:
     """(N, 1) of any numeric type in 1..10 -> (N,) uint8 in 0..9, N = num."""
     is_right = y.dtype.kind in "iuf" and y.shape in ((num, 1), (1, num))
     _require(is_right, f"y must be ({num}, 1) numbers, one per image, got {y.shape} {y.dtype}: save it as a column")
@@ -141,26 +140,3 @@ def _byte_order(header: bytes) -> str:
 def _require(holds: object, message: str) -> None:
     if not holds:
         raise DataError(message)
-
-
-@contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
-    """What goes wrong with the file becomes a DataError that begins with its path and says its size."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # scipy's, about what then fails
-            yield
-    except DataError as error:
-        raise DataError(f"{path}: {' '.join(str(error).split())} ({_size(path)})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}): set data.root, or get it again") from error
-    except MemoryError as error:
-        raise DataError(f"{path}: no memory for its images: a larger machine is needed ({_size(path)})") from error
-    except Exception as error:  # scipy, zlib and struct raise a dozen kinds on damaged files
-        raise DataError(f"{path}: damaged ({error!r}): get it again ({_size(path)})") from error
-
-
-def _size(path: Path) -> str:
-    """The file's size in words, beside the official one where the name has one."""
-    num_bytes = os.path.getsize(path) if os.path.isfile(path) else 0
-    official = f"; the official file has {SVHN.files[path.name][1]:,}" if path.name in SVHN.files else ""
-    return f"it has {num_bytes:,} bytes{official}"

@@ -3,11 +3,12 @@
 `_target_` is read at the top of a group alone, and never below it: what is nested stays a plain value.
 """
 
+import contextlib
 import functools
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,22 @@ def make(group: str, node: DictConfig, **wired: Any) -> Any:
     """
     settings = checked(group, node)
     build = get_class(node._target_)
-    return functools.partial(build, **settings) if node.get("_partial_") else build(**settings, **wired)
+    if node.get("_partial_"):
+        return functools.partial(build, **settings)
+    with naming(group):
+        return build(**settings, **wired)
+
+
+@contextlib.contextmanager
+def naming(group: str) -> Iterator[None]:
+    """Whose settings they are, noted where a library does not say it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        error.add_note(group)
+        raise
 
 
 def checked(group: str, node: DictConfig) -> dict[str, Any]:
@@ -69,7 +85,8 @@ def checked(group: str, node: DictConfig) -> dict[str, Any]:
         raise UserError(f"{group} must be settings of a class, its _target_, got {node}")
     content: Any = OmegaConf.to_container(node, resolve=True)
     settings = {key: value for key, value in content.items() if key[0] != "_"}
-    chosen = get_class(node._target_)
+    with naming(f"{group}._target_"):
+        chosen = get_class(node._target_)
     parameters = inspect.signature(chosen).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [name for name in settings if name not in parameters]
@@ -89,11 +106,10 @@ def try_build(cfg: DictConfig) -> LitVAE:
     cache_folder(cfg)
     with torch.device("meta"):
         module = build_module(cfg)
-        try:
+        with naming("optimizer"):
             module.configure_optimizers()
-        except ValueError as error:  # torch's do not say whose setting it is
-            raise UserError(f"optimizer: {error}") from None
     check_together(cfg, module.vae)
+    fit_device(cfg)
     build_trainer(cfg, RunFolder(OUTPUTS / "not written"))
     return module
 
@@ -204,9 +220,13 @@ def is_one_per_step(cfg: DictConfig) -> bool:
 
 
 def fit_device(cfg: DictConfig) -> torch.device:
-    """The GPU of a run that has one; of several devices none: they are for the processes that train on them."""
-    is_wanted = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and cfg.trainer.strategy != "ddp"
-    return torch.device("cuda" if is_wanted and torch.cuda.is_available() else "cpu")
+    """The GPU of a run that has one; of several devices none: they are for the processes that train on them. Raises
+    UserError where the settings name a GPU and there is none."""
+    name, there_is = cfg.trainer.accelerator, torch.cuda.is_available()
+    if name in ("gpu", "cuda") and not there_is and not (name == "gpu" and torch.backends.mps.is_available()):
+        raise UserError(f"trainer.accelerator={name} needs a GPU, and torch finds none: use auto, or cpu")
+    is_wanted = name in ("auto", "gpu", "cuda") and cfg.trainer.strategy != "ddp"
+    return torch.device("cuda" if is_wanted and there_is else "cpu")
 
 
 def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
@@ -230,7 +250,8 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,  # nothing is logged per step: this only keeps a warning about short epochs away
     }
-    return L.Trainer(**(settings | wired))
+    with naming("trainer"):
+        return L.Trainer(**(settings | wired))
 
 
 def checkpoints(folder: RunFolder, cfg: DictConfig) -> list[Callback]:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, Source, load_once
 from svhn_vae.errors import UserError
+from svhn_vae.evaluation.finished_run import FinishedRun
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.score import completed
 from svhn_vae.experiment.build import build_vae, make
@@ -23,7 +24,6 @@ from svhn_vae.experiment.configuration import CONF, register_resolvers
 from svhn_vae.model.coordinates import Representation
 from svhn_vae.model.networks.interface import Networks
 from svhn_vae.model.prior import Prior
-from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
@@ -42,8 +42,8 @@ BEFORE = {"prior": {"_target_": "svhn_vae.model.prior.StandardNormal"}}  # what 
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 
 
-def load_run(path: str | Path) -> VAE:
-    """The finished run in a folder, wherever it was moved: its best weights, on the CPU, in evaluation mode.
+def load_run(path: str | Path, device: str | torch.device = "cpu") -> FinishedRun:
+    """The finished run in a folder, wherever it was moved, with its best weights, on a device.
 
     Raises FileNotFoundError if the folder holds no run with a best checkpoint, UserError if its configuration names
     anything but this framework's own classes, or if a file is damaged. Nothing is unpickled: safetensors, and a
@@ -61,7 +61,7 @@ def load_run(path: str | Path) -> VAE:
     load_representation(vae, folder)
     if vae.prior.is_fitted_last:
         load_prior(vae, folder)
-    return vae.eval()
+    return FinishedRun(vae.to(device), folder.result)
 
 
 def built(config: Path, build: Callable[[], Any]) -> Any:
@@ -155,7 +155,7 @@ def complete_scores(
     folder: RunFolder, dataset: Dataset, judge: Judge | None, *, iw_samples: int, device: torch.device
 ) -> None:
     """Merges into a finished run's result what `score.completed` finds that it lacks. Under the run's lock."""
-    vae = load_run(folder.path).to(device)
+    vae = load_run(folder.path, device).vae
     splits = EvaluationSplits(dataset, vae.representation)
     result, columns = completed(folder.result, vae, splits, judge, iw_samples=iw_samples)
     path = folder.path / "per_image.safetensors"

@@ -34,6 +34,7 @@ PLUGINS = {  # start of a launcher's name -> what is to be installed for it
     "submitit": "-e '.[submitit]'",
     "ray": "hydra-ray-launcher",
 }
+MAX_LINE = 1000  # characters of what a library says of settings
 KEY = r"[+~]{0,2}[\w./@]+"
 
 
@@ -112,7 +113,9 @@ class Composer:
         if not is_sweep:
             for override in parsed:
                 if override.is_sweep_override():
-                    raise Refused(f"{override.input_line} has several values: put -m before it to run them all")
+                    word = str(override.input_line)
+                    text = f", or type {self._quoted(word)} for a path" if "/" in word or " " in word else ""
+                    raise Refused(f"{word} has several values: put -m before it to run them all{text}")
             return [words]
         fixed = [word for word, override in zip(words, parsed, strict=True) if not override.is_sweep_override()]
         if faults := self.faults(fixed):
@@ -169,8 +172,8 @@ class Composer:
             return self.parser.parse_overrides([word])[0]
         except Exception as error:  # Hydra's, which says what it expected
             typed = self._quoted(word)
-            hint = f"; a text or path with such characters is typed {typed}" if typed else ""
-            raise Refused(f"{word} cannot be read, expected KEY=VALUE: {one_line_of(error)[:300]}{hint}") from None
+            why = f"a text or path with such characters is typed {typed}" if typed else one_line_of(error)[:300]
+            raise Refused(f"{word} cannot be read, expected KEY=VALUE: {why}") from None
 
     def _quoted(self, word: str) -> str:
         """The words for a shell that give this value as a text; "" where it has no key."""
@@ -187,8 +190,9 @@ class Composer:
         group, value = override.key_or_group, override.value()
         there_are = self.options(group)
         for choice in value if isinstance(value, list) else [value]:
-            if isinstance(choice, str) and choice not in there_are:
-                near = did_you_mean(choice, there_are) or f": choose from {', '.join(there_are)}"
+            is_named = isinstance(choice, str) or (choice is None and not override.is_delete())
+            if is_named and choice not in there_are:
+                near = did_you_mean(str(choice), there_are) or f": choose from {', '.join(there_are)}"
                 return f"{group}={choice} is no choice{near}"
         return ""
 
@@ -252,7 +256,8 @@ class Composer:
                     check_memory(module)
                 self._built[key] = ""
             except Exception as error:  # whatever a constructor says of its settings
-                self._built[key] = one_line(root_of(error))
+                cause = root_of(error)
+                self._built[key] = ": ".join([*getattr(cause, "__notes__", ()), one_line(cause)])[:MAX_LINE]
         return self._built[key]
 
 

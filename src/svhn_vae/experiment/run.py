@@ -19,6 +19,7 @@ from svhn_vae.errors import (
     Damaged,
     Diverged,
     Interrupted,
+    UserError,
 )
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
@@ -129,6 +130,8 @@ def fit(job: Job, resume: Path | None) -> None:
         raise Interrupted(INTERRUPTION.signum or signal.SIGTERM, f"after {epochs} epochs")
     if not trainer.is_global_zero:
         return
+    if not folder.best_checkpoint.is_file():
+        raise UserError("training ended before the first validation: raise trainer.max_time")
     order = callback(trainer, OrderOfLearning)
     if order is not None:
         order.write(folder.path, job.module.vae)

@@ -1,5 +1,9 @@
-"""What a setting may be: there, of its default's type, a number that counts, one of few words. All before any data."""
+"""What a setting may be: there, of its default's type, a number in its range, one of few words. All before any data.
 
+Every command's settings come through here; what only a class knows of its settings, its constructor checks.
+"""
+
+import math
 import re
 from pathlib import PurePath
 from typing import Any
@@ -12,41 +16,50 @@ from svhn_vae.experiment.configuration import OUTPUTS, is_of_training
 from svhn_vae.report.hypotheses import parse
 from svhn_vae.runs.identity import Config, flatten
 
-MONITORS = tuple(
+MONITORS = [
     f"{split}/{name}"
     for split in ("val", "train")
     for name in ("negative_elbo", "bits_per_dim", "post_loss", "objective")
-)
+]
 ONE_OF = {
-    "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-    "trainer.precision": ("32-true", "bf16-mixed"),
-    "trainer.strategy": ("auto", "ddp"),
+    "compile_mode": ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
+    "trainer.precision": ["32-true", "bf16-mixed"],
+    "trainer.strategy": ["auto", "ddp"],
+    "trainer.accelerator": ["auto", "cpu", "gpu", "cuda", "mps"],
+    "trainer.profiler": ["simple", "advanced", None],
     "monitor": MONITORS,
     "callbacks.early_stopping.monitor": MONITORS,
-    "impossible": ("refuse", "skip"),
-    "on_error": ("continue", "stop"),
+    "callbacks.early_stopping.mode": ["min"],
+    "impossible": ["refuse", "skip"],
+    "on_error": ["continue", "stop"],
+    "split": ["test", "val"],
+    "device": ["auto", "cpu", "cuda"],
 }
-AT_LEAST = {
-    "batch_size": 1, "checkpoint_every_n_epochs": 1, "epochs_per_noise": 1, "updates_per_step": 1,
-    "trainer.max_epochs": 1, "trainer.check_val_every_n_epoch": 1, "callbacks.pictures.every_n_validations": 1,
-    "callbacks.order_of_learning.times_per_doubling": 1,
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+NULLABLE = {  # what null, their default, stands for
+    "trainer.gradient_clip_val": float, "skips.max_gradient_norm": float, "data.limit": float, "updates_per_step": int,
+    "iw_samples": int, "data.size": int, "data.channels": int, "cache": str, "data.root": str, "data_root": str,
+    "run": str, "question": str, "trainer.profiler": str,
 }  # fmt: skip
-ABOVE_0 = ("network_scale", "trainer.limit_train_batches", "trainer.gradient_clip_val", "skips.max_gradient_norm")
+ADDED = {  # settings of Lightning's Trainer that runs are made for, and trainer=default has not
+    "trainer.max_time": str, "trainer.deterministic": bool, "trainer.benchmark": bool, "trainer.sync_batchnorm": bool,
+}  # fmt: skip
+FREE = ("study", "hypotheses")  # checked by what reads them
+# Least values; all others are 0, but where the default is negative.
+ONE_OR_MORE = re.compile(
+    r"batch_size|.*_every_n_epochs?|.*every_n_validations|epochs_per_noise|updates_per_step|repeats|trainer\.max_epochs"
+    r"|.*times_per_doubling|data\.num_(train|test)|data\.limit"
+)
+ABOVE_0 = re.compile(r"network_scale|trainer\.limit_train_batches|trainer\.gradient_clip_val|skips\.max_gradient_norm")
+ANY_SIGN = re.compile(r".*\.min_delta")
+PAIR = re.compile(r".*_range|optimizer\.betas")
 AT_MOST = {  # patterns -> what no run of this framework needs, and some machine would try for hours
-    r"model\.(num_|.*depth).*": 1000,
+    r"model\.(num_|.*depth).*|network_scale": 1000,
     r".*\.num_bands|variance\.(rank|num_mixtures)|.*times_per_doubling": 3072,
-    r"iw_samples|updates_per_step|data\.drawing_seed": 1_000_000,
+    r"iw_samples|updates_per_step|data\.drawing_seed|(model|variance|prior)\..*": 1_000_000,
     r"data\.num_(train|test)": 10_000_000,
     r".*": 2**53,  # where floating-point numbers stop telling whole ones apart
 }
-# What null stands for, of settings whose default it is.
-NULLABLE: dict[str, type | tuple[type, ...]] = {
-    "trainer.gradient_clip_val": (int, float), "skips.max_gradient_norm": (int, float), "data.limit": (int, float),
-    "updates_per_step": int, "cache": str, "data.root": str, "question": str, "trainer.profiler": str,
-}  # fmt: skip
-# Of Lightning's Trainer: what runs are made for, besides what trainer=default has.
-SUPPORTED = ("max_steps", "max_time", "deterministic", "benchmark", "num_nodes", "sync_batchnorm")
-FREE = ("study", "hypotheses")  # checked by what reads them
 
 
 def check_keys(cfg: DictConfig, known: DictConfig) -> None:
@@ -60,21 +73,15 @@ def check_keys(cfg: DictConfig, known: DictConfig) -> None:
 
 
 def check(settings: Config, defaults: Config) -> None:
-    """Raises UserError, in a line, for what was typed or written in a file and cannot be meant.
+    """Raises UserError, in a line, for what was typed or written in a file and cannot be meant, of a run's settings.
 
     settings: resolved. defaults: dotted key -> value, of the chosen files with nothing else typed.
     """
     check_values(settings, defaults)
     values = flatten(settings)
-    for key, value in values.items():
-        if key.startswith("trainer.") and key not in defaults and key.removeprefix("trainer.") not in SUPPORTED:
-            raise UserError(f"{key} is no setting of a run{did_you_mean(key, defaults)}")
-        if value is not None and key in AT_LEAST and value < AT_LEAST[key]:
-            raise UserError(f"{key} must be {AT_LEAST[key]} or more, got {value}")
-        if value is not None and key in ABOVE_0 and not value > 0:
-            raise UserError(f"{key} must be above 0, got {value}")
-        if key in ONE_OF and value not in ONE_OF[key]:
-            raise UserError(f"{key} must be one of {', '.join(ONE_OF[key])}, got {value}")
+    for key in values:
+        if key.startswith("trainer.") and key not in defaults and key not in ADDED:
+            raise UserError(f"{key} is no setting of a run{did_you_mean(key, [*defaults, *ADDED])}")
     every_n, last = values["trainer.check_val_every_n_epoch"], values["trainer.max_epochs"]
     if every_n > last:
         raise UserError(
@@ -92,7 +99,8 @@ def check(settings: Config, defaults: Config) -> None:
 
 
 def check_values(settings: Config, defaults: Config) -> None:
-    """Raises UserError for a setting that is missing, of another type than its default's, or no number that counts.
+    """Raises UserError for a setting that is missing, of another type than its default's, out of its range, or none of
+    its words.
 
     YAML takes any word for a text, and Python takes any text for true: pca.whiten=maybe would whiten.
     """
@@ -101,24 +109,32 @@ def check_values(settings: Config, defaults: Config) -> None:
         if key not in values and not _is_in_deleted_callback(settings, key):
             raise UserError(f"{key} must be there, {in_words(key, default)}: it cannot be left away")
     for key, value in values.items():
-        if key in FREE or key.split(".")[0] in FREE:
+        if key.split(".")[0] in FREE:
             continue
-        if key in defaults and not fits(key, value, defaults[key]):
-            raise UserError(f"{key} must be {in_words(key, defaults[key])}, got {value}")
+        default = defaults.get(key)
+        if (key in defaults or key in ADDED) and not fits(key, value, default):
+            raise UserError(f"{key} must be {in_words(key, default)}, got {value}")
         for number in value if isinstance(value, list) else [value]:
-            check_size(key, number, may_be_negative=_has_negative(defaults.get(key)) or key.endswith(".min_delta"))
+            check_size(key, number, default)
+        if key in ONE_OF and value not in ONE_OF[key]:
+            raise UserError(f"{key} must be one of {', '.join(map(str, ONE_OF[key]))}, got {value}")
 
 
-def check_size(key: str, number: Any, *, may_be_negative: bool) -> None:
-    """Raises UserError for inf, NaN, what float32 cannot hold, numbers below 0 and counts beyond any use."""
+def check_size(key: str, number: Any, default: Any) -> None:
+    """Raises UserError for what float32 cannot hold, and for a number out of its setting's range."""
     if isinstance(number, bool) or not isinstance(number, int | float):
         return
+    numbers = default if isinstance(default, list) else [default]
+    has_negative = any(isinstance(each, int | float) and each < 0 for each in numbers) or ANY_SIGN.fullmatch(key)
+    least = 1 if ONE_OR_MORE.fullmatch(key) else -math.inf if has_negative else 0
+    most = next(most for pattern, most in AT_MOST.items() if re.fullmatch(pattern, key))
     if not abs(number) <= float(np.finfo(np.float32).max):
         raise UserError(f"{key} must be a number that float32 can hold, got {number}")
-    if number < 0 and not may_be_negative:
-        raise UserError(f"{key} must be 0 or more, got {number}")
-    most = next(most for pattern, most in AT_MOST.items() if re.fullmatch(pattern, key))
-    if isinstance(number, int) and number > most:
+    if number < least:
+        raise UserError(f"{key} must be {least} or more, got {number}")
+    if not number and ABOVE_0.fullmatch(key):
+        raise UserError(f"{key} must be above 0, got {number}")
+    if number > most and (isinstance(number, int) or most < 2**53):
         raise UserError(f"{key} must be at most {most:,}, got {number}")
 
 
@@ -133,37 +149,34 @@ def check_study(name: Any) -> None:
 
 
 def fits(key: str, value: Any, default: Any) -> bool:
-    """Whether a value has the type of the default; where that is null, one of NULLABLE, or any."""
-    if default is None:
-        kind = NULLABLE.get(key, object)
-        return value is None or (isinstance(value, kind) and not (isinstance(value, bool) and kind is not object))
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, int | float):
-        return isinstance(value, int) or (isinstance(value, float) and isinstance(default, float))
+    """Whether a value has the type of the default; where that is null, null or what NULLABLE says, or anything."""
+    kind = _kind(key, default)
     if isinstance(default, list):
-        return isinstance(value, list) and all(fits(key, each, default[0]) for each in value if default)
-    return isinstance(value, str)
+        is_long = isinstance(value, list) and (len(value) == len(default) or not PAIR.fullmatch(key))
+        return is_long and all(_is_a(kind, each) for each in value)
+    return _is_a(kind, value) or (value is None and key in NULLABLE)
 
 
 def in_words(key: str, default: Any) -> str:
-    if default is None:
-        kind = NULLABLE.get(key, object)
-        return {str: "a text or null", int: "a whole number or null", object: "a value"}.get(kind, "a number or null")
-    if isinstance(default, bool):
-        return "true or false"
-    if isinstance(default, int):
-        return "a whole number"
-    if isinstance(default, float):
-        return "a number"
-    return f"a list such as {default}" if isinstance(default, list) else "a text"
+    """What it must be."""
+    if isinstance(default, list):
+        return f"a list such as {default}"
+    return WORDS.get(_kind(key, default), "a value") + " or null" * (key in NULLABLE and default is None)
+
+
+def _kind(key: str, default: Any) -> type:
+    if default is None or default == []:
+        return {**NULLABLE, **ADDED}.get(key, object)
+    return type(default[0] if isinstance(default, list) else default)
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """A whole number is a number, and true is none."""
+    if kind is not object and isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def _is_in_deleted_callback(settings: Config, key: str) -> bool:
     group, _, rest = key.partition(".")
     return group == "callbacks" and isinstance(settings.get(group), dict) and rest.split(".")[0] not in settings[group]
-
-
-def _has_negative(default: Any) -> bool:
-    numbers = default if isinstance(default, list) else [default]
-    return any(isinstance(number, int | float) and number < 0 for number in numbers)

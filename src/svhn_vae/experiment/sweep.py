@@ -28,6 +28,7 @@ from svhn_vae.runs.files import locked
 from svhn_vae.runs.folder import RunFolder, note_command, noted_times
 from svhn_vae.runs.identity import Config
 from svhn_vae.runs.installation import command_line
+from svhn_vae.training.callbacks import Progress
 from svhn_vae.training.interruption import INTERRUPTION
 
 MAX_LISTED = 3  # jobs that share a fault
@@ -73,6 +74,7 @@ class Sweep:
     """One command, a single run or many; `run_job` is what Hydra calls for each."""
 
     def __init__(self) -> None:
+        self.begun = time.time()
         self.jobs: list[Job] = []
         self.outcomes: list[Outcome] = []
         self.tables: dict[str, StudyTable] = {}  # study -> its table
@@ -122,6 +124,7 @@ class Sweep:
                 stops = cfg.on_error == "stop"
                 return run_in_worker(folder, self.command, lambda: self._run_job(cfg, folder), stops=stops)
             print(f"\n{folder.path.name}", flush=True)
+            self._note_jobs_left()
             outcome = self._run_job(cfg, folder)
         finally:
             folder.remove_if_empty(OUTPUTS)
@@ -129,6 +132,17 @@ class Sweep:
         if outcome.status == "failed" and cfg.on_error == "stop":
             raise Stopped
         return outcome.value
+
+    def _note_jobs_left(self) -> None:
+        """For the bar: how many jobs after this one are to be run, and how long those before it have taken."""
+        folders = [
+            RunFolder(OUTPUTS / str(job.settings["study"]) / job.name) for job in self.jobs if not job.impossible
+        ]
+        num_begun = len(self.outcomes)
+        Progress.num_jobs_left = sum(not folder.is_finished for folder in folders[num_begun + 1 :])
+        facts = [folder.facts for folder in folders[:num_begun]]
+        times = [each["ended"] - each["started"] for each in facts if each.get("started", 0) >= self.begun]
+        Progress.seconds_per_job = sum(times) / len(times) if times else None
 
     def _run_job(self, cfg: DictConfig, folder: RunFolder) -> Outcome:
         try:

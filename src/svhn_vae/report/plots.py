@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from svhn_vae.report.collect import FRECHET, METRIC, Variant
 from svhn_vae.report.hypotheses import Verdict
-from svhn_vae.report.hypotheses.design import DIVERGED
+from svhn_vae.report.matching import DIVERGED
 from svhn_vae.report.ranking import Ranking, front
 
 # Okabe and Ito's for readers who are colour-blind, dark enough on white; the second six are told apart by their dashes.
@@ -246,7 +246,7 @@ VERDICT = "Each dot a run, the bars their means; right: the effect with its 95 %
 
 def verdict_drawing(verdict: Verdict, name: str) -> Drawing | None:
     """The runs that were compared, and the effect; None where there are none."""
-    settings = list(dict.fromkeys(setting for setting, _, _ in [*verdict.favoured, *verdict.other]))
+    settings = list(dict.fromkeys(setting for side in verdict.drawn for setting, *_ in side))
     if not settings:
         return None
     rows = {setting: row if len(settings) <= MAX_ROWS else 0 for row, setting in enumerate(settings)}
@@ -258,18 +258,17 @@ def verdict_drawing(verdict: Verdict, name: str) -> Drawing | None:
 def draw_verdict(figure: Figure, verdict: Verdict, rows: Mapping[str, int]) -> None:
     """Left: a dot for each run, a bar at the mean of each side, a line between runs of the same seed and settings."""
     runs, effect = figure.subplots(1, 2, width_ratios=[3, 2])
-    shift = 0.18 if verdict.other else 0.0
-    sides = [(verdict.favoured, -shift, verdict.favours), (verdict.other, shift, verdict.over)]
-    for colour, (points, offset, name) in zip(COLOURS, sides, strict=False):
-        runs.plot([value for *_, value in points], [rows[setting] + offset for setting, *_ in points], "o",
-                  color=colour, alpha=0.6, markersize=4, label=name if points else "_")  # fmt: skip
-        for row in {rows[setting] for setting, *_ in points}:
-            middle = np.mean([value for setting, _, value in points if rows[setting] == row])
-            runs.vlines(middle, row + offset - 0.14, row + offset + 0.14, color=colour, linewidth=2)
-    ends = [{(setting, seed): value for setting, seed, value in side} for side, *_ in sides]
-    for setting, seed in ends[0].keys() & ends[1].keys() if verdict.metric != DIVERGED else ():
+    shifts = (-0.18, 0.18) if len(verdict.drawn) > 1 else (0.0,)
+    for colour, points, shift, name in zip(COLOURS, verdict.drawn, shifts, (verdict.favours, verdict.over)):  # noqa: B905
+        places = np.array([rows[setting] + shift for setting, *_ in points])
+        values = np.array([value for *_, value in points])
+        runs.plot(values, places, "o", color=colour, alpha=0.6, markersize=4, label=name)
+        for place in np.unique(places):
+            runs.vlines(values[places == place].mean(), place - 0.14, place + 0.14, color=colour, linewidth=2)
+    ends = [{(setting, seed): value for setting, seed, value in side} for side in verdict.drawn]
+    for setting, seed in ends[0].keys() & ends[-1].keys() if verdict.metric != DIVERGED else ():
         pair = [end[setting, seed] for end in ends]
-        runs.plot(pair, [rows[setting] - shift, rows[setting] + shift], color=GREY, linewidth=0.6, alpha=0.7, zorder=1)
+        runs.plot(pair, [rows[setting] + shift for shift in shifts], color=GREY, linewidth=0.6, alpha=0.7, zorder=1)
     runs.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0)
     named = {row: setting for setting, row in rows.items()} if len({*rows.values()}) == len(rows) else {}
     runs.set_yticks(list(named), list(named.values()))

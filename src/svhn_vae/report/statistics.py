@@ -49,9 +49,13 @@ def estimate(scores: Sequence[float]) -> Estimate:
     num, mean = len(scores), float(np.mean(scores)) if len(scores) else math.nan
     if num < 2 or not math.isfinite(mean):
         return Estimate(mean, math.nan, math.nan, math.nan, num)
-    error = float(np.std(scores, ddof=1)) / math.sqrt(num)
-    reach = error * _t(num - 1)
-    p_value = 2 * float(stdtr(num - 1, -abs(mean) / error)) if error else float(mean == 0)
+    return _with_error(mean, float(np.std(scores, ddof=1)) / math.sqrt(num), num - 1, num)
+
+
+def _with_error(mean: float, error: float, df: float, num: int) -> Estimate:
+    """Student's t; NaN where the error is not known."""
+    reach = error * _t(df)
+    p_value = 2 * float(stdtr(df, -abs(mean) / error)) if error else float(mean == 0)
     return Estimate(mean, mean - reach, mean + reach, p_value, num)
 
 
@@ -100,9 +104,13 @@ def _critical_range(num: int, df: float) -> float:
 class SeedErrors(NamedTuple):
     """What is known of the spread over seeds."""
 
-    of_pair: Errors
+    of: Callable[[Mapping[int, float]], tuple[float, float]]  # variant -> weight: error of that sum of means, its df
     reaches: list[float]  # of each variant, half of the interval of its mean; NaN where nothing can be said
+    is_pooled: bool
     how: str
+
+    def of_pair(self, a: int, b: int) -> tuple[float, float]:
+        return self.of({a: 1.0, b: -1.0})
 
 
 def seed_errors(scores: Sequence[Mapping[int, float]]) -> SeedErrors:
@@ -115,7 +123,7 @@ def seed_errors(scores: Sequence[Mapping[int, float]]) -> SeedErrors:
     values = [np.array([given[seed] for seed in sorted(given)]) for given in scores]
     nums = np.array([len(given) for given in values])
     if unequal := _p_of_unequal(values):
-        return _welch(values, f"each pair's own error: the seeds' spread differs between variants (p = {unequal:.1g})")
+        return _welch(values, f"each variant's own error: the seeds' spread differs between them (p = {unequal:.1g})")
     within = [given - given.mean() for given in values]
     df, how = int((nums - 1).sum()), "error pooled over variants"
     variance = _mean_square(within, df)
@@ -124,7 +132,23 @@ def seed_errors(scores: Sequence[Mapping[int, float]]) -> SeedErrors:
         within, df, how = [*(within - np.mean(within, 0))], df - int(nums[0] - 1), f"{how}, paired by seed"
         variance = _mean_square(within, df)
     how = f"{how}, {df} degrees of freedom" if df else "one seed each: how much chance is in it is not known"
-    return SeedErrors(lambda a, b: (math.sqrt(variance * (1 / nums[a] + 1 / nums[b])), df), reaches, how)
+
+    def of(weights: Mapping[int, float]) -> tuple[float, float]:
+        return math.sqrt(variance * sum(weight**2 / nums[at] for at, weight in weights.items())), df
+
+    return SeedErrors(of, reaches, True, how)
+
+
+def contrast(
+    weights: Sequence[float], scores: Sequence[Mapping[int, float]], others: Sequence[Mapping[int, float]]
+) -> tuple[Estimate, str]:
+    """The weighted sum of variants' means, whose weights add up to 0, and how its error is known: pooled with `others`,
+    further variants of the study, where their variances are alike."""
+    known = seed_errors([*scores, *others])
+    known = known if known.is_pooled else seed_errors(scores)
+    error, df = known.of(dict(enumerate(weights)))
+    mean = sum(weight * float(np.mean([*of.values()])) for weight, of in zip(weights, scores, strict=True))
+    return _with_error(mean, error, df, len({seed for of in scores for seed in of})), known.how
 
 
 def _mean_square(residuals: Sequence[Array], df: int) -> float:
@@ -148,13 +172,14 @@ def _welch(values: Sequence[Array], how: str) -> SeedErrors:
     dfs = [len(given) - 1 for given in values]
     squares = [np.var(given, ddof=1) / len(given) if df else math.nan for given, df in zip(values, dfs, strict=True)]
 
-    def of_pair(a: int, b: int) -> tuple[float, float]:
-        if not (dfs[a] and dfs[b]):
+    def of(weights: Mapping[int, float]) -> tuple[float, float]:
+        if not all(dfs[at] for at in weights):
             return math.nan, math.nan
-        square = squares[a] + squares[b]
-        return math.sqrt(square), float(square**2 / (squares[a] ** 2 / dfs[a] + squares[b] ** 2 / dfs[b]))
+        parts = {at: weight**2 * squares[at] for at, weight in weights.items()}
+        square = sum(parts.values())
+        return math.sqrt(square), float(square**2 / sum(part**2 / dfs[at] for at, part in parts.items()))
 
-    return SeedErrors(of_pair, [math.sqrt(one) * _t(df) for one, df in zip(squares, dfs, strict=True)], how)
+    return SeedErrors(of, [math.sqrt(one) * _t(df) for one, df in zip(squares, dfs, strict=True)], False, how)
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 from svhn_vae.evaluation import order_of_learning
 from svhn_vae.model.vae import VAE
@@ -26,13 +27,17 @@ HOUR = 3600.0
 
 
 class Progress(ProgressBar):
-    """One bar for the whole run: epochs, validation bits per dimension, images/s, time left.
+    """How far the run is: epoch, time left, jobs left, validation bits per dimension, images/s. A bar where stderr is a
+    terminal, else a line on stdout every `seconds_between_lines`, so that a log of a long run is alive.
 
     After a few steps it also says whether the run would take more than an hour, and what would shorten it.
     """
 
-    def __init__(self) -> None:
+    num_jobs_left, seconds_per_job = 0, None  # of the command, after this run; the sweep notes them
+
+    def __init__(self, *, seconds_between_lines: float) -> None:
         super().__init__()
+        self.seconds_between_lines = seconds_between_lines
         self.console = Console(stderr=True)
         self._bar: RichProgress | None = None
         self._warned = self._is_disabled = False
@@ -44,14 +49,17 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start, self._first_step, self._score = None, trainer.global_step, ""
+        self._is_bar, self._last_line = (
+            sys.stderr.isatty(),
+            time.monotonic(),
+        )  # no bar where colours are forced into a file
         self._bar = RichProgress(
-            TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"),
-            TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left at most"), TimeRemainingColumn(),
-            console=self.console, transient=True, refresh_per_second=4,
-            disable=self._is_disabled or not sys.stderr.isatty(),  # and not where colours are forced into a file
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)), BarColumn(bar_width=None),
+            console=self.console, transient=True, expand=True, disable=self._is_disabled or not self._is_bar,
+            refresh_per_second=4,
         )  # fmt: skip
         self._total = trainer.max_epochs * updates_per_epoch(trainer)  # pyright: ignore[reportOptionalOperand]
-        self._task = self._bar.add_task("", total=self._total, epoch="0", speed="")
+        self._task = self._bar.add_task("", total=self._total)
         self._bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
@@ -60,10 +68,8 @@ class Progress(ProgressBar):
         if self._start is None:  # the first step pays for lazy initialisation and compilation
             self._start, self._first_step = time.monotonic(), trainer.global_step
             return
-        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-        per_step = self._seconds / (trainer.global_step - self._first_step)
-        speed = f"{batch_size / per_step:,.0f} images/s"
-        self._bar.update(self._task, completed=trainer.global_step, epoch=epoch, speed=speed, description=self._score)
+        if not self._is_disabled:
+            self._tell(trainer, batch_size)
         if not self._warned and self._seconds > 5 and trainer.global_step - self._first_step >= 3:
             self._warned = True
             self._warn_if_long(trainer, batch_size)
@@ -87,8 +93,36 @@ class Progress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
 
+    def _seconds_per_step(self, trainer: L.Trainer) -> float:
+        return self._seconds / (trainer.global_step - self._first_step)
+
+    def _tell(self, trainer: L.Trainer, batch_size: int) -> None:
+        now, per_step = time.monotonic(), self._seconds_per_step(trainer)
+        is_due = now - self._last_line >= self.seconds_between_lines
+        if not (self._is_bar or is_due):
+            return
+        left = per_step * (self._total - trainer.global_step)
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        speed = f"{batch_size / per_step:,.0f} images/s"
+        parts = [f"{duration(left)} left", epoch, self._jobs(left), self._score, speed]
+        if self._is_bar:
+            text = fitting(parts, self.console.width)
+            self._bar.update(self._task, completed=trainer.global_step, description=text)  # pyright: ignore[reportOptionalMemberAccess]
+        else:
+            self._last_line = now
+            print(f"  {', '.join(part for part in parts if part)}", flush=True)
+
+    def _jobs(self, left: float) -> str:
+        """How many jobs are left after this run, and until when, each taking as long as those before."""
+        if not self.num_jobs_left:
+            return ""
+        each = self._seconds + left if self.seconds_per_job is None else self.seconds_per_job
+        end = time.localtime(time.time() + left + self.num_jobs_left * each)
+        is_today = end[:3] == time.localtime()[:3]
+        return f"then {self.num_jobs_left} jobs until {time.strftime('%H:%M' if is_today else '%d %b %H:%M', end)}"
+
     def _warn_if_long(self, trainer: L.Trainer, batch_size: int) -> None:
-        per_step = self._seconds / (trainer.global_step - self._first_step)
+        per_step = self._seconds_per_step(trainer)
         left = per_step * (self._total - trainer.global_step)
         if left > HOUR and not self._is_disabled:
             self.console.print(
@@ -97,6 +131,16 @@ class Progress(ProgressBar):
                 "  Shorter: a GPU, trainer=demo, network_scale=0.25, data.limit=0.1 or trainer.max_epochs=50.",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
+
+
+def fitting(parts: list[str], width: int) -> str:
+    """The first of the parts that together fit in a line, whole; the rest of the line is the bar's."""
+    shown: list[str] = []
+    for part in (part for part in parts if part):
+        if len(", ".join([*shown, part])) >= width:
+            break
+        shown.append(part)
+    return ", ".join(shown)
 
 
 class Pictures(Callback):

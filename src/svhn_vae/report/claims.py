@@ -11,7 +11,7 @@ from rich.text import Text
 
 from svhn_vae.errors import UserError
 from svhn_vae.report.collect import read_runs
-from svhn_vae.report.hypotheses import Verdict, effect_text, parse, verdicts, without_runs
+from svhn_vae.report.hypotheses import Verdict, effect_text, parse, untested, verdicts
 from svhn_vae.runs.files import read_json
 from svhn_vae.runs.installation import as_typed
 
@@ -65,7 +65,7 @@ def not_run(path: Path) -> tuple[str, list[Verdict]]:
     hypotheses = content.get("hypotheses") or []
     if not isinstance(hypotheses, list):
         raise UserError(f"expected hypotheses to be a list, got {hypotheses!r}")
-    waiting = [without_runs(parse(each), "not run", as_typed(command)) for each in hypotheses]
+    waiting = [untested(parse(each), "not run", as_typed(command)) for each in hypotheses]
     return str(content.get("study", path.stem)), waiting
 
 
