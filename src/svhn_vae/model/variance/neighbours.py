@@ -28,7 +28,11 @@ class CausalRegression(nn.Module):
         self.reach, self.size = reach, (height, width)
         self.num_before = 3 * len(offsets(reach)) + 1
         self.weights: Tensor
-        self.register_buffer("weights", torch.zeros(3, self.num_before + 2, height, width))
+        weights = torch.zeros(3, self.num_before + 2, height, width)
+        for nearest in ((0, -1), (1, 0)):  # until it is fitted: between the values on the left and above
+            first = 3 * offsets(reach).index(nearest)
+            weights[range(3), range(first, first + 3)] = 0.5
+        self.register_buffer("weights", weights)
 
     def fit(self, maps: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Of pairs of maps and their weights in the sum of squares, (B, 3, H, W) both."""
