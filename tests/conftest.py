@@ -1,5 +1,7 @@
 """What every test shares: the choices of each config group, composed configurations, a cache folder of its own."""
 
+import copy
+import functools
 import os
 import re
 import shutil
@@ -37,12 +39,18 @@ def options(group: str) -> list[str]:
 
 def composed(*overrides: str) -> DictConfig:
     """The configuration that `python src/train.py *overrides` runs, Hydra's own part included."""
+    cfg = copy.deepcopy(composed_once(overrides))
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+@functools.cache
+def composed_once(overrides: tuple[str, ...]) -> DictConfig:
+    """Kept, because Hydra needs 0.1 s and tests ask thousands of times."""
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        cfg = compose("train", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    return cfg
+        return compose("train", list(overrides), return_hydra_config=True)
 
 
 def in_batches(x: ArrayLike) -> list[torch.Tensor]:

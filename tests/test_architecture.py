@@ -5,8 +5,6 @@ import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "svhn_vae"
 SCRIPTS = sorted(SRC.glob("*.py"))
@@ -72,18 +70,17 @@ def says(call: ast.Call, keyword: str, value: object) -> bool:
     return any(k.arg == keyword and isinstance(k.value, ast.Constant) and k.value.value is value for k in call.keywords)
 
 
-every_module = pytest.mark.parametrize("module", FILES)
-every_file = pytest.mark.parametrize("path", EVERY_FILE.values(), ids=EVERY_FILE)
-
-
 def folder_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-@every_module
-def test_imports_point_one_way(module):
-    folder = folder_of(module)
-    assert {folder_of(name) for name in project_imports(FILES[module])} <= {folder, *FOLDERS[folder].split()}
+def test_imports_point_one_way():
+    wrong = {}
+    for module, path in FILES.items():
+        folder = folder_of(module)
+        allowed = {folder, *FOLDERS[folder].split()}
+        wrong[module] = [name for name in project_imports(path) if folder_of(name) not in allowed]
+    assert {module: names for module, names in wrong.items() if names} == {}
 
 
 def test_no_imports_in_a_circle():
@@ -97,42 +94,41 @@ def test_the_reader_of_imports_reads_them():
     assert {"hydra", "omegaconf", "torch"} <= libraries(FILES["experiment.build"])
 
 
-@every_module
-def test_only_what_reads_commands_and_configurations_knows_hydra(module):
-    assert folder_of(module) in ("commands", "experiment") or not {"hydra", "omegaconf"} & libraries(FILES[module])
+def test_only_what_reads_commands_and_configurations_knows_hydra():
+    others = {name: path for name, path in FILES.items() if folder_of(name) not in ("commands", "experiment")}
+    assert [name for name, path in others.items() if {"hydra", "omegaconf"} & libraries(path)] == []
 
 
-@pytest.mark.parametrize("module", [name for name in FILES if name.startswith(WITHOUT_TORCH)])
-def test_reports_are_light(module):
-    assert {"torch", "lightning", "hydra", "omegaconf"}.isdisjoint(libraries(FILES[module]))
+def test_reports_are_light():
+    heavy = {"torch", "lightning", "hydra", "omegaconf"}
+    light = {name: path for name, path in FILES.items() if name.startswith(WITHOUT_TORCH)}
+    assert [name for name, path in light.items() if heavy & libraries(path)] == []
 
 
-@every_file
-def test_nothing_is_unpickled(path):
-    assert UNPICKLERS.isdisjoint(libraries(path))
-    assert "torch.load" not in set(imports(path))  # it is called by its full name, where the next lines see it
-    for call in calls(path):
-        where = f"{path}:{call.lineno}: {ast.unparse(call)}"
-        name = ast.unparse(call.func)
-        reads_a_checkpoint = any(keyword.arg == "ckpt_path" for keyword in call.keywords)
-        if name == "torch.load" or name.endswith("load_from_checkpoint") or reads_a_checkpoint:
-            assert says(call, "weights_only", True), where
-        if name == "np.load" or any(keyword.arg == "allow_pickle" for keyword in call.keywords):
-            assert says(call, "allow_pickle", False), where
+def test_nothing_is_unpickled():
+    for path in EVERY_FILE.values():
+        assert UNPICKLERS.isdisjoint(libraries(path)), path
+        assert "torch.load" not in set(imports(path)), path  # called by its full name, where the next lines see it
+        for call in calls(path):
+            where = f"{path}:{call.lineno}: {ast.unparse(call)}"
+            name = ast.unparse(call.func)
+            reads_a_checkpoint = any(keyword.arg == "ckpt_path" for keyword in call.keywords)
+            if name == "torch.load" or name.endswith("load_from_checkpoint") or reads_a_checkpoint:
+                assert says(call, "weights_only", True), where
+            if name == "np.load" or any(keyword.arg == "allow_pickle" for keyword in call.keywords):
+                assert says(call, "allow_pickle", False), where
 
 
-@every_file
-def test_names_say_something(path):
-    assert NAMES_THAT_SAY_NOTHING.isdisjoint(path.relative_to(SRC).with_suffix("").parts)
+def test_names_say_something():
+    assert [name for name in EVERY_FILE if NAMES_THAT_SAY_NOTHING & {*Path(name).with_suffix("").parts}] == []
 
 
-@every_file
-def test_functions_are_short(path):
-    functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
-    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
-
-
-@every_file
-def test_files_are_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+def test_functions_and_files_are_short():
+    long = []
+    for name, path in EVERY_FILE.items():
+        functions = (node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+        long += [f"{name}: {function}, {n} lines" for function, n in lengths.items() if n > MAX_FUNCTION_LINES]
+        if (n := len(path.read_text(encoding="utf-8").splitlines())) > MAX_FILE_LINES:
+            long.append(f"{name}: {n} lines")
+    assert long == []

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,11 @@ import torch
 from PIL import Image
 
 from conftest import REPO
+from stress.forked import Command, train
 from svhn_vae import load_run
 
 DATA = ("data=synthetic", "data.num_train=1200", "data.num_test=200")
 TINY = (*DATA, "trainer=demo", "network_scale=0.03125", "trainer.max_epochs=2", "judge=false")
-
-
-def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """`python src/train.py *arguments`, in an empty working folder."""
-    command = [sys.executable, str(REPO / "src" / "train.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, encoding="utf-8")
 
 
 def runs(folder: Path, study: str = "default") -> dict[str, dict]:
@@ -40,9 +36,12 @@ def result(folder: Path, study: str = "default") -> dict:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """The 2 x 2 sweep of the front page, tiny."""
+    """The 2 x 2 sweep of the front page, tiny: the one command here that no forked process stands in for."""
     folder = tmp_path_factory.mktemp("sweep")
-    return folder, train(folder, "-m", "variance=relu_eps,logvar", "pca.whiten=false,true", *TINY)
+    words = ["-m", "variance=relu_eps,logvar", "pca.whiten=false,true", *TINY]
+    return folder, subprocess.run(
+        [sys.executable, REPO / "src" / "train.py", *words], cwd=folder, capture_output=True, encoding="utf-8"
+    )
 
 
 def test_sweep_runs_all_cells_and_prints_one_table(sweep):
@@ -127,7 +126,7 @@ def test_tensorboard_holds_scalars_pictures_histograms_and_hyperparameters(sweep
 def test_finished_runs_are_not_run_again(sweep):
     folder, _ = sweep
     before = runs(folder)
-    again = train(folder, "-m", "variance=relu_eps,logvar", "pca.whiten=true,false", *TINY)
+    again = train(folder, "-m", "variance=relu_eps,logvar", "pca.whiten=true,false", *TINY, exact=True)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done already") == 4
     assert runs(folder) == before
@@ -196,7 +195,7 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path, arguments, message):
 )
 def test_what_the_data_do_not_allow_is_one_line(tmp_path, arguments, message):
     tiny = [word for word in TINY if not word.startswith("data") or "data=svhn" not in arguments]
-    done = train(tmp_path, *tiny, *arguments)
+    done = train(tmp_path, *tiny, *arguments, exact=True)
     assert done.returncode == 1
     assert len(done.stdout.strip().splitlines()) == 2  # the run's name, and why it failed
     [line] = [line for line in done.stdout.splitlines() if line.startswith("  failed: ")]
@@ -205,66 +204,48 @@ def test_what_the_data_do_not_allow_is_one_line(tmp_path, arguments, message):
     assert bool(os.listdir(tmp_path)) == (arguments == ["batch_size=5000"])  # the others never began
 
 
-def train_and_kill(folder: Path, wanted: str, *arguments: str) -> None:
-    """The same, killed outright when a file matching `wanted` is there."""
-    command = [sys.executable, str(REPO / "src" / "train.py"), *arguments]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not list(folder.rglob(wanted)) and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-
-
 EARLY_END = ["callbacks.early_stopping.min_delta=1000", "callbacks.early_stopping.patience=2"]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "arguments"),
+    ("due", "arguments"),
     [
-        ("last.ckpt", []),
         ("last.ckpt", ["trainer.check_val_every_n_epoch=2", "monitor=train/bits_per_dim"]),
         ("data.png", EARLY_END),  # killed after its training
     ],
 )
-def test_an_interrupted_run_continues_to_the_same_end(wanted, arguments, tmp_path):
+def test_an_interrupted_run_continues_to_the_same_end(due, arguments, tmp_path):
     """Killed outright and continued by the same command: every figure as if left alone."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    alone.mkdir(), killed.mkdir()
     arguments = [*TINY, "trainer.max_epochs=12", *arguments]
     assert train(alone, *arguments).returncode == 0
-    train_and_kill(killed, wanted, *arguments)
+    running = Command(killed, *arguments)
+    until(lambda: list(killed.rglob(due)), running)
+    running.kill()
+    assert running.wait().returncode == -signal.SIGKILL
     [status] = runs(killed).values()
     assert status["status"] == "running"
     done = train(killed, *arguments)
     assert done.returncode == 0, done.stdout
-    assert ("continues from" in done.stdout) == (wanted == "last.ckpt")
+    assert ("continues from" in done.stdout) == (due == "last.ckpt")
     assert result(killed)["metrics"] == result(alone)["metrics"]
 
 
+def until(found: Callable[[], object], running: Command) -> None:
+    deadline = time.monotonic() + 120
+    while not found() and time.monotonic() < deadline and running.process.is_alive():
+        time.sleep(0.01)
+
+
 def test_ctrl_c_says_that_the_same_command_continues(tmp_path):
-    command = [sys.executable, str(REPO / "src" / "train.py"), *TINY, "trainer.max_epochs=500"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
-        while not list(tmp_path.rglob("last.ckpt")) and process.poll() is None:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        printed, _ = process.communicate(timeout=60)
-    assert "stopping after this epoch; once more to leave at once" in printed
-    assert re.search(r"  interrupted after \d+ epochs: the same command continues it\n$", printed)
-    assert process.returncode == 128 + signal.SIGINT
-    assert [status["status"] for status in runs(tmp_path).values()] == ["interrupted"]
-
-
-def test_two_sweeps_of_one_command_share_the_work(tmp_path):
-    command = [sys.executable, str(REPO / "src" / "train.py"), "-m", "seed=0,1,2,3", *TINY]
-    both = [
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, encoding="utf-8") for _ in range(2)
-    ]
-    printed = "".join(process.communicate(timeout=300)[0] for process in both)
-    assert [process.returncode for process in both] == [0, 0]
-    assert [status["status"] for status in runs(tmp_path).values()] == ["done"] * 4
-    assert printed.count("bits/dim on synthetic data") == 4
-    assert printed.count("left alone: ") + printed.count("done already") == 4
-    assert not list(tmp_path.rglob("*.partial"))
+    running = Command(tmp_path / "run", *TINY, "trainer.max_epochs=500")
+    until(lambda: list(tmp_path.rglob("last.ckpt")), running)
+    os.kill(running.process.pid, signal.SIGINT)
+    done = running.wait()
+    assert "stopping after this epoch; once more to leave at once" in done.stdout
+    assert re.search(r"  interrupted after \d+ epochs: the same command continues it\n$", done.stdout)
+    assert done.returncode == 128 + signal.SIGINT
+    assert [status["status"] for status in runs(tmp_path / "run").values()] == ["interrupted"]
 
 
 def test_profile_prints_the_profilers_table(tmp_path):

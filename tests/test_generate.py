@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,12 @@ from scipy.io import savemat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import REPO
+from stress.forked import Done, command, train, without_pictures
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.pictures.gallery import OF_PROJECTIONS, PICTURES
-from test_end_to_end import TINY, train
+from test_end_to_end import TINY
 
-
-def generate(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """`python src/generate.py *arguments`, in a folder."""
-    command = [sys.executable, str(REPO / "src" / "generate.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, encoding="utf-8")
+generate = partial(command, "generate")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def finished(tmp_path_factory) -> Path:
 
 def test_all_pictures_of_a_run_and_nothing_else(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
-    before = other_files(tmp_path)
+    before = other_files(run)
     done = generate(tmp_path, "run=run")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -46,7 +44,7 @@ def test_all_pictures_of_a_run_and_nothing_else(finished, tmp_path):
             assert min(image.size) > 900
     tags = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0}).Reload().Tags()["images"]
     assert {f"generated/{name}" for name in PICTURES} <= set(tags)
-    assert other_files(tmp_path) == before
+    assert other_files(run) == before
 
 
 def other_files(folder: Path) -> set[Path]:
@@ -92,7 +90,7 @@ def test_plots_are_drawn_whatever_a_notebook_exports(backend):
     assert done.returncode == 0, done.stderr
 
 
-def refused(done: subprocess.CompletedProcess, message: str) -> None:
+def refused(done: Done, message: str) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
@@ -132,7 +130,8 @@ def test_files_may_have_moved(tmp_path):
         content = {"X": images.transpose(2, 3, 1, 0), "y": labels[:, None] + 10 * (labels == 0)[:, None]}
         savemat(tmp_path / "old" / f"{split}_32x32.mat", content)
     tiny = [word for word in TINY if not word.startswith("data")]
-    done = train(tmp_path, *tiny, "data.root=old", "data.verify=none", "pca.n_components=20")
+    small = ("data.root=old", "data.verify=none", "pca.n_components=20")
+    done = train(tmp_path, *tiny, *small, prepare=without_pictures)
     assert done.returncode == 0, done.stdout
     (tmp_path / "old").rename(tmp_path / "new")
     [run] = (tmp_path / "outputs" / "default").glob("dense-*")
@@ -143,8 +142,8 @@ def test_files_may_have_moved(tmp_path):
 
 
 def test_a_run_on_pixels_has_all_pictures_but_those_of_a_basis(tmp_path):
-    small = ("network_scale=0.125", "trainer.limit_train_batches=2", "trainer.max_epochs=1")
-    done = train(tmp_path, "model=conv", "variance=shared", *TINY, *small)
+    small = ("trainer.limit_train_batches=2", "trainer.max_epochs=1", "data.num_train=200", "data.num_test=60")
+    done = train(tmp_path, "model=conv", "variance=shared", *TINY, *small, prepare=without_pictures)
     assert done.returncode == 0, done.stdout
     [run] = (tmp_path / "outputs" / "default").glob("conv-*")
     done = generate(tmp_path, f"run={run}")

@@ -3,15 +3,13 @@
 import dataclasses
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch.nn import functional
 
-from conftest import REPO
+from stress.forked import command
 from svhn_vae.data import cache as cache_module
 from svhn_vae.data.digits import Synthetic
 from svhn_vae.data.sources import Dataset, LabelledImages
@@ -265,16 +263,11 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(fits, dataset, tmp_path, m
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def judge(folder, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPO / "src" / "judge.py"), "cache=cache", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, encoding="utf-8")
-
-
 TINY = ("data=synthetic", "data.num_train=200", "data.num_test=40", "judge.epochs=1", "judge.width=4")
 
 
 def test_the_command_trains_and_then_finds(tmp_path):
-    first, second = (judge(tmp_path, *TINY) for _ in range(2))
+    first, second = (command("judge", tmp_path, "cache=cache", *TINY) for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr
     epoch, *lines = first.stdout.splitlines()
     assert epoch.startswith("  judge: epoch 1, ")
@@ -293,7 +286,7 @@ def test_the_command_trains_and_then_finds(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(argument, message, tmp_path):
-    done = judge(tmp_path, *TINY, argument)
+    done = command("judge", tmp_path, "cache=cache", *TINY, argument)
     assert done.returncode == 1
     assert done.stdout == ""
     [line] = done.stderr.splitlines()

@@ -9,8 +9,7 @@ from torch import nn
 
 from conftest import composed
 from svhn_vae.model.networks.conv import Conv, Step, plan
-from svhn_vae.model.networks.dcgan import DCGAN
-from svhn_vae.model.networks.keras_conv import KerasConv
+from svhn_vae.model.networks.published import DCGAN, KerasConv
 from test_networks import without_gradient
 
 SMALL = {"latent_dim": 4, "width": 4, "max_width": 8, "dense_width": 8}

@@ -13,8 +13,7 @@ from torch.distributions import Normal
 
 from conftest import composed, in_batches, options
 from svhn_vae.errors import UserError
-from svhn_vae.model.coordinates import DCT, PCA, Features, Representation
-from svhn_vae.model.cosine import cosines
+from svhn_vae.model.coordinates import DCT, PCA, Features, Representation, cosines
 from svhn_vae.model.covariance import DEQUANTISATION_VARIANCE, Moments, robust_moments, sample_moments
 from svhn_vae.model.residual import RESIDUALS
 

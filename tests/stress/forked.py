@@ -2,7 +2,7 @@
 
 A process start costs 5 s of imports, and the tests of faults start hundreds. Each child has its own working folder, its
 own output and its own signals. The fit of the moments and the baselines are replaced by cheap ones: 10 s of linear
-algebra per data set that no fault depends on. Everything else is the real command.
+algebra per data set that no fault depends on. `exact` leaves them. Everything else is the real command.
 """
 
 import gc
@@ -13,8 +13,9 @@ import runpy
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of what is forked: no thread survives that, so there must be none
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -29,7 +30,8 @@ CONTEXT.set_forkserver_preload(
 )
 Prepare = Callable[[], None]
 NUMBERS = itertools.count()
-TRAIN = Path(__file__).parents[2] / "src" / "train.py"
+SRC = Path(__file__).parents[2] / "src"
+TRAIN = SRC / "train.py"
 TINY = (
     "data=synthetic", "data.num_train=240", "data.num_test=40", "trainer=demo", "network_scale=0.03125",
     "trainer.max_epochs=4", "batch_size=50", "pca.n_components=20", "iw_samples=2", "judge=false",
@@ -38,19 +40,29 @@ TINY = (
 
 class Done(NamedTuple):
     returncode: int  # negative: the signal that ended it
-    printed: str
+    stdout: str
+    stderr: str
     seconds: float
+
+    @property
+    def printed(self) -> str:
+        return self.stdout + self.stderr
 
 
 class Command:
     """One command on its way; `prepare` is called in its process before it begins."""
 
-    def __init__(self, folder: Path, *arguments: str, prepare: Prepare | None = None, script: Path = TRAIN) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, prepare: Prepare | None = None, script: str = "train", exact: bool = False
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder.with_name(f"{folder.name}.{next(NUMBERS)}.log")
+        number = next(NUMBERS)
+        self.logs = [folder.with_name(f"{folder.name}.{number}.{name}") for name in ("out", "err")]
+        for log in self.logs:
+            log.touch()  # it may be killed before it writes
         self._start = time.monotonic()
-        self.process = CONTEXT.Process(target=_run, args=(folder, self.log, script, arguments, prepare))
-        self.log.touch()  # it may be killed before it writes
+        begin = SRC / f"{script}.py", arguments, None if exact else make_cheap, prepare
+        self.process = CONTEXT.Process(target=_run, args=(folder, self.logs, *begin))
         self.process.start()
 
     def kill(self) -> None:
@@ -58,10 +70,11 @@ class Command:
 
     def wait(self, timeout: float = 300) -> Done:
         self.process.join(timeout)
+        stdout, stderr = (log.read_text(encoding="utf-8") for log in self.logs)
         if self.process.exitcode is None:
             self.process.kill()
-            raise TimeoutError(f"nothing after {timeout} s: {self.log.read_text(encoding='utf-8')}")
-        return Done(self.process.exitcode, self.log.read_text(encoding="utf-8"), time.monotonic() - self._start)
+            raise TimeoutError(f"nothing after {timeout} s: {stdout}{stderr}")
+        return Done(self.process.exitcode, stdout, stderr, time.monotonic() - self._start)
 
 
 def warm_up() -> None:
@@ -71,26 +84,32 @@ def warm_up() -> None:
     process.join()
 
 
-def train(folder: Path, *arguments: str, prepare: Prepare | None = None, script: Path = TRAIN) -> Done:
-    return Command(folder, *arguments, prepare=prepare, script=script).wait()
+def command(script: str, folder: Path, *arguments: str, **how: Any) -> Done:
+    """`python src/SCRIPT.py *arguments` in a folder; `how` as in Command."""
+    return Command(folder, *arguments, script=script, **how).wait()
 
 
-def _run(folder: Path, log: Path, script: Path, arguments: tuple[str, ...], prepare: Prepare | None) -> None:
+train = partial(command, "train")
+
+
+def _run(folder: Path, logs: list[Path], script: Path, arguments: tuple[str, ...], *prepares: Prepare | None) -> None:
     os.chdir(folder)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    for number, log in enumerate(logs, start=1):
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), number)
     gc.freeze()  # what was imported stays
-    make_cheap()
-    if prepare is not None:
-        prepare()
+    for prepare in prepares:
+        if prepare is not None:
+            prepare()
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
 
 
 def make_cheap() -> None:
-    """Moments along the pixels' own axes, baselines that are all uniform, and plots without anything."""
+    """Moments along the pixels' own axes, baselines that are all uniform, and plots without anything.
+
+    They are kept in a cache in the working folder, where no exact ones are."""
+    os.environ["XDG_CACHE_HOME"] = str(Path.cwd() / "cache")
     import numpy as np
     import torch
 
@@ -123,6 +142,13 @@ def without_pictures() -> None:
     from svhn_vae.training import callbacks
 
     gallery.draw = callbacks.draw = lambda subject, name: np.zeros((10, 10, 3), np.uint8)
+
+
+def without_training_a_judge() -> None:
+    """For commands that ask one, whatever it says."""
+    from svhn_vae.evaluation import judge
+
+    judge.fit = lambda dataset, settings, device: judge.Judge(settings.width, settings.dropout, 3).eval()
 
 
 class Blank:

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from svhn_vae.model.coordinates import Features
-from svhn_vae.model.cosine import cosines, to_frequencies
+from svhn_vae.model.coordinates import Features, cosines, to_frequencies
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.sheet import rendered, use_log_scales
 

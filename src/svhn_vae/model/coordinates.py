@@ -13,11 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+import scipy.fft
 import torch
 from torch import Tensor, nn
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.cosine import cosines
 from svhn_vae.model.covariance import FITS, NUM_LEVELS, Moments, floored
 from svhn_vae.model.residual import RESIDUALS, Residual, Spectrum
 
@@ -89,28 +90,9 @@ class Pixels(Representation):
     is_projection = False
     scatter = "sample"
 
-    def __init__(
-        self,
-        image_shape: Sequence[int],
-        *,
-        scale: bool,
-        n_components: None,
-        whiten: bool,
-        residual: None,
-        num_bands: None,
-        pixel_levels: None,
-        scatter: None,
-    ) -> None:
+    def __init__(self, image_shape: Sequence[int], *, scale: bool, whiten: bool, **of_projections: None) -> None:
         super().__init__()
-        given = {
-            "n_components": n_components,
-            "whiten": whiten or None,
-            "residual": residual,
-            "num_bands": num_bands,
-            "pixel_levels": pixel_levels,
-            "scatter": scatter,
-        }
-        for name, value in given.items():
+        for name, value in {**of_projections, "whiten": whiten or None}.items():
             if value is not None:
                 raise UserError(
                     f"pca.{name}={str(value).lower()} needs a PCA, and this run models the pixels themselves "
@@ -276,6 +258,21 @@ def cosine_basis(moments: Moments, image_shape: Sequence[int]) -> tuple[Tensor, 
     colours = torch.linalg.eigh(relative.mean(0)).eigenvectors.T.flip(0)  # (C, C), brightness first
     variances = torch.einsum("ac,fck,ak->af", colours, covariance, colours).flatten()
     return torch.kron(colours, waves), variances
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform (size, size) in float64: rows are frequencies, the constant first."""
+    return torch.from_numpy(scipy.fft.dct(np.eye(size), axis=0, norm="ortho"))
+
+
+def to_frequencies(image: Tensor, waves: Tensor) -> Tensor:
+    """image (..., H, H), waves = cosines(H) -> coefficients (..., H, H)."""
+    return waves @ image @ waves.T
+
+
+def to_places(coefficients: Tensor, waves: Tensor) -> Tensor:
+    """The inverse of `to_frequencies`."""
+    return waves.T @ coefficients @ waves
 
 
 def one_of(name: str, value: object, choices: Collection[object]) -> None:

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.networks.checks import at_least, fraction, one_of, square_images
-from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import ACTIVATIONS, group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.interface import OfImages
+from svhn_vae.model.networks.layers import ACTIVATIONS, at_least, fraction, group_norm, one_of, zero_linear
 
 IMAGE_NORMALISATIONS = {"batch": nn.BatchNorm2d, "group": group_norm, "none": nn.Identity}
 VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": group_norm, "none": nn.Identity}
 
 
-class Conv(OneLevel):
+class Conv(OfImages):
     """num_layers convolutions, num_dense dense layers, the latents, and the mirror image of it all.
 
     num_strided of the convolutions halve the resolution, spread evenly from the first on. The first has `width`
@@ -48,13 +46,12 @@ class Conv(OneLevel):
         dropout: float,
         sampling_bug: bool,
     ) -> None:
-        super().__init__()
-        at_least(1, latent_dim=latent_dim, num_layers=num_layers, width=width, dense_width=dense_width)
+        super().__init__("conv", event_shape, latent_dim, sampling_bug, multiple=2)
+        at_least(1, num_layers=num_layers, width=width, dense_width=dense_width)
         at_least(0, num_dense=num_dense)
         at_least(width, max_width=max_width)
-        check_strides(event_shape, num_layers, num_strided)
+        check_strides(event_shape[1], num_layers, num_strided)
         check_kernel(kernel_size, keeps_a_size=num_strided < num_layers or upsampling != "transposed")
-        self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, torch.Size(event_shape), sampling_bug
         channels, height, _ = event_shape
         steps = plan(channels, width, max_width, num_layers, num_strided)
         smallest = (steps[-1].after, height // 2**num_strided, height // 2**num_strided)
@@ -67,15 +64,6 @@ class Conv(OneLevel):
             *block.mirrored(steps[0]._replace(before=params_per_element * channels)),
         )  # fmt: skip
         self.image_params = zero_linear(latent_dim, params_per_image)
-
-    def shrink(self, factor: float) -> None:
-        shrink_channels(self.decoder[-1], self.event_shape[0], factor)
-
-    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self.posterior(self.encoder(y)).chunk(2, dim=1)
-
-    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoder(z).view(len(z), -1, *self.event_shape), self.image_params(z)
 
 
 class Step(NamedTuple):
@@ -96,10 +84,8 @@ def plan(channels: int, width: int, max_width: int, num_layers: int, num_strided
     return [Step(*pair, stride) for pair, stride in zip(itertools.pairwise(widths), strides, strict=True)]
 
 
-def check_strides(event_shape: Sequence[int], num_layers: int, num_strided: int) -> None:
-    """Raises UserError if the features are no images, or cannot be halved that often."""
-    square_images("conv", event_shape, multiple=2)
-    size = event_shape[1]
+def check_strides(size: int, num_layers: int, num_strided: int) -> None:
+    """Raises UserError if images of `size` pixels in a row cannot be halved that often."""
     most = max(num for num in range(num_layers + 1) if size % 2**num == 0 and size // 2**num >= 2)
     if not 0 <= num_strided <= most:
         raise UserError(

@@ -8,9 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.model.networks.checks import at_least, fraction, one_of, positive
 from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import ACTIVATIONS, INITIALISATIONS, NoOutput, zero_linear
+from svhn_vae.model.networks.layers import (
+    ACTIVATIONS,
+    INITIALISATIONS,
+    NoOutput,
+    at_least,
+    fraction,
+    one_of,
+    positive,
+    shrink_channels,
+    zero_linear,
+)
 
 
 class Dense(OneLevel):
@@ -59,26 +68,23 @@ class Dense(OneLevel):
         super().__init__()
         at_least(1, latent_dim=latent_dim, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth)
         at_least(0, posterior_depth=posterior_depth, variance_depth=variance_depth)
-        self.latent_dim, self.event_shape = latent_dim, torch.Size(event_shape)
-        self.sampling_bug, self.separate_trunks = sampling_bug, separate_trunks
+        self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, torch.Size(event_shape), sampling_bug
+        self.separate_trunks = separate_trunks
         size, posterior = math.prod(event_shape), [width] * (posterior_depth + 1)
         block = Block(activation, normalisation, dropout, batch_norm_momentum, batch_norm_eps, initialisation)
         first = block.batch_norm(size) if normalise_input else nn.Identity()
         self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
         self.posterior_mean = block.branch(posterior, latent_dim)
-        self.posterior_log_variance = log_variance_branch(block, posterior, latent_dim)
-        trunk = [latent_dim, *[width] * decoder_depth]
-        self.decoder = nn.Sequential(*block.chain(trunk))
+        self.posterior_log_variance = block.branch(posterior, latent_dim)
+        block.begin_at_unit_sigma(self.posterior_log_variance[-1])
+        self.decoder = nn.Sequential(*block.chain(trunk := [latent_dim, *[width] * decoder_depth]))
         self.mean = block.linear(width, size)
-        widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
-        self.raw = variance_branch(block, widths, (params_per_element - 1) * size, frozen=frozen_variance)
+        widths, num_raw = [*(trunk if separate_trunks else [width]), *[size] * variance_depth], params_per_element - 1
+        self.raw = variance_branch(block, widths, num_raw * size, frozen=frozen_variance)
         self.image_params = zero_linear(width, params_per_image)
 
     def shrink(self, factor: float) -> None:
-        last = self.raw[-1]
-        assert isinstance(last, nn.Linear)
-        with torch.no_grad():
-            last.weight.mul_(factor)
+        shrink_channels(self.raw[-1], 0, factor)
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encoder(y.flatten(1))
@@ -87,7 +93,7 @@ class Dense(OneLevel):
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         h = self.decoder(z)
         raw = self.raw(z if self.separate_trunks else h)
-        return torch.cat([self.mean(h), raw], dim=1).view(len(z), -1, *self.event_shape), self.image_params(h)
+        return torch.cat([self.mean(h), raw], dim=1).view(z.shape[0], -1, *self.event_shape), self.image_params(h)
 
 
 @dataclass(frozen=True)
@@ -126,21 +132,16 @@ class Block:
         INITIALISATIONS[self.initialisation](layer)
         return layer
 
+    def begin_at_unit_sigma(self, log_variance: nn.Module) -> None:
+        if self.initialisation == "kingma" and isinstance(log_variance, nn.Linear):
+            nn.init.zeros_(log_variance.weight)
+
     def normalise(self, width: int) -> nn.Module:
         choices = {"batch": self.batch_norm, "layer": nn.LayerNorm, "none": nn.Identity}
         return choices[self.normalisation](width)
 
     def batch_norm(self, width: int) -> nn.BatchNorm1d:
         return nn.BatchNorm1d(width, momentum=self.batch_norm_momentum, eps=self.batch_norm_eps)
-
-
-def log_variance_branch(block: Block, widths: Sequence[int], latent_dim: int) -> nn.Module:
-    """What emits the posterior's log-variance."""
-    branch = block.branch(widths, latent_dim)
-    last = branch[-1]
-    if block.initialisation == "kingma" and isinstance(last, nn.Linear):
-        nn.init.zeros_(last.weight)
-    return branch
 
 
 def variance_branch(block: Block, widths: Sequence[int], num_outputs: int, *, frozen: bool) -> nn.Sequential:

@@ -5,10 +5,13 @@ likelihood's parameters: P numbers for each element of y, the mean first, and I 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from svhn_vae.model.networks.layers import at_least, shrink_channels, square_images
 
 
 class Inferred(NamedTuple):
@@ -70,3 +73,33 @@ class OneLevel(Networks):
         log_variance = 2 * claimed if self.sampling_bug else claimed
         z = mean + (0.5 * log_variance).exp() * noise
         return Inferred(mean, log_variance, claimed, z, *self.decode(z))
+
+
+class OfImages(OneLevel):
+    """An encoder and a decoder of square images; a subclass makes the four modules. The decoder's last convolution
+    emits the parameters of all elements.
+
+    multiple: what the images' height must be divisible by.
+    """
+
+    encoder: nn.Module  # y -> a vector
+    posterior: nn.Module  # that vector -> mean and log-variance (B, 2 Z)
+    decoder: nn.Sequential  # z -> (B, P * C, H, H)
+    image_params: nn.Module  # z -> (B, I)
+
+    def __init__(
+        self, name: str, event_shape: Sequence[int], latent_dim: int, sampling_bug: bool, multiple: int
+    ) -> None:
+        super().__init__()
+        at_least(1, latent_dim=latent_dim)
+        square_images(name, event_shape, multiple=multiple)
+        self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, torch.Size(event_shape), sampling_bug
+
+    def shrink(self, factor: float) -> None:
+        shrink_channels(self.decoder[-1], self.event_shape[0], factor)
+
+    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self.posterior(self.encoder(y)).chunk(2, dim=1)
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.decoder(z).view(z.shape[0], -1, *self.event_shape), self.image_params(z)

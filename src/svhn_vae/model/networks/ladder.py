@@ -6,9 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.networks.checks import at_least, fraction, square_images
 from svhn_vae.model.networks.interface import Inferred, Networks
-from svhn_vae.model.networks.layers import group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.layers import (
+    at_least,
+    fraction,
+    group_norm,
+    shrink_channels,
+    square_images,
+    zero_linear,
+)
 from svhn_vae.model.networks.resnet import ResidualBlock
 
 SMALLEST = 4  # pixels: the resolution of the first level
@@ -79,7 +85,7 @@ class Ladder(Networks):
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         levels = zip(z.split(self.latent_dims, dim=1), self.latent_shapes, strict=True)
         drawn = iter([e.view(-1, *shape) for e, shape in levels])
-        return self._descend(len(z), lambda block, h: next(drawn))
+        return self._descend(z.shape[0], lambda block, h: next(drawn))
 
     def _encode(self, y: Tensor) -> dict[int, Tensor]:
         """y (B, C, H, H) -> what the encoder sees at each resolution, by its pixels."""

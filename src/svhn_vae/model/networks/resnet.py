@@ -1,17 +1,15 @@
 """The residual convolutional network. Shapes: as in interface.py."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from svhn_vae.model.networks.checks import at_least, fraction, square_images
-from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import group_norm, shrink_channels, zero_linear
+from svhn_vae.model.networks.interface import OfImages
+from svhn_vae.model.networks.layers import at_least, fraction, group_norm, zero_linear
 
 
-class ResNet(OneLevel):
+class ResNet(OfImages):
     """Residual blocks (He et al. 2016, pre-activation) at four sizes, 32 to 4 pixels, GroupNorm and SiLU.
 
     Strided convolutions go down, nearest-neighbour upsampling and a convolution go up (no checkerboard). Each block's
@@ -30,35 +28,24 @@ class ResNet(OneLevel):
         dropout: float,
         sampling_bug: bool,
     ) -> None:
-        super().__init__()
-        at_least(1, latent_dim=latent_dim, width=width)
+        super().__init__("resnet", event_shape, latent_dim, sampling_bug, multiple=8)
+        at_least(1, width=width)
         at_least(0, num_blocks=num_blocks)
         fraction(dropout=dropout)
-        square_images("resnet", event_shape, multiple=8)
-        self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, torch.Size(event_shape), sampling_bug
         channels, height, _ = event_shape
         widths, size = [width, 2 * width, 4 * width, 4 * width], height // 8
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1),
-            *down(widths, num_blocks, dropout),
+            *stages(widths, num_blocks, dropout, halved),
             group_norm(widths[-1]), nn.SiLU(), nn.Flatten(),
         )  # fmt: skip
         self.posterior = nn.Linear(widths[-1] * size**2, 2 * latent_dim)
         self.decoder = nn.Sequential(
             nn.Linear(latent_dim, widths[-1] * size**2), nn.Unflatten(1, (widths[-1], size, size)),
-            *up(widths[::-1], num_blocks, dropout),
+            *stages(widths[::-1], num_blocks, dropout, doubled),
             group_norm(width), nn.SiLU(), nn.Conv2d(width, params_per_element * channels, 3, padding=1),
         )  # fmt: skip
         self.image_params = zero_linear(latent_dim, params_per_image)
-
-    def shrink(self, factor: float) -> None:
-        shrink_channels(self.decoder[-1], self.event_shape[0], factor)
-
-    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self.posterior(self.encoder(y)).chunk(2, dim=1)
-
-    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoder(z).view(len(z), -1, *self.event_shape), self.image_params(z)
 
 
 class ResidualBlock(nn.Module):
@@ -77,19 +64,19 @@ class ResidualBlock(nn.Module):
         return x + self.f(x)
 
 
-def down(widths: Sequence[int], num_blocks: int, dropout: float) -> list[nn.Module]:
-    """Residual blocks at widths[0], then for each further width half the resolution and blocks again."""
-    layers: list[nn.Module] = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
-    for before, after in itertools.pairwise(widths):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1)]
-        layers += [ResidualBlock(after, dropout) for _ in range(num_blocks)]
-    return layers
+def halved(before: int, after: int) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 3, stride=2, padding=1)]
 
 
-def up(widths: Sequence[int], num_blocks: int, dropout: float) -> list[nn.Module]:
-    """The mirror of `down`: residual blocks at widths[0], then twice the resolution for each further width."""
+def doubled(before: int, after: int) -> list[nn.Module]:
+    return [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1)]
+
+
+def stages(
+    widths: Sequence[int], num_blocks: int, dropout: float, resized: Callable[[int, int], list[nn.Module]]
+) -> list[nn.Module]:
+    """Residual blocks at widths[0], then for each further width another resolution and blocks again."""
     layers: list[nn.Module] = [ResidualBlock(widths[0], dropout) for _ in range(num_blocks)]
     for before, after in itertools.pairwise(widths):
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1)]
-        layers += [ResidualBlock(after, dropout) for _ in range(num_blocks)]
+        layers += [*resized(before, after), *(ResidualBlock(after, dropout) for _ in range(num_blocks))]
     return layers

@@ -10,10 +10,9 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.cosine import cosines, to_places
-from svhn_vae.model.networks.checks import at_least, fraction
+from svhn_vae.model.coordinates import cosines, to_places
 from svhn_vae.model.networks.interface import Inferred, Networks
-from svhn_vae.model.networks.layers import zero_linear
+from svhn_vae.model.networks.layers import at_least, fraction, shrink_channels, zero_linear
 
 ENERGY_FLOOR = 1e-3  # of whitened coefficients, whose mean energy is 1: keeps the logarithm finite
 POOL = 2  # neighbouring frequencies whose energies the encoder sees together
@@ -69,11 +68,8 @@ class Spectral(Networks):
         self.shrink(0.1)
 
     def shrink(self, factor: float) -> None:
-        with torch.no_grad():
-            for layers in (self.encode_place, self.decode_place, self.decode_spectrum):
-                last = layers[-1]
-                assert isinstance(last, nn.Linear | nn.Conv2d)
-                last.weight.mul_(factor)
+        for layers in (self.encode_place, self.decode_place, self.decode_spectrum):
+            shrink_channels(layers[-1], 0, factor)
 
     def forward(self, y: Tensor, noise: Tensor) -> Inferred:
         noise_spectrum, noise_place = noise.split([self.spectrum_dim, noise.shape[1] - self.spectrum_dim], dim=1)

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from svhn_vae.model.elbo import kl_to_standard_normal
 from svhn_vae.model.networks import OneLevel
-from svhn_vae.model.prior.law import Prior, check_takes_any_prior, standard_log_prob
-from svhn_vae.model.prior.learnt import check_count
+from svhn_vae.model.prior.law import Prior, standard_log_prob
 
 
 class FittedPrior(Prior):
@@ -66,9 +65,7 @@ class GaussianMixture(FittedPrior):
     """
 
     def __init__(self, networks: OneLevel, *, num_components: int, floor: float, max_iterations: int) -> None:
-        super().__init__(networks)
-        check_takes_any_prior("gaussian_mixture", networks)
-        check_count("num_components", num_components)
+        super().__init__("gaussian_mixture", networks, num_components=num_components)
         self.max_components, self.floor, self.max_iterations = num_components, floor, max_iterations
         self.log_weights: Tensor
         self.mean: Tensor
@@ -123,10 +120,7 @@ class Flow(FittedPrior):
     ) -> None:
         import zuko  # what most runs do without
 
-        super().__init__(networks)
-        check_takes_any_prior("flow", networks)
-        for name, value in (("num_transforms", num_transforms), ("num_steps", num_steps), ("batch_size", batch_size)):
-            check_count(name, value)
+        super().__init__("flow", networks, num_transforms=num_transforms, num_steps=num_steps, batch_size=batch_size)
         self.num_steps, self.batch_size = num_steps, batch_size
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.shift: Tensor

@@ -24,8 +24,17 @@ class Prior(nn.Module, ABC):
     is_fitted_last = False  # True: by `fit`, when all else is learnt
     is_fitted: bool
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, name: str, networks: Networks, **counts: int) -> None:
+        """Raises UserError for networks whose latents are N(0, I) by construction, and for counts below 1."""
         super().__init__()
+        if networks.needs_standard_prior and name != "standard":
+            raise UserError(
+                f"prior={name} needs one level of latents, sampled with their own standard deviation, got "
+                f"{type(networks).__name__}: use prior=standard, or model=dense without model.sampling_bug"
+            )
+        for key, value in counts.items():
+            if value < 1:
+                raise UserError(f"prior.{key} must be at least 1, got {value}")
         self.latent_dim = networks.latent_dim
 
     @abstractmethod
@@ -60,7 +69,7 @@ class StandardNormal(Prior):
     """N(0, I), whose KL has a closed form, a number per latent: G = Z."""
 
     def __init__(self, networks: Networks) -> None:
-        super().__init__(networks)
+        super().__init__("standard", networks)
         self.origin: Tensor
         self.register_buffer("origin", torch.zeros(self.latent_dim), persistent=False)
 
@@ -80,12 +89,3 @@ class StandardNormal(Prior):
 def standard_log_prob(z: Tensor) -> Tensor:
     """log N(z; 0, I) of z (B, Z) -> (B,)."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
-
-
-def check_takes_any_prior(name: str, networks: Networks) -> None:
-    """Raises UserError for networks whose latents are N(0, I) by construction."""
-    if networks.needs_standard_prior:
-        raise UserError(
-            f"prior={name} needs one level of latents, sampled with their own standard deviation, got "
-            f"{type(networks).__name__}: use prior=standard, or model=dense without model.sampling_bug"
-        )

@@ -9,10 +9,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.networks import OneLevel
-from svhn_vae.model.prior.law import Prior, check_takes_any_prior
+from svhn_vae.model.prior.law import Prior
 
 
 class DiagonalMixture(Prior):
@@ -40,9 +39,7 @@ class Mixture(DiagonalMixture):
     """K Gaussians with weights, means and variances of their own, all learnt (Dilokthanakul et al. 2016)."""
 
     def __init__(self, networks: OneLevel, *, num_components: int) -> None:
-        super().__init__(networks)
-        check_takes_any_prior("mixture", networks)
-        check_count("num_components", num_components)
+        super().__init__("mixture", networks, num_components=num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.mean = nn.Parameter(torch.randn(num_components, self.latent_dim))  # alike, they would learn alike
         self.log_variance = nn.Parameter(torch.zeros(num_components, self.latent_dim))
@@ -56,9 +53,7 @@ class Vamp(DiagonalMixture):
     images."""
 
     def __init__(self, networks: OneLevel, *, num_components: int) -> None:
-        super().__init__(networks)
-        check_takes_any_prior("vamp", networks)
-        check_count("num_components", num_components)
+        super().__init__("vamp", networks, num_components=num_components)
         self.pseudo_inputs = nn.Parameter(torch.randn(num_components, *networks.event_shape))
         self._networks = (networks,)  # in a tuple: they are the VAE's, and no part of this module's state
 
@@ -75,8 +70,3 @@ class Vamp(DiagonalMixture):
         mean, log_variance = (out.to(self.pseudo_inputs) for out in networks.encode(self.pseudo_inputs))
         networks.train(was_training)
         return mean.new_full((len(mean),), -math.log(len(mean))), mean, log_variance
-
-
-def check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise UserError(f"prior.{name} must be at least 1, got {value}")

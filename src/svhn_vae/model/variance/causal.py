@@ -21,8 +21,7 @@ from torch.distributions import Categorical, Distribution
 
 from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Features
-from svhn_vae.model.variance.gaussian import soft_clip
-from svhn_vae.model.variance.head import low_high
+from svhn_vae.model.variance.head import PixelHead, low_high, soft_clip
 from svhn_vae.model.variance.logistic import log_mass_of_level
 from svhn_vae.model.variance.neighbours import (
     EVERYWHERE,
@@ -34,7 +33,6 @@ from svhn_vae.model.variance.neighbours import (
     offsets,
     padded,
 )
-from svhn_vae.model.variance.pixels import PixelHead
 
 MOMENTUM = 0.99  # of the tracked squared distance between pixels and the decoder's mean
 CHUNK = 50  # images at a time: bounds memory

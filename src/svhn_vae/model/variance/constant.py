@@ -1,9 +1,10 @@
-"""Gaussians whose sigma is the same for every image: fixed, learned or tracked.
+"""Gaussians whose sigma is the same for every image (fixed, learned or tracked), or but for a factor of the image's.
 
-Shapes: B images, E = event_shape of one image's features, P = params_per_element.
+Shapes: B images, E = event_shape of one image's features, D its number of elements, P = params_per_element.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -58,7 +59,7 @@ class Optimal(GaussianHead):
         return self.mean_square.log().clamp(min=self.log_variance_range[0])
 
 
-class Learned(nn.Module):
+class LearnedScale(nn.Module):
     """A learned log sigma^2, 0 at the start.
 
     gain: log sigma^2 per unit of the parameter. Adam moves a parameter by about the learning rate a step, however far
@@ -75,45 +76,81 @@ class Learned(nn.Module):
         return self.gain * self.value
 
 
-class Shared(BoundedGaussianHead):
-    """One learned sigma for every element of every image (the sigma-VAE of Rybkin et al. 2021); gain as in Learned."""
+class Learned(BoundedGaussianHead):
+    """One learned sigma for all elements that share it, the same for every image; a subclass says which do.
+    gain: as in LearnedScale."""
 
     params_per_element = 1
 
     def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], gain: float) -> None:
         super().__init__(event_shape, log_variance_range=log_variance_range)
-        self.learned = Learned((), gain)
+        self.learned = LearnedScale(self.shape_of_sigma(), gain)
+
+    @abstractmethod
+    def shape_of_sigma(self) -> Sequence[int]:
+        """Broadcasts to event_shape."""
 
     def unbounded_log_variance(self, raw: Tensor) -> Tensor:
         return self.learned()
 
 
-class PerDimension(BoundedGaussianHead):
-    """One learned sigma for each element of y, the same for every image; gain as in Learned."""
+class Shared(Learned):
+    """One learned sigma for every element of every image (the sigma-VAE of Rybkin et al. 2021)."""
 
-    params_per_element = 1
-
-    def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], gain: float) -> None:
-        super().__init__(event_shape, log_variance_range=log_variance_range)
-        self.learned = Learned(self.event_shape, gain)
-
-    def unbounded_log_variance(self, raw: Tensor) -> Tensor:
-        return self.learned()
+    def shape_of_sigma(self) -> Sequence[int]:
+        return ()
 
 
-class PerChannel(BoundedGaussianHead):
-    """One learned sigma for each channel of y (C, H, W), the same for every image and place; gain as in Learned."""
+class PerDimension(Learned):
+    """One learned sigma for each element of y, the same for every image."""
 
-    params_per_element = 1
+    def shape_of_sigma(self) -> Sequence[int]:
+        return self.event_shape
 
-    def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], gain: float) -> None:
-        super().__init__(event_shape, log_variance_range=log_variance_range)
-        if len(event_shape) != 3:
+
+class PerChannel(Learned):
+    """One learned sigma for each channel of y (C, H, W), the same for every image and place."""
+
+    def shape_of_sigma(self) -> Sequence[int]:
+        if len(self.event_shape) != 3:
             raise UserError(
-                f"variance=per_channel needs image-shaped features (C, H, W), got {tuple(event_shape)}: "
+                f"variance=per_channel needs image-shaped features (C, H, W), got {tuple(self.event_shape)}: "
                 "use model=conv, or variance=per_dimension"
             )
-        self.learned = Learned((event_shape[0], 1, 1), gain)
+        return (self.event_shape[0], 1, 1)
+
+
+class PerImage(BoundedGaussianHead):
+    """One sigma per image from the decoder, the same for all its elements: the mean of what it emits per element.
+
+    Pictures differ most in how smooth they are: on SVHN one scale per image is worth half a bit per dimension.
+    """
+
+    params_per_element = 2
 
     def unbounded_log_variance(self, raw: Tensor) -> Tensor:
-        return self.learned()
+        return raw[:, 0].flatten(1).mean(1).view(-1, *[1] * len(self.event_shape))
+
+
+class Banded(PerDimension):
+    """log sigma_id^2 = a_d + s_ib of image i, element d in band b: a learned, s the mean of what the decoder emits for
+    the band's elements. A Gaussian scale mixture (Wainwright and Simoncelli 2000) whose scales the latents tell.
+
+    num_bands: contiguous runs of the flattened elements, equally long to within one; with 1 it is variance=scaled.
+    """
+
+    params_per_element = 2
+
+    def __init__(
+        self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], gain: float, num_bands: int
+    ) -> None:
+        super().__init__(event_shape, log_variance_range=log_variance_range, gain=gain)
+        if num_bands < 1:
+            raise UserError(f"variance.num_bands must be at least 1, got {num_bands}")
+        self.num_bands = num_bands
+
+    def unbounded_log_variance(self, raw: Tensor) -> Tensor:
+        flat = raw[:, 0].flatten(1)  # (B, D)
+        bands = flat.tensor_split(min(self.num_bands, flat.shape[1]), dim=1)
+        scales = torch.cat([band.mean(1, keepdim=True).expand_as(band) for band in bands], dim=1)
+        return self.learned() + scales.view(-1, *self.event_shape)

@@ -6,32 +6,23 @@ Shapes: B images, E = event_shape of one image's features, P = params_per_elemen
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
-from torch.distributions import Distribution
 
-from svhn_vae.model.variance.head import VarianceHead, low_high
+from svhn_vae.model.variance.head import Located, VarianceHead, low_high, soft_clip
 
 
-class DiagonalNormal(Distribution):
+class DiagonalNormal(Located):
     """Independent Gaussians over the event's elements, by mean and log-variance, each (B, *E).
 
     torch's Normal takes sigma, and its gradient holds sigma^-3: it overflows float32 where the loss as a function of
     the log-variance is still finite. Which parameterisation blows up is what is studied here, so the log is kept.
     """
 
-    arg_constraints: ClassVar[dict] = {}  # the check would synchronise the device
-
     def __init__(self, mean: Tensor, log_variance: Tensor) -> None:
-        self.loc, self.log_variance = mean, log_variance.expand_as(mean)
-        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
+        super().__init__(mean)
+        self.log_variance = log_variance.expand_as(mean)
 
     @property
     def variance(self) -> Tensor:
@@ -62,11 +53,12 @@ class GaussianHead(VarianceHead):
         mean, raw = params.split([1, params.shape[1] - 1], dim=1)  # its gradient is joined once; a slice's is padded
         return DiagonalNormal(mean.squeeze(1), self.log_variance(raw))
 
+    def log_variance_of(self, params: Tensor) -> Tensor:
+        return self.forward(params).log_variance
+
     @torch.no_grad()
     def standing(self, params: Tensor) -> dict[str, Tensor]:
-        log_variance = self.forward(params).log_variance
-        dead = self.dead(params[:, 1:].float()).float().mean()
-        return {**at_bounds(log_variance, self.log_variance_range), "dead_fraction": dead}
+        return {**super().standing(params), "dead_fraction": self.dead(params[:, 1:].float()).float().mean()}
 
 
 class BoundedGaussianHead(GaussianHead):
@@ -90,19 +82,3 @@ class BoundedGaussianHead(GaussianHead):
 def normal_deviance(residual: Tensor, log_variance: Tensor) -> Tensor:
     """-2 log N(residual; 0, exp(log_variance)) of each element, in nats."""
     return residual.square() * torch.exp(-log_variance) + log_variance + math.log(2 * math.pi)
-
-
-def soft_clip(value: Tensor, low: float, high: float) -> Tensor:
-    """`value` kept smoothly below high, then above low: the identity well inside, with a gradient everywhere."""
-    value = high - F.softplus(high - value)
-    return low + F.softplus(value - low)
-
-
-def at_bounds(log_variance: Tensor, log_variance_range: tuple[float, float]) -> dict[str, Tensor]:
-    """The fractions of elements at either bound; "at" a soft one: within 2.5 % in sigma. None is dead there."""
-    (low, high), near = log_variance_range, 0.05
-    return {
-        "floor_fraction": (log_variance < low + near).float().mean(),
-        "ceiling_fraction": (log_variance > high - near).float().mean(),
-        "dead_fraction": log_variance.new_zeros(()),
-    }

@@ -1,15 +1,31 @@
-"""What a variance head is."""
+"""What a variance head is, and a head of pixels."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Features
+
+
+class Located(Distribution):
+    """A law of y around a mean (B, *E); a subclass has log_prob, variance and rsample or sample."""
+
+    arg_constraints: ClassVar[dict] = {}  # the check would synchronise the device
+
+    def __init__(self, mean: Tensor) -> None:
+        self.loc = mean
+        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
 
 
 class VarianceHead(nn.Module, ABC):
@@ -44,10 +60,44 @@ class VarianceHead(nn.Module, ABC):
     def observe(self, params: Tensor, y: Tensor) -> None:
         """Called on every training batch before `forward`; for heads that track a statistic of the residuals."""
 
+    def log_variance_of(self, params: Tensor) -> Tensor | None:
+        """The log-variances within log_variance_range that params (B, P, *E) stand for; None: there are no such."""
+
+    @torch.no_grad()
     def standing(self, params: Tensor) -> dict[str, Tensor]:
         """Where sigma stands on a batch, as fractions of its elements: floor_fraction, ceiling_fraction,
         dead_fraction (elements whose sigma gets no gradient)."""
-        return {}
+        log_variance = self.log_variance_of(params)
+        return {} if log_variance is None else at_bounds(log_variance, self.log_variance_range)
+
+
+class PixelHead(VarianceHead):
+    """A head of pixels y = x (3, H, W) in [0, 1). scale: whether the representation scales them, which it must not."""
+
+    def __init__(self, event_shape: Sequence[int], *, scale: bool) -> None:
+        super().__init__(event_shape)
+        if scale or len(event_shape) != 3 or event_shape[0] != 3:
+            got = f"features {tuple(event_shape)}, {'scaled' if scale else 'not scaled'}"
+            raise UserError(
+                f"this variance needs y = x, pixels (3, H, W) in [0, 1), got {got}: use pca=unit_pixels, as it does "
+                "where no pca is given"
+            )
+
+
+def soft_clip(value: Tensor, low: float, high: float) -> Tensor:
+    """`value` kept smoothly below high, then above low: the identity well inside, with a gradient everywhere."""
+    value = high - F.softplus(high - value)
+    return low + F.softplus(value - low)
+
+
+def at_bounds(log_variance: Tensor, log_variance_range: tuple[float, float]) -> dict[str, Tensor]:
+    """The fractions of elements at either bound; "at" a soft one: within 2.5 % in sigma. None is dead there."""
+    (low, high), near = log_variance_range, 0.05
+    return {
+        "floor_fraction": (log_variance < low + near).float().mean(),
+        "ceiling_fraction": (log_variance > high - near).float().mean(),
+        "dead_fraction": log_variance.new_zeros(()),
+    }
 
 
 def above_zero(name: str, value: float) -> float:

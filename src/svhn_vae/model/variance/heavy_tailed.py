@@ -5,15 +5,14 @@ Shapes: B images, E = event_shape of one image's features, M scales of a mixture
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Gamma
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.variance.gaussian import at_bounds, normal_deviance, soft_clip
-from svhn_vae.model.variance.head import VarianceHead, low_high
+from svhn_vae.model.variance.gaussian import normal_deviance
+from svhn_vae.model.variance.head import Located, VarianceHead, low_high, soft_clip
 
 
 class StudentT(VarianceHead):
@@ -35,31 +34,24 @@ class StudentT(VarianceHead):
             raise UserError(f"variance.dof_range must begin above 2, or there is no variance, got {dof_range[0]}")
 
     def forward(self, params: Tensor) -> Distribution:
-        mean, raw_scale, raw_dof = params.float().unbind(1)
+        params = params.float()
         low, high = self.dof_range
-        dof = low + (high - low) * torch.sigmoid(raw_dof)
-        return DiagonalStudentT(mean, soft_clip(raw_scale, *self.log_variance_range), dof)
+        dof = low + (high - low) * torch.sigmoid(params[:, 2])
+        return DiagonalStudentT(params[:, 0], self.log_variance_of(params), dof)
 
-    @torch.no_grad()
-    def standing(self, params: Tensor) -> dict[str, Tensor]:
-        return at_bounds(soft_clip(params[:, 1].float(), *self.log_variance_range), self.log_variance_range)
+    def log_variance_of(self, params: Tensor) -> Tensor:
+        return soft_clip(params[:, 1].float(), *self.log_variance_range)
 
 
-class DiagonalStudentT(Distribution):
+class DiagonalStudentT(Located):
     """Independent Student-t laws over the event's elements, by location, log scale^2 and degrees of freedom, (B, *E).
 
     torch's StudentT checks its Chi2's arguments at every construction, which synchronises the device.
     """
 
-    arg_constraints: ClassVar[dict] = {}
-
     def __init__(self, location: Tensor, log_square_scale: Tensor, dof: Tensor) -> None:
-        self.loc, self.log_square_scale, self.dof = location, log_square_scale, dof
-        super().__init__(location.shape[:1], location.shape[1:], validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
+        super().__init__(location)
+        self.log_square_scale, self.dof = log_square_scale, dof
 
     @property
     def variance(self) -> Tensor:
@@ -97,27 +89,20 @@ class ScaleMixture(VarianceHead):
 
     def forward(self, params: Tensor) -> Distribution:
         params = params.float()
-        log_variance = soft_clip(params[:, 1], *self.log_variance_range).unsqueeze(1)
-        ladder = log_variance + self.log_square_factors.view(-1, *[1] * len(self.event_shape))
+        factors = self.log_square_factors.view(-1, *[1] * len(self.event_shape))
+        ladder = self.log_variance_of(params).unsqueeze(1) + factors
         return DiagonalScaleMixture(params[:, 0], ladder, params[:, 2:].log_softmax(1))
 
-    @torch.no_grad()
-    def standing(self, params: Tensor) -> dict[str, Tensor]:
-        return at_bounds(soft_clip(params[:, 1].float(), *self.log_variance_range), self.log_variance_range)
+    def log_variance_of(self, params: Tensor) -> Tensor:
+        return soft_clip(params[:, 1].float(), *self.log_variance_range)
 
 
-class DiagonalScaleMixture(Distribution):
+class DiagonalScaleMixture(Located):
     """Independent mixtures of Gaussians around one mean (B, *E), by log-variances and log-weights (B, M, *E)."""
 
-    arg_constraints: ClassVar[dict] = {}
-
     def __init__(self, mean: Tensor, log_variances: Tensor, log_weights: Tensor) -> None:
-        self.loc, self.log_variances, self.log_weights = mean, log_variances, log_weights
-        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
+        super().__init__(mean)
+        self.log_variances, self.log_weights = log_variances, log_weights
 
     @property
     def variance(self) -> Tensor:

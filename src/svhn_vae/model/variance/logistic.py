@@ -1,4 +1,5 @@
-"""A discretised mixture of logistics: a probability of the levels of a pixel, after PixelCNN++ (Salimans et al. 2017).
+"""Heads of pixels in [0, 1): cross-entropy, and a discretised mixture of logistics, a probability of the levels of a
+pixel, after PixelCNN++ (Salimans et al. 2017).
 
 Shapes: B images (3, H, W), M mixtures, L levels.
 Units: inside, a level is u = 2 level / (L - 1) - 1 in [-1, 1]: PixelCNN++'s own; y = x in [0, 1) outside.
@@ -11,12 +12,25 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Categorical, Distribution, Independent
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.variance.gaussian import at_bounds, soft_clip
-from svhn_vae.model.variance.head import low_high
-from svhn_vae.model.variance.pixels import PixelHead
+from svhn_vae.model.variance.head import PixelHead, low_high, soft_clip
+
+
+class Bernoulli(PixelHead):
+    """log_prob = sum of y log p + (1 - y) log(1 - p), logit p from the decoder: the post's equation 3, a cross-entropy.
+
+    No density of y in [0, 1): it does not integrate to one (Loaiza-Ganem and Cunningham 2019).
+    """
+
+    params_per_element = 1
+    emits_mean = False
+    is_density = False
+
+    def forward(self, params: Tensor) -> Distribution:
+        p = torch.distributions.Bernoulli(logits=params[:, 0].float(), validate_args=False)
+        return Independent(p, len(self.event_shape), validate_args=False)
 
 
 class LogisticMixture(PixelHead):
@@ -46,7 +60,8 @@ class LogisticMixture(PixelHead):
                 raise UserError(f"variance.{name} must be at least {least}, got {value}")
         self.params_per_element = 4 * num_mixtures
         self.num_levels = num_levels
-        self.log_scale_range = low_high("log_scale_range", log_scale_range)
+        low, high = self.log_scale_range = low_high("log_scale_range", log_scale_range)
+        self.log_variance_range = 2 * low, 2 * high
 
     def forward(self, params: Tensor) -> Distribution:
         location, raw_scale, logits, raw_coefficients = params.float().chunk(4, dim=1)  # (B, M, 3, H, W) each
@@ -58,10 +73,8 @@ class LogisticMixture(PixelHead):
             self.num_levels,
         )
 
-    @torch.no_grad()
-    def standing(self, params: Tensor) -> dict[str, Tensor]:
-        log_scale = soft_clip(params.float().chunk(4, dim=1)[1], *self.log_scale_range)
-        return at_bounds(2 * log_scale, (2 * self.log_scale_range[0], 2 * self.log_scale_range[1]))
+    def log_variance_of(self, params: Tensor) -> Tensor:
+        return 2 * soft_clip(params.float().chunk(4, dim=1)[1], *self.log_scale_range)
 
 
 class PixelLogistics(Distribution):

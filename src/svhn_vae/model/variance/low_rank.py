@@ -5,15 +5,13 @@ Shapes: B images, E = event_shape of one image's features, D its number of eleme
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.variance.gaussian import at_bounds, soft_clip
-from svhn_vae.model.variance.head import VarianceHead, above_zero, low_high
+from svhn_vae.model.variance.head import Located, VarianceHead, above_zero, low_high, soft_clip
 
 
 class LowRank(VarianceHead):
@@ -43,29 +41,22 @@ class LowRank(VarianceHead):
     def forward(self, params: Tensor) -> Distribution:
         params = params.float()
         factor = self.max_factor * torch.tanh(params[:, 2:] / self.max_factor)
-        return LowRankNormal(params[:, 0], soft_clip(params[:, 1], *self.log_variance_range), factor)
+        return LowRankNormal(params[:, 0], self.log_variance_of(params), factor)
 
-    @torch.no_grad()
-    def standing(self, params: Tensor) -> dict[str, Tensor]:
-        return at_bounds(soft_clip(params[:, 1].float(), *self.log_variance_range), self.log_variance_range)
+    def log_variance_of(self, params: Tensor) -> Tensor:
+        return soft_clip(params[:, 1].float(), *self.log_variance_range)
 
 
-class LowRankNormal(Distribution):
+class LowRankNormal(Located):
     """N(mean, S (I + F F') S) by mean (B, *E), the logarithm of S^2 (B, *E) and F' as factor (B, R, *E).
 
     Not torch's LowRankMultivariateNormal: its Cholesky decomposition synchronises the device, and its squared distance
     e'e - |L^-1 F'e|^2 is the difference of two large numbers, which float32 does not have.
     """
 
-    arg_constraints: ClassVar[dict] = {}
-
     def __init__(self, mean: Tensor, log_variance: Tensor, factor: Tensor) -> None:
-        self.loc, self.log_variance, self.factor = mean, log_variance, factor
-        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
+        super().__init__(mean)
+        self.log_variance, self.factor = log_variance, factor
 
     @property
     def variance(self) -> Tensor:

@@ -70,20 +70,14 @@ class LogVar(GaussianHead):
         return raw.squeeze(1)
 
 
-class LogVarL2(GaussianHead):
-    """log sigma^2 = v, without bounds, but with small initial weights and l2 * sum v^2 added to the training loss:
+class LogVarL2(LogVar):
+    """LogVar with small initial weights and l2 * sum v^2 added to the training loss:
     what the post says can tame it. It pulls sigma to 1."""
-
-    params_per_element = 2
-    bounded = False
 
     def __init__(self, event_shape: Sequence[int], *, initial_factor: float, l2: float) -> None:
         super().__init__(event_shape)
         self.initial_factor = above_zero("initial_factor", initial_factor)
         self.l2 = above_zero("l2", l2)
-
-    def log_variance(self, raw: Tensor) -> Tensor:
-        return raw.squeeze(1)
 
     def penalty(self, params: Tensor) -> Tensor:
         return self.l2 * params[:, 1].float().square().flatten(1).sum(1)
@@ -98,23 +92,18 @@ class BoundedLogVar(BoundedGaussianHead):
         return raw.squeeze(1)
 
 
-class BetaNLL(BoundedGaussianHead):
+class BetaNLL(BoundedLogVar):
     """BoundedLogVar, whose gradient has each element weighted with sigma^(2 beta) (Seitzer et al. 2022).
 
     Elements with a small sigma no longer own the gradient of the mean. Only the gradient is changed: the value of
     log_prob is the exact Gaussian log-density.
     """
 
-    params_per_element = 2
-
     def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], beta: float) -> None:
         super().__init__(event_shape, log_variance_range=log_variance_range)
         if not 0 <= beta <= 1:
             raise UserError(f"variance.beta must be in [0, 1], got {beta}")
         self.beta = beta
-
-    def unbounded_log_variance(self, raw: Tensor) -> Tensor:
-        return raw.squeeze(1)
 
     def forward(self, params: Tensor) -> DiagonalNormal:
         p = super().forward(params)

@@ -5,34 +5,25 @@ Shapes: B images, E = (C, H, H) coefficients of a cosine transform.
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.cosine import cosines, to_frequencies, to_places
-from svhn_vae.model.variance.gaussian import at_bounds, soft_clip
-from svhn_vae.model.variance.head import VarianceHead, low_high
+from svhn_vae.model.coordinates import cosines, to_frequencies, to_places
+from svhn_vae.model.variance.head import Located, VarianceHead, low_high, soft_clip
 
 
-class SpectralNormal(Distribution):
+class SpectralNormal(Located):
     """y = mean + exp(spectrum / 2) * T(exp(place / 2) * noise), T the cosine transform, noise ~ N(0, I): a Gaussian
     that is stationary but for its strength, which differs from place to place.
 
     T is orthonormal, so the log-determinant is the sum of both log-variances. mean, spectrum, place: (B, C, H, H).
     """
 
-    arg_constraints: ClassVar[dict] = {}  # the check would synchronise the device
-
     def __init__(self, mean: Tensor, spectrum: Tensor, place: Tensor, waves: Tensor) -> None:
-        self.loc, self.spectrum, self.place, self.waves = mean, spectrum, place, waves
-        super().__init__(mean.shape[:1], mean.shape[1:], validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
+        super().__init__(mean)
+        self.spectrum, self.place, self.waves = spectrum, place, waves
 
     @property
     def variance(self) -> Tensor:
@@ -80,7 +71,6 @@ class Spectral(VarianceHead):
         spectrum, place = (soft_clip(raw, *self.log_variance_range) for raw in (spectrum, place))
         return SpectralNormal(mean, spectrum, place, self.waves)
 
-    @torch.no_grad()
-    def standing(self, params: Tensor) -> dict[str, Tensor]:
+    def log_variance_of(self, params: Tensor) -> Tensor:
         p = self.forward(params)
-        return at_bounds(torch.stack([p.spectrum, p.place]), self.log_variance_range)
+        return torch.stack([p.spectrum, p.place])
