@@ -24,8 +24,16 @@ def network(reach: int = 2) -> CausalNetwork:
 
 
 def head(event_shape: tuple[int, int, int], num_levels: int, *, sees_z: bool = True) -> Causal:
-    settings = {"sees_z": sees_z, "num_features": 1, "reach": 2, "width": 8, "depth": 1, "num_mixtures": 3}
-    return Causal(event_shape, scale=False, **settings, num_levels=num_levels, log_scale_range=[-9.0, 6.0])
+    settings = {
+        "sees_z": sees_z,
+        "num_features": 1,
+        "rows_per_update": 2,
+        "reach": 2,
+        "width": 8,
+        "depth": 1,
+        "num_mixtures": 3,
+    }
+    return Causal(event_shape, scale=False, **settings, num_levels=num_levels, log_scale_range=[-9.0, 6.0]).eval()
 
 
 @pytest.mark.parametrize("reach", [1, 3])
@@ -34,7 +42,7 @@ def test_no_value_sees_itself_or_a_later_one(reach, colour):
     """At every pixel, those at the borders included: the gradient is 0 from the value itself on, in raster order."""
     net = network(reach)
     u = (2 * torch.rand(1, 3, HEIGHT, WIDTH, dtype=torch.float64) - 1).requires_grad_()
-    found = net(u, torch.randn(1, NUM_FEATURES, HEIGHT, WIDTH, dtype=torch.float64))
+    found = net(u, torch.randn(1, NUM_FEATURES, HEIGHT, WIDTH, dtype=torch.float64), slice(0, HEIGHT))
     for row, column in itertools.product(range(HEIGHT), range(WIDTH)):
         total = sum(each[0, colour, row, column].square().sum() for each in found)
         (gradient,) = torch.autograd.grad(total, u, retain_graph=True)
@@ -81,7 +89,7 @@ def test_drawing_pixel_by_pixel_sees_what_one_pass_sees():
 
     with torch.no_grad():
         u = net.drawn(features, draw)
-        found = net(u, features)
+        found = net(u, features, slice(0, HEIGHT))
     for index, (row, column, colour) in enumerate(itertools.product(range(HEIGHT), range(WIDTH), range(3))):
         for whole, alone in zip(found, mixtures[index], strict=True):
             torch.testing.assert_close(whole[:, colour, row, column], alone)
@@ -104,6 +112,15 @@ def test_the_control_does_not_see_the_decoders_output():
     params = torch.randn(2, law.params_per_element, 3, 4, 5, requires_grad=True)
     assert not law(params).log_prob(torch.rand(2, 3, 4, 5)).sum().backward()
     assert params.grad is None
+
+
+def test_training_takes_some_rows_whose_mean_is_the_whole():
+    law, images = head((3, 4, 5), num_levels=256), torch.rand(2, 3, 4, 5)
+    params = torch.randn(2, law.params_per_element, 3, 4, 5)
+    whole = law(params).log_prob(images)
+    drawn = {tuple(law.train()(params).log_prob(images).tolist()) for _ in range(20)}
+    assert len(drawn) == 2  # halves
+    torch.testing.assert_close(torch.tensor(list(drawn)).mean(0), whole)
 
 
 def test_many_images_are_scored_as_one_by_one():

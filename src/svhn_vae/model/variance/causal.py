@@ -24,7 +24,6 @@ from svhn_vae.model.coordinates import Features
 from svhn_vae.model.variance.head import PixelHead, low_high, soft_clip
 from svhn_vae.model.variance.logistic import log_mass_of_level
 from svhn_vae.model.variance.neighbours import (
-    EVERYWHERE,
     ORDER,
     Place,
     Predictor,
@@ -47,6 +46,8 @@ class Causal(PixelHead):
     a density of dequantised x: log p(x) = log P(levels) + D log L. `mean` is the decoder's picture and `variance` a
     tracked mean square around it: the law itself has no closed moments. A sample is drawn pixel by pixel.
 
+    rows_per_update: in training, an image's log-likelihood is estimated from that many rows, drawn anew each time, so
+    that more images are seen in the same time; what is evaluated is of all rows.
     reach: rows above, and pixels to either side, that a value's prediction sees, and the network again: values, errors
     of their predictions and the logarithms of these. depth: hidden layers for each colour, after two for all.
     """
@@ -58,6 +59,7 @@ class Causal(PixelHead):
         scale: bool,
         sees_z: bool,
         num_features: int,
+        rows_per_update: int,
         reach: int,
         width: int,
         depth: int,
@@ -66,13 +68,22 @@ class Causal(PixelHead):
         log_scale_range: Sequence[float],
     ) -> None:
         super().__init__(event_shape, scale=scale)
-        counts = {"reach": reach, "width": width, "depth": depth, "num_mixtures": num_mixtures}
+        counts = {
+            "rows_per_update": rows_per_update,
+            "reach": reach,
+            "width": width,
+            "depth": depth,
+            "num_mixtures": num_mixtures,
+        }
         for name, value, least in [*((*item, 1) for item in counts.items()), ("num_levels", num_levels, 2)]:
             if value < least:
                 raise UserError(f"variance.{name} must be at least {least}, got {value}")
         if num_features < 0:
             raise UserError(f"variance.num_features must be 0 or more, got {num_features}")
+        if rows_per_update < event_shape[1] and event_shape[1] % rows_per_update:
+            raise UserError(f"variance.rows_per_update must divide {event_shape[1]} rows, got {rows_per_update}")
         self.params_per_element, self.num_levels = 1 + num_features, num_levels
+        self.rows_per_update = rows_per_update
         self.log_scale_range = low_high("log_scale_range", log_scale_range)
         num_inputs = 3 * self.params_per_element if sees_z else 0
         self.network = CausalNetwork(event_shape[1:], num_inputs, reach, width, depth, num_mixtures)
@@ -89,6 +100,14 @@ class Causal(PixelHead):
     @torch.no_grad()
     def observe(self, params: Tensor, y: Tensor) -> None:
         self.mean_square.lerp_((y - params[:, 0].float()).square().mean(), 1 - MOMENTUM)
+
+    def some_rows(self) -> slice:
+        """Those that an update takes, every row as often as any other; all of them outside of training."""
+        height, num = self.event_shape[1], self.rows_per_update
+        if not self.training or num >= height:
+            return slice(0, height)
+        start = num * int(torch.randint(height // num, (), device=self.mean_square.device))  # seeded there
+        return slice(start, start + num)
 
     def levels(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Levels 0 to L - 1, and as u."""
@@ -120,13 +139,15 @@ class CausalLogistics(Distribution):
 
     def _log_prob(self, value: Tensor, params: Tensor) -> Tensor:
         level, u = self.head.levels(value)
-        logits, location, log_scale = self.head.network(u, params.flatten(1, 2))
+        rows = self.head.some_rows()
+        logits, location, log_scale = self.head.network(u, params.flatten(1, 2), rows)
+        level, u = level[:, :, rows], u[:, :, rows]
         with torch.autocast(value.device.type, enabled=False):
             log_scale = soft_clip(log_scale, *self.head.log_scale_range)
             distance = u.unsqueeze(-1) - location
             log_mass = log_mass_of_level(level.unsqueeze(-1), distance, log_scale, self.head.num_levels)
-            per_value = (logits.log_softmax(-1) + log_mass).logsumexp(-1)  # (B, 3, H, W)
-        return per_value.flatten(1).sum(1) + self.event_shape.numel() * math.log(self.head.num_levels)
+            per_value = (logits.log_softmax(-1) + log_mass).logsumexp(-1)  # (B, 3, rows, W)
+        return self.event_shape.numel() * (per_value.flatten(1).mean(1) + math.log(self.head.num_levels))
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
@@ -147,7 +168,8 @@ class CausalLogistics(Distribution):
 
 
 class CausalNetwork(nn.Module):
-    """u (B, 3, H, W), colours in ORDER, and features of z (B, F, H, W) -> a mixture for each value, (B, 3, H, W, M).
+    """u (B, 3, H, W), colours in ORDER, and features of z (B, F, H, W) -> a mixture for each value of some rows,
+    (B, 3, rows, W, M).
 
     Everything but the windows is pixelwise: an image whole and one pixel of it take the same way. All inputs are in
     units of the error that is expected at the pixel, so that rough and smooth images are one case.
@@ -171,10 +193,13 @@ class CausalNetwork(nn.Module):
                 layer.weight.mul_(0.01)
                 layer.bias.copy_(torch.cat([zero, zero, spread]))
 
-    def forward(self, u: Tensor, features: Tensor) -> Mixture:
-        value = self.predictor.value(u)
-        seen = padded(self._seen(u, u - value), self.reach)
-        return self._mixtures(u, *self._known(seen, features, EVERYWHERE), EVERYWHERE)
+    def forward(self, u: Tensor, features: Tensor, rows: slice) -> Mixture:
+        seen = padded(self._seen(u, u - self.predictor.value(u)), self.reach)[:, :, rows.start : rows.stop + self.reach]
+        place, u = (rows, slice(None)), u[:, :, rows]
+        known = self._known(seen, features[:, :, rows], place)
+        found = [self._mixture(colour, u, *known, place) for colour in range(3)]
+        logits, location, log_scale = (torch.stack(each, dim=1) for each in zip(*found, strict=True))
+        return logits, location, log_scale
 
     def drawn(self, features: Tensor, draw: Callable[..., Tensor]) -> Tensor:
         """Features (N, F, H, W) -> u (N, 3, H, W): `draw` gives a value (N,) of a mixture (N, M), in order."""
@@ -220,11 +245,6 @@ class CausalNetwork(nn.Module):
         if self.features is not None:
             found = found + self.features(features.movedim(1, -1))
         return self.shared(F.silu(found)), value, size
-
-    def _mixtures(self, u: Tensor, context: Tensor, value: Tensor, size: Tensor, place: Place) -> Mixture:
-        found = [self._mixture(colour, u, context, value, size, place) for colour in range(3)]
-        logits, location, log_scale = (torch.stack(each, dim=1) for each in zip(*found, strict=True))
-        return logits, location, log_scale
 
     def _mixture(self, colour: int, u: Tensor, context: Tensor, value: Tensor, size: Tensor, place: Place) -> Mixture:
         """Of a colour (B, h, w, M), from u (B, 3, h, w), of which the colours before it are read, and _known."""
