@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, Source, load_once
-from svhn_vae.errors import UserError
+from svhn_vae.errors import DataError, UserError
 from svhn_vae.evaluation.finished_run import FinishedRun
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.score import completed
@@ -107,7 +107,19 @@ def own(config: Path, group: str, content: Any) -> dict[str, Any]:
     for value in strings(values):
         if "${" in value or (value.startswith("_") and value.endswith("_")):
             raise UserError(f"{config}: {group} must hold plain values below its class, got {value}")
-    return {"_target_": known[name], **values}
+    return {"_target_": known[name], **shipped(group, known[name]), **values}
+
+
+def shipped(group: str, target: str) -> dict[str, Any]:
+    """The plain settings of a class as conf/ ships them, for a run that is older than one of them."""
+    found: dict[str, Any] = {}
+    for path in sorted((CONF / group).glob("*.yaml"), reverse=True):
+        file: Any = OmegaConf.to_container(OmegaConf.load(path))
+        settings = file.get(group, file)
+        if settings.get("_target_") == target:
+            found |= {key: value for key, value in settings.items() if key != "_target_" and "${" not in str(value)}
+    found.pop("defaults", None)
+    return found
 
 
 def registered(group: str) -> dict[str, str]:
@@ -144,7 +156,10 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
         if "root" not in cfg:
             raise UserError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
         cfg.root = data_root
-    dataset, expected = load_once(built(config, lambda: make("data", cfg))), folder.result["data"]["digest"]
+    try:
+        dataset, expected = load_once(built(config, lambda: make("data", cfg))), folder.result["data"]["digest"]
+    except DataError as error:  # which says what train takes
+        raise DataError(str(error).replace("data.root", "data_root")) from None
     if dataset.digest != expected and not other_images:
         raise UserError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
     return dataset
