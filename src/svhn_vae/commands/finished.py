@@ -142,7 +142,7 @@ def notes_on(metrics: dict[str, float]) -> str:
 def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
     """Test images beside those of other data, noise and constant images."""
     test = dataset.test.images
-    others = {name: load_choice(name).test.images for name in choices}
+    others = {name.split()[0]: load_choice(name).test.images for name in choices}
     found = outliers(vae, test, others | plain_outliers(len(test), test.shape[1:]))
     table = Table(title="images of another kind; area: 1, each seems stranger than test images", title_justify="left")
     table.add_column("images")
@@ -155,9 +155,10 @@ def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
 
 
 def load_choice(name: str) -> Dataset:
-    """The data of a file in conf/data/."""
+    """The data of a file in conf/data/, settings of which may follow: `cifar10 data.root=FOLDER`."""
+    choice, *settings = name.split()
     with composing():
-        cfg = compose("train", [f"data={name}"])
+        cfg = compose("train", [f"data={choice}", *settings])
     return load_data(cfg)
 
 

@@ -157,6 +157,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown:
     data.setup()
     if rank_zero_only.rank == 0:  # and gives the others what it starts with: see LitVAE
         module.vae.prior.start(data.evaluation.seen)
+        module.vae.variance.start(data.evaluation.seen)
     judge = functools.partial(load_judge, cfg) if cfg.judge else None
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, shown)
 

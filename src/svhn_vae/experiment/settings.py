@@ -108,7 +108,7 @@ def check_values(settings: Config, defaults: Config) -> None:
     """
     values = flatten(settings)
     for key, default in defaults.items():
-        if key not in values and not _is_in_deleted_callback(settings, key):
+        if key not in values and not _is_in_deleted_entry(settings, key):
             raise UserError(f"{key} must be there, {in_words(key, default)}: it cannot be left away")
     for key, value in values.items():
         if key.split(".")[0] in FREE:
@@ -179,6 +179,11 @@ def _is_a(kind: type, value: Any) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
-def _is_in_deleted_callback(settings: Config, key: str) -> bool:
+def _is_in_deleted_entry(settings: Config, key: str) -> bool:
+    """Callbacks, and what the benchmark measures, may be fewer than the files name."""
     group, _, rest = key.partition(".")
-    return group == "callbacks" and isinstance(settings.get(group), dict) and rest.split(".")[0] not in settings[group]
+    return (
+        group in ("callbacks", "sizes", "variants")
+        and isinstance(settings.get(group), dict)
+        and rest.split(".")[0] not in settings[group]
+    )
