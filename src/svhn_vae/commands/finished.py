@@ -33,6 +33,8 @@ MEANING = {
     "mutual_information": "nats, latents and image; at most log of their number",
     "aggregate_kl": "nats, aggregate posterior to prior",
     "probe_accuracy": "digit, linear in the posterior's mean",
+    "neighbour_accuracy": "digit, of the nearest posterior means",
+    "label_accuracy": "digit, by the encoder that was told",
     "calibration/residual_variance": "1 is right; below, sigma is too large",
 }
 JUDGED = {"samples": "samples", "noisy_samples": "with the decoder's noise", "validation": "validation images"}
@@ -53,7 +55,8 @@ def evaluate() -> None:
     dataset = load_dataset(folder.path, cfg.data_root, other_images=cfg.other_images)
     is_its_own, result = dataset.digest == folder.result["data"]["digest"], folder.result
     iw_samples = result["config"]["iw_samples"] if cfg.iw_samples is None else cfg.iw_samples
-    score = score_run(vae, EvaluationSplits(dataset, vae.representation), split=cfg.split, iw_samples=iw_samples)
+    splits = EvaluationSplits(dataset, vae.representation, result["config"].get("labels", 1.0))
+    score = score_run(vae, splits, split=cfg.split, iw_samples=iw_samples)
     console = wide_console()
     others = "" if is_its_own else f" that are not the run's: {dataset.name} data {dataset.digest}"
     name = f"{folder.path.resolve().name}, {len(score.per_image['elbo']):,} {cfg.split} images{others}"
