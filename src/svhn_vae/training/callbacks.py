@@ -119,7 +119,8 @@ class Progress(ProgressBar):
         each = self._seconds + left if self.seconds_per_job is None else self.seconds_per_job
         end = time.localtime(time.time() + left + self.num_jobs_left * each)
         is_today = end[:3] == time.localtime()[:3]
-        return f"then {self.num_jobs_left} jobs until {time.strftime('%H:%M' if is_today else '%d %b %H:%M', end)}"
+        jobs = "1 job" if self.num_jobs_left == 1 else f"{self.num_jobs_left} jobs"
+        return f"then {jobs} until {time.strftime('%H:%M' if is_today else '%d %b %H:%M', end)}"
 
     def _warn_if_long(self, trainer: L.Trainer, batch_size: int) -> None:
         per_step = self._seconds_per_step(trainer)
