@@ -94,7 +94,10 @@ def test_the_command_leaves_a_table_and_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("parts=[updates,nonsense]", "parts must be of"), ("device=tpu", "device must be auto, cpu or cuda, got tpu")],
+    [
+        ("parts=[updates,nonsense]", "parts must be of"),
+        ("device=tpu", "device must be one of auto, cpu, cuda, got tpu"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_line(word, message, tmp_path):
     done = bench(tmp_path, word)

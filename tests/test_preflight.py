@@ -99,6 +99,7 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["optimizer.lr=-1"], "optimizer.lr must be 0 or more, got -1"),
         (["objective.beta=-1"], "objective.beta must be 0 or more, got -1"),
         (["skips.max_skips=-1"], "skips.max_skips must be 0 or more, got -1"),
+        (["skips.max_gradient_norm=0"], "skips.max_gradient_norm must be above 0, got 0"),
         (["data.held_out=2"], "data.held_out must be a fraction above 0 and below 1, got 2"),
         (["impossible=maybe"], "impossible must be one of refuse, skip, got maybe"),
         (["on_error=maybe"], "on_error must be one of continue, stop, got maybe"),

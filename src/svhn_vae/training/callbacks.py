@@ -33,7 +33,9 @@ class Progress(ProgressBar):
     After a few steps it also says whether the run would take more than an hour, and what would shorten it.
     """
 
-    num_jobs_left, seconds_per_job = 0, None  # of the command, after this run; the sweep notes them
+    # Of the command's jobs after this run; the sweep notes both.
+    num_jobs_left: int = 0
+    seconds_per_job: float | None = None
 
     def __init__(self, *, seconds_between_lines: float) -> None:
         super().__init__()
