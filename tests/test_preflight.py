@@ -367,6 +367,7 @@ def test_compiling_needs_a_compiler(composer, monkeypatch):
 def test_other_commands_have_the_same_door():
     assert configured("judge", ["judge.epochs=3", "data=synthetic"], is_run=True).judge.epochs == 3
     assert configured("evaluate", ["run=x", "iw_samples=3"]).iw_samples == 3
+    assert set(configured("bench", ["~sizes.post", "~variants.bf16"]).sizes) == {"demo"}
     for name, is_run, word, message in (
         ("judge", True, "judge.epoch=3", "did you mean judge.epochs?"),
         ("judge", True, "judge.learning_rate=inf", "judge.learning_rate must be a number"),

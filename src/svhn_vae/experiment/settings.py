@@ -106,7 +106,7 @@ def check_values(settings: Config, defaults: Config) -> None:
     """
     values = flatten(settings)
     for key, default in defaults.items():
-        if key not in values and not _is_in_deleted_callback(settings, key):
+        if key not in values and not _is_in_deleted_part(settings, key):
             raise UserError(f"{key} must be there, {in_words(key, default)}: it cannot be left away")
     for key, value in values.items():
         if key.split(".")[0] in FREE:
@@ -177,6 +177,11 @@ def _is_a(kind: type, value: Any) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
-def _is_in_deleted_callback(settings: Config, key: str) -> bool:
+def _is_in_deleted_part(settings: Config, key: str) -> bool:
+    """Whether a setting is gone with the whole callback, size or variant that it was of."""
     group, _, rest = key.partition(".")
-    return group == "callbacks" and isinstance(settings.get(group), dict) and rest.split(".")[0] not in settings[group]
+    return (
+        group in ("callbacks", "sizes", "variants")
+        and isinstance(settings.get(group), dict)
+        and rest.split(".")[0] not in settings[group]
+    )
