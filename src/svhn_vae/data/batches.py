@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from svhn_vae.data.augmentation import Augmentation
 from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Features, Representation
 from svhn_vae.model.covariance import NUM_LEVELS
@@ -112,6 +113,7 @@ class TrainingBatches:
     """One epoch at each pass: a permutation from (seed, epoch), in batches of one size; the rest is left out. They come
     several at a time, `per_step`; None: ON_CPU or ON_GPU.
 
+    labels: (N,) int64, UNKNOWN where an image's is not told.
     The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw); without `add_noise` there is none.
     """
 
@@ -120,8 +122,10 @@ class TrainingBatches:
         images: Tensor,
         representation: Representation,
         *,
+        labels: Tensor,
         batch_size: int,
         per_step: int | None,
+        augmentation: Augmentation,
         add_noise: bool,
         epochs_per_noise: int,
         shuffle: bool,
@@ -132,7 +136,8 @@ class TrainingBatches:
             raise UserError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
         if epochs_per_noise < 1:
             raise UserError(f"epochs_per_noise must be at least 1, got {epochs_per_noise}")
-        self.images, self.representation = images, representation
+        self.images, self.labels, self.representation = images, labels, representation
+        self.augmentation = augmentation
         if per_step is not None and per_step < 1:
             raise UserError(f"updates_per_step must be at least 1, or null, got {per_step}")
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
@@ -158,6 +163,7 @@ class TrainingBatches:
         epoch = self.epoch()
         batches = self._order(epoch).split(self.batch_size)[: self.num_batches]
         made = (self._slices if self.representation.is_projection else self._from_pixels)(epoch, batches)
+        made = (each._replace(label=self._labels_on_device[rows]) for each, rows in zip(made, batches, strict=True))
         while several := tuple(itertools.islice(made, self.per_step)):
             yield several
 
@@ -190,11 +196,16 @@ class TrainingBatches:
 
     def _features(self, indices: Tensor, seed: int) -> Features:
         """The noise is drawn on the representation's device."""
-        return self.representation(self._to_x(self._pixels_on_device[indices], seed))
+        images = self.augmentation(self._pixels_on_device[indices], derive_seed(Stream.AUGMENTATION, seed))
+        return self.representation(self._to_x(images, seed))
 
     @property
     def _device(self) -> torch.device:
         return self.representation.mean.device
+
+    @cached_property
+    def _labels_on_device(self) -> Tensor:
+        return self.labels.to(self._device)
 
     @cached_property
     def _pixels_on_device(self) -> Tensor:
