@@ -11,6 +11,7 @@ COMMANDS = {
     "baselines": "scores models without a network on a data set",
     "judge": "trains the classifier that judges samples",
     "claims": "prints the verdicts of all studies on what they claim",
+    "search": "searches settings that train well",
     "bench": "measures the framework on this machine",
 }
 
