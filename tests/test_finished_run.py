@@ -3,6 +3,7 @@
 import functools
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,12 +28,10 @@ SMALL = ("data=images", "trainer=demo", "trainer.max_epochs=1", "network_scale=0
          "pca.n_components=20", "judge=false", "prior.num_components=2")  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[3, 1], ids=["colour", "grey"])
-def folder(request, tmp_path_factory):
+def finished(place: Path, num_channels: int) -> RunFolder:
     """A tiny run on images of 8 x 8 pixels, made in this process."""
-    place = tmp_path_factory.mktemp("finished")
     images, _ = draw_digits(300, seed=1)  # (N, 3, 32, 32)
-    images = images.reshape(300, 3, 8, 4, 8, 4).mean((3, 5)).astype(np.uint8)[:, : request.param]
+    images = images.reshape(300, 3, 8, 4, 8, 4).mean((3, 5)).astype(np.uint8)[:, :num_channels]
     np.savez(place / "images.npz", images=images.transpose(0, 2, 3, 1))
     folder, cfg = RunFolder(place / "run"), composed(*SMALL, f"data.root={place / 'images.npz'}")
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
@@ -41,6 +40,11 @@ def folder(request, tmp_path_factory):
         outcome = run_job(own, choices(cfg.hydra), folder, lambda: None)
     assert outcome.status == "done", outcome.reason
     return folder
+
+
+@pytest.fixture(scope="module", params=[3, 1], ids=["colour", "grey"])
+def folder(request, tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("finished"), request.param)
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,8 @@ SCRIPTS = sorted({
     for words in commands(text)
     if words[0] == "python" and words[1].startswith("src/")
 })  # fmt: skip
-OF_HYDRA = [
-    command for command in SCRIPTS if command[0] in ("train", "generate", "evaluate", "judge", "baselines", "bench")
-]
+COMPOSED = ("train", "generate", "evaluate", "export", "judge", "baselines", "bench")
+OF_HYDRA = [command for command in SCRIPTS if command[0] in COMPOSED]
 
 
 def name(command: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ COMMANDS = {
     "report": "writes a study's report, a page, and prints its table",
     "generate": "draws pictures of a finished run",
     "evaluate": "scores a finished run again",
+    "export": "writes the model of a finished run to a folder, with a card",
     "baselines": "scores models without a network on a data set",
     "judge": "trains the classifier that judges samples",
     "claims": "prints the verdicts of all studies on what they claim",

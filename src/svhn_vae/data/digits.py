@@ -57,6 +57,7 @@ class Synthetic(Source):
     drawing_seed: int
 
     is_synthetic = True
+    licence = "drawn by svhn-vae, MIT"
 
     @property
     def name(self) -> str:

@@ -189,6 +189,7 @@ def _with_channels_first(images: np.ndarray) -> np.ndarray:
 class CIFAR10(Official):
     """60,000 photographs of ten kinds of things (Krizhevsky 2009), of the binary version, which needs no pickle."""
 
+    licence = "none is stated (Krizhevsky 2009 asks to be cited)"
     name = "cifar10"  # pyright: ignore[reportAssignmentType]
     image_shape = (3, 32, 32)  # pyright: ignore[reportAssignmentType]
     files: ClassVar = {"cifar-10-binary.tar.gz": ("c32a1d4ab5d03f1284b67883e8d87530", 170_052_171)}
@@ -208,6 +209,7 @@ class CIFAR10(Official):
 class MNIST(Official):
     """70,000 handwritten digits (LeCun et al. 1998), in grey."""
 
+    licence = "none is stated by its authors (LeCun et al. 1998)"
     name = "mnist"  # pyright: ignore[reportAssignmentType]
     image_shape = (1, 28, 28)  # pyright: ignore[reportAssignmentType]
     files: ClassVar = {

@@ -82,6 +82,7 @@ class Source(ABC):
     held_out: float
 
     is_synthetic = False
+    licence = "not known: ask whoever made them"  # of the images
 
     def __post_init__(self) -> None:
         if isinstance(self.splits, str) or not self.splits or len(set(self.splits)) < len(self.splits):

@@ -28,6 +28,7 @@ HEADER_BYTES = 1024  # more than the shape and the name of an array need
 class SVHN(Official):
     """Street View House Numbers, format 2 (Netzer et al. 2011)."""
 
+    licence = "for non-commercial use (Netzer et al. 2011)"
     image_shape = (3, 32, 32)  # pyright: ignore[reportAssignmentType]
     files: ClassVar = {
         "train_32x32.mat": ("e26dedcc434d2e4c54c9b2d4a06d8373", 182_040_794),

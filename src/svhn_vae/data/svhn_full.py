@@ -47,6 +47,8 @@ class SVHNFull(Source):
     root: str | None
     size: int
 
+    licence = "for non-commercial use (Netzer et al. 2011)"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if type(self.size) is not int or not 2 <= self.size <= MAX_SIZE:

@@ -28,9 +28,8 @@ from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import (
-    load_best,
-    load_prior,
-    load_representation,
+    load_model,
+    load_parts,
     load_tensors,
     save_tensors,
     stored_image_shape,
@@ -43,24 +42,24 @@ INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\}
 
 
 def load_run(path: str | Path, device: str | torch.device = "cpu") -> FinishedRun:
-    """The finished run in a folder, wherever it was moved, with its best weights, on a device.
+    """The finished run in a folder, wherever it was moved, or what `export` made of one: its best weights, on a device.
 
     Raises FileNotFoundError if the folder holds no run with a best checkpoint, UserError if its configuration names
     anything but this framework's own classes, or if a file is damaged. Nothing is unpickled: safetensors, and a
     checkpoint read with weights_only.
     """
     folder = RunFolder(Path(path))
-    config = folder.path / ".hydra" / "config.yaml"
-    for needed in (config, folder.representation, folder.best_checkpoint):
+    stored = folder.exported if folder.exported.is_file() else folder.representation
+    for needed in (folder.config, stored, *([] if stored == folder.exported else [folder.best_checkpoint])):
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
-        shape = stored_image_shape(folder)
-        vae = built(config, lambda: build_vae(trusted(config, "pca", "model", "variance", "prior"), shape))
-    load_best(vae, folder)
-    load_representation(vae, folder)
-    if vae.prior.is_fitted_last:
-        load_prior(vae, folder)
+        groups, shape = trusted(folder.config, "pca", "model", "variance", "prior"), stored_image_shape(stored)
+        vae = built(folder.config, lambda: build_vae(groups, shape))
+    if stored == folder.exported:
+        load_model(vae, stored)
+    else:
+        load_parts(vae, folder)
     return FinishedRun(vae.to(device), folder.result)
 
 
@@ -139,7 +138,7 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
     folder = RunFolder(Path(path))
     if not folder.result:
         raise FileNotFoundError(f"{path} is not a finished run: there is no result.json")
-    config = folder.path / ".hydra" / "config.yaml"
+    config = folder.config
     cfg = trusted(config, "data").data
     if data_root is not None:
         if "root" not in cfg:

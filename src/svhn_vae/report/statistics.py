@@ -49,10 +49,10 @@ def estimate(scores: Sequence[float]) -> Estimate:
     num, mean = len(scores), float(np.mean(scores)) if len(scores) else math.nan
     if num < 2 or not math.isfinite(mean):
         return Estimate(mean, math.nan, math.nan, math.nan, num)
-    return _with_error(mean, float(np.std(scores, ddof=1)) / math.sqrt(num), num - 1, num)
+    return with_error(mean, float(np.std(scores, ddof=1)) / math.sqrt(num), num - 1, num)
 
 
-def _with_error(mean: float, error: float, df: float, num: int) -> Estimate:
+def with_error(mean: float, error: float, df: float, num: int) -> Estimate:
     """Student's t; NaN where the error is not known."""
     reach = error * _t(df)
     p_value = 2 * float(stdtr(df, -abs(mean) / error)) if error else float(mean == 0)
@@ -148,7 +148,7 @@ def contrast(
     known = known if known.is_pooled else seed_errors(scores)
     error, df = known.of(dict(enumerate(weights)))
     mean = sum(weight * float(np.mean([*of.values()])) for weight, of in zip(weights, scores, strict=True))
-    return _with_error(mean, error, df, len({seed for of in scores for seed in of})), known.how
+    return with_error(mean, error, df, len({seed for of in scores for seed in of})), known.how
 
 
 def _mean_square(residuals: Sequence[Array], df: int) -> float:

@@ -31,6 +31,12 @@ class RunFolder:
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.best_checkpoint = self.checkpoints / "best.ckpt"
         self.error_log = path / "error.log"
+        self.exported = path / "model.safetensors"  # of a folder that `export` wrote: it has this and config.yaml alone
+
+    @property
+    def config(self) -> Path:
+        """The configuration that the run was made with."""
+        return self.path / ("config.yaml" if self.exported.is_file() else ".hydra/config.yaml")
 
     @property
     def facts(self) -> Config:

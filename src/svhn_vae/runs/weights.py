@@ -55,11 +55,11 @@ def save_representation(vae: VAE, folder: RunFolder) -> None:
     save_tensors({**state, SHAPE: torch.tensor(vae.representation.image_shape)}, folder.representation)
 
 
-def stored_image_shape(folder: RunFolder) -> tuple[int, ...]:
-    """(C, H, W) of the images that a run's representation was fitted on. Raises Damaged."""
-    shape = load_tensors(folder.representation).get(SHAPE, torch.tensor([3, 32, 32]))  # older files have none
+def stored_image_shape(path: Path) -> tuple[int, ...]:
+    """(C, H, W) of the images that the representation in a file was fitted on. Raises Damaged."""
+    shape = load_tensors(path).get(SHAPE, torch.tensor([3, 32, 32]))  # older files have none
     if shape.shape != (3,) or not 1 <= shape.min() <= shape.max() <= MAX_SIDE:
-        raise Damaged(folder.representation, f"no image has the shape {shape.tolist()}")
+        raise Damaged(path, f"no image has the shape {shape.tolist()}")
     return tuple(shape.tolist())
 
 
@@ -136,6 +136,36 @@ def load_prior(vae: VAE, folder: RunFolder) -> None:
     vae.prior.is_fitted = True
 
 
+def load_parts(vae: VAE, folder: RunFolder) -> None:
+    """All that a run folder keeps of a trained model. Raises Damaged."""
+    load_best(vae, folder)
+    load_representation(vae, folder)
+    if vae.prior.is_fitted_last:
+        load_prior(vae, folder)
+
+
 def load_best(vae: VAE, folder: RunFolder) -> None:
     """The best checkpoint's networks and head. Raises Damaged."""
     load_weights(vae, folder.best_checkpoint)
+
+
+def save_model(vae: VAE, path: Path) -> None:
+    """All of a trained model in one file."""
+    whole = {name: value.clone().contiguous() for name, value in state_of(vae).items()}
+    save_tensors({**whole, SHAPE: torch.tensor(vae.representation.image_shape)}, path)
+
+
+def load_model(vae: VAE, path: Path) -> None:
+    """Raises Damaged."""
+    found, due = load_tensors(path), state_of(vae)
+    for name, value in due.items():
+        if name not in found or found[name].shape != value.shape:
+            raise Damaged(path, f"it has no {name} of the shape {list(value.shape)}")
+        value.copy_(found[name])
+    if vae.prior.is_fitted_last:
+        vae.prior.is_fitted = True
+
+
+def state_of(vae: VAE) -> dict[str, Tensor]:
+    """The model's own tensors: of the networks, the head and the prior, and of the fitted coordinates."""
+    return vae.state_dict() | {f"representation.{name}": buffer for name, buffer in vae.representation.named_buffers()}

@@ -93,7 +93,7 @@ class Dense(OneLevel):
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         h = self.decoder(z)
         raw = self.raw(z if self.separate_trunks else h)
-        return torch.cat([self.mean(h), raw], dim=1).view(len(z), -1, *self.event_shape), self.image_params(h)
+        return torch.cat([self.mean(h), raw], dim=1).view(z.shape[0], -1, *self.event_shape), self.image_params(h)
 
 
 @dataclass(frozen=True)

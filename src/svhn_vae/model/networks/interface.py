@@ -102,4 +102,4 @@ class OfImages(OneLevel):
         return self.posterior(self.encoder(y)).chunk(2, dim=1)
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoder(z).view(len(z), -1, *self.event_shape), self.image_params(z)
+        return self.decoder(z).view(z.shape[0], -1, *self.event_shape), self.image_params(z)

@@ -85,7 +85,7 @@ class Ladder(Networks):
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         levels = zip(z.split(self.latent_dims, dim=1), self.latent_shapes, strict=True)
         drawn = iter([e.view(-1, *shape) for e, shape in levels])
-        return self._descend(len(z), lambda block, h: next(drawn))
+        return self._descend(z.shape[0], lambda block, h: next(drawn))
 
     def _encode(self, y: Tensor) -> dict[int, Tensor]:
         """y (B, C, H, H) -> what the encoder sees at each resolution, by its pixels."""

@@ -37,7 +37,7 @@ class NoOutput(nn.Module):
     """h (B, ...) -> (B, 0); torch's Linear warns about having nothing to initialise."""
 
     def forward(self, h: Tensor) -> Tensor:
-        return h.new_empty(len(h), 0)
+        return h.new_empty(h.shape[0], 0)
 
 
 def keras_weights(module: nn.Module) -> None:
