@@ -1,4 +1,4 @@
-"""Searches settings that train well: python src/search.py study=NAME optimizer.lr='tag(log, interval(1e-4, 1e-2))'"""
+"""Searches settings that train well: python src/search.py study=NAME optimizer.lr='interval(1e-4,1e-2)'"""
 
 from svhn_vae.commands.search import main
 

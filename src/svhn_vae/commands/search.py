@@ -1,8 +1,8 @@
-"""Searches settings that train well, by Optuna: python src/search.py study=NAME optimizer.lr='tag(log, interval(1e-4, 1e-2))'
+"""Searches settings that train well, by Optuna: python src/search.py study=NAME optimizer.lr='interval(1e-4,1e-2)'
 
 A setting is searched where it is an interval(LOW,HIGH) of numbers, tag(log,interval(...)), a range(LOW,HIGH,STEP), or
 several values A,B; all other words are the runs' settings. A trial is a run, and its score is val/negative_elbo. The
-study's folder keeps the trials: the same command goes on with a search that was killed. Other settings: conf/search.yaml
+study's folder keeps the trials: the same command goes on with a search that was killed. Settings: conf/search.yaml
 """
 
 # ruff: noqa: E402
@@ -20,6 +20,7 @@ from typing import Any
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import OverrideParseException
 
 from svhn_vae.errors import UserError, run_command
 from svhn_vae.experiment.attempt import quiet
@@ -45,17 +46,31 @@ def search(words: list[str]) -> int:
         import optuna
     except ImportError:
         raise UserError("search needs optuna, which is not installed: pip install 'svhn-vae[search]'") from None
-    settings = configured("search", [word for word in words if word.split("=")[0] in OWN])
-    parsed = OverridesParser.create().parse_overrides([word for word in words if word.split("=")[0] not in OWN])
-    searched = {one.get_key_element(): distribution(one) for one in parsed if one.is_sweep_override()}
-    fixed = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
-    folder = check(searched, fixed)
+    settings, searched, fixed, folder = plan(words)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with locked(folder / "search.db"):
-        sampler = optuna.samplers.TPESampler(n_startup_trials=settings.num_random, seed=settings.sampler_seed)
         storage = f"sqlite:///{folder.resolve() / 'search.db'}"
-        study = optuna.create_study(study_name="search", storage=storage, sampler=sampler, load_if_exists=True)
+        study = optuna.create_study(study_name="search", storage=storage, load_if_exists=True)
+        seed = settings.sampler_seed + len(study.trials)  # a command that goes on does not draw the first trials again
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=settings.num_random, seed=seed)
         return run_trials(study, searched, fixed, settings.trials, folder)
+
+
+def plan(words: list[str]) -> tuple[Any, dict[str, Any], list[str], Path]:
+    """The search's settings, what is searched, the words that are fixed, the study's folder. Raises UserError if a run
+    cannot be built."""
+    settings = configured("search", [word for word in words if word.split("=")[0] in OWN])
+    searched, fixed = {}, []
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+            if override.is_sweep_override():
+                searched[override.get_key_element()] = distribution(override)
+            elif word.split("=")[0] not in OWN:
+                fixed.append(word)
+        except (OverrideParseException, ValueError) as error:  # Hydra's, and Optuna's of an interval without numbers
+            raise UserError(f"{word}: {error}") from None
+    return settings, searched, fixed, check(searched, fixed)
 
 
 def distribution(override: Override) -> Any:
@@ -105,7 +120,7 @@ def run_trials(study: Any, searched: dict[str, Any], fixed: list[str], num_trial
         if code >= 128:
             return code
         num_failed += code
-        study.tell(trial, value, state=TrialState.FAIL if code else TrialState.COMPLETE)
+        study.tell(trial, None if code else value, state=TrialState.FAIL if code else TrialState.COMPLETE)
         note(study, folder)
     if study.get_trials(states=[TrialState.COMPLETE]):
         print(f"\nbest: {study.best_value:.1f} nats with {' '.join(words_of(study.best_params))}")

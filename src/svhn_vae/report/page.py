@@ -25,6 +25,7 @@ from svhn_vae.report.plots import (
     NUM_OTHERS,
     Drawing,
     learning_curves,
+    search_drawing,
     sides,
     verdict_drawing,
 )
@@ -79,6 +80,7 @@ def write_report(study: Path) -> Path:
         "commands": [one for one in asked["commands"] if isinstance(one, dict) and "command" in one],
         "sections": sections,
         "verdicts": tested,
+        "search": (searched := search_drawing(study)),
         "unfinished": [(run, label_of[run.name]) for run in runs if not run.result],
         "written": time.time(),
         "state": state(runs),
@@ -93,7 +95,9 @@ def write_report(study: Path) -> Path:
     }
     report, environment = study / "report", templates()
     drawings = [one for part in sections for one in (*part["sides"], *part["curves"])]
-    write_figures(report / "figures", [*drawings, *(drawn for *_, drawn in tested if drawn)])
+    write_figures(
+        report / "figures", [*drawings, *(drawn for *_, drawn in tested if drawn), *([searched] if searched else [])]
+    )
     write_text(report / "results.csv", results(runs, label_of))
     for template, name in (("report.md.j2", "report.md"), ("page.html.j2", "index.html")):
         write_text(report / name, environment.get_template(template).render(context))
