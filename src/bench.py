@@ -1,6 +1,6 @@
 """Measures the framework on the machine at hand: python src/bench.py device=cuda parts=[updates,start]"""
 
-from svhn_vae.commands.bench import main
+from svhn_vae.commands import run
 
 if __name__ == "__main__":
-    main()
+    run("bench")

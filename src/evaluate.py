@@ -1,6 +1,6 @@
 """Scores a finished run again: python src/evaluate.py run=outputs/STUDY/RUN iw_samples=64 judge=true"""
 
-from svhn_vae.commands.evaluate import main
+from svhn_vae.commands import run
 
 if __name__ == "__main__":
-    main()
+    run("evaluate")

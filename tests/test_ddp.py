@@ -159,8 +159,8 @@ def fail(self):
         {{}}
     begin_epoch(self)
 LitVAE.on_train_epoch_start = fail
-from svhn_vae.commands.train import main
-main()
+from svhn_vae.commands import run
+run("train")
 """
 
 

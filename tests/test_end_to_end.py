@@ -111,6 +111,7 @@ def test_result_is_complete(sweep):
 
 def test_tensorboard_holds_scalars_pictures_histograms_and_hyperparameters(sweep):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     folder, _ = sweep
     run = next((folder / "outputs" / "default").glob("dense-*"))
@@ -121,6 +122,8 @@ def test_tensorboard_holds_scalars_pictures_histograms_and_hyperparameters(sweep
     assert "sigma/log10" in tags["histograms"]
     assert "hp_metric" not in tags["scalars"]
     assert "_hparams_/experiment" in events.summary_metadata
+    begun = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert set(HParamsPluginData.FromString(begun).session_start_info.hparams) == {"variance", "pca.whiten"}
 
 
 def test_finished_runs_are_not_run_again(sweep):

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 import svhn_vae
 from conftest import CONF, composed, options
 from stress import malice
-from svhn_vae.commands.export import Decoder, export, without_places
+from svhn_vae.commands import export as exporting
+from svhn_vae.commands.export import Decoder, without_places
 from svhn_vae.errors import Damaged, UserError
 from svhn_vae.evaluation.finished_run import FinishedRun
 from svhn_vae.experiment.build import make
@@ -47,7 +48,7 @@ def test_images(folder):
 @pytest.fixture(scope="module")
 def exported(folder):
     to = folder.path.parent / "model"
-    export(settings(run=str(folder.path), to=str(to)))
+    exporting.exported(settings(run=str(folder.path), to=str(to)))
     return to
 
 
@@ -109,20 +110,20 @@ def test_paths_are_left_out_and_nothing_else():
 )
 def test_what_cannot_be_exported_says_so(given, message):
     with pytest.raises(UserError, match=message):
-        export(settings(**given))
+        exporting.exported(settings(**given))
 
 
 def test_without_the_extra_it_says_what_to_install(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"svhn-vae\[export\].*onnx=false"):
-        export(settings(run=str(folder.path), to=str(tmp_path / "to")))
+        exporting.exported(settings(run=str(folder.path), to=str(tmp_path / "to")))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_graph_that_differs_leaves_no_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Decoder, "forward", lambda self, z: self.vae.decode_mean(z).clamp(0, 1) * 0.999)
     with pytest.raises(RuntimeError, match="differs from the decoder"):
-        export(settings(run=str(folder.path), to=str(tmp_path / "to"), onnx=False))
+        exporting.exported(settings(run=str(folder.path), to=str(tmp_path / "to"), onnx=False))
     assert not list(tmp_path.iterdir())
 
 

@@ -48,14 +48,7 @@ def alone(tmp_path_factory):
     [
         (r"write .*last\.ckpt", 2, "ENOSPC", False, "failed: [Errno 28] No space left on device"),
         (r"replace .*status\.json", 1, "EROFS", True, "failed: [Errno 30] Read-only file system"),
-        pytest.param(
-            r"write .*events",
-            20,
-            "ENOSPC",
-            False,
-            "TensorBoard cannot be written",
-            marks=pytest.mark.xfail(reason="TensorBoard's own thread writes: it prints its traceback, the run goes on"),
-        ),
+        (r"write .*events", 20, "ENOSPC", False, "TensorBoard cannot be written"),
     ],
 )
 def test_a_write_that_fails(alone, tmp_path, pattern, n, name, ever_after, said):
@@ -66,7 +59,6 @@ def test_a_write_that_fails(alone, tmp_path, pattern, n, name, ever_after, said)
     assert ended.wrong == []
 
 
-@pytest.mark.xfail(reason="since the merges another line is printed when all of a study is read-only: not looked into")
 def test_a_study_that_cannot_be_written(alone, tmp_path):
     """Its file alone: the runs go on. All of it: finished runs are told all the same, another says so itself."""
     folder, notice = tmp_path / "file", "the command cannot be noted in"
@@ -173,10 +165,11 @@ def whole(tmp_path_factory) -> Path:
 
 
 NAMES = (
-    ".hydra/config.yaml", "best.ckpt", "cached baselines", "cached judge", "cached moments",
+    ".hydra/config.yaml", "basis.safetensors", "best.ckpt", "cached baselines", "cached judge", "cached moments",
     "compressed.mat", "config.yaml, its data", "history.csv", "last.ckpt",
     "order_of_learning.safetensors",
-    "per_image.safetensors", "plain.mat", "representation.safetensors", "result.json", "status.json", "study.json",
+    "per_image.safetensors", "plain.mat", "prior.safetensors",
+    "representation.safetensors", "result.json", "status.json", "study.json",
 )  # fmt: skip
 
 
@@ -186,7 +179,7 @@ def test_every_kind_of_file_is_damaged(whole):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_file_is_never_something_else(whole, name):
-    _, wrong = corruption.tried(kinds(whole)[name], 8, num_flipped=4)
+    _, wrong = corruption.tried(kinds(whole)[name], 5, num_flipped=3)
     assert wrong == []
 
 
@@ -222,10 +215,11 @@ def test_the_payloads_would_run(tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_pickle_is_run(whole, tmp_path, name):
-    """Wherever a file is read from, and whatever kind of pickle stands there."""
+    """Wherever a file is read from; of the kinds of pickles all stand in a checkpoint, a fourth in each other file."""
     kind = kinds(whole)[name]
     right, _ = corruption.read(kind)
-    for content in malice.pickles(tmp_path).values():
+    contents = list(malice.pickles(tmp_path).values())
+    for content in contents if name == "last.ckpt" else contents[NAMES.index(name) % 4 :: 4]:
         corruption.outcome(kind, corruption.Damage(name, content), right)
     assert os.listdir(tmp_path) == []
 

@@ -37,7 +37,7 @@ def finished(place: Path, num_channels: int) -> RunFolder:
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's
-        outcome = run_job(own, choices(cfg.hydra), folder, lambda: None)
+        outcome = run_job(own, choices(cfg.hydra), folder, (), lambda: None)
     assert outcome.status == "done", outcome.reason
     return folder
 

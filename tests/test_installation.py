@@ -1,5 +1,6 @@
 """What is installed: the wheel holds all that the commands read, and they print what a person can type."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -121,7 +122,8 @@ def test_a_command_that_is_none_is_refused_in_a_line(monkeypatch, capsys):
 @pytest.mark.parametrize("name", sorted(commands.COMMANDS))
 def test_each_script_is_its_command(name):
     """`python src/train.py` and `svhn-vae train` are the same function."""
-    assert f"from svhn_vae.commands.{name} import main" in (REPO / "src" / f"{name}.py").read_text(encoding="utf-8")
+    assert f'    run("{name}")\n' in (REPO / "src" / f"{name}.py").read_text(encoding="utf-8")
+    assert callable(getattr(importlib.import_module(f"svhn_vae.commands.{commands.COMMANDS[name][0]}"), name))
 
 
 def test_a_commands_help_is_typed_as_it_was(monkeypatch):

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
+from conftest import REPO
 from svhn_vae.errors import Interrupted
 from svhn_vae.training.interruption import SIGNALS, Interruption
 
@@ -46,3 +49,28 @@ def test_a_signal_that_was_switched_off_stays_so(interruption):
 
 def test_nothing_on_its_way_takes_it_for_a_failure():
     assert not issubclass(Interrupted, Exception)
+
+
+MOMENTS = {
+    "import": "importlib.import_module = interrupt",
+    "work": "module.evaluate = interrupt",
+    "end": "module.evaluate = lambda: atexit.register(interrupt) and 0",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_is_one_line_whenever_it_comes(moment):
+    """To every command: one function calls them all."""
+    program = f"""
+import atexit, importlib, os, signal, sys, types
+from svhn_vae import commands
+interrupt = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+module = sys.modules["svhn_vae.commands.finished"] = types.ModuleType("finished")
+{MOMENTS[moment]}
+commands.run("evaluate")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

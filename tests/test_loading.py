@@ -17,12 +17,14 @@ from conftest import CONF, REPO, composed, options
 from stress import malice
 from svhn_vae.data import batches
 from svhn_vae.data.module import EvaluationSplits
-from svhn_vae.errors import UserError
+from svhn_vae.errors import DataError, UserError
 from svhn_vae.evaluation import bound
 from svhn_vae.evaluation.score import score_run
+from svhn_vae.experiment import loading
 from svhn_vae.experiment.build import build_vae
 from svhn_vae.experiment.loading import BASES, load_dataset, load_run, registered, trusted
 from svhn_vae.report.page import write_report
+from svhn_vae.runs.files import write_json
 from svhn_vae.runs.weights import load_weights
 
 OLD = Path(__file__).parent / "data" / "run_0010f91"  # its classes lay elsewhere, and its name was another
@@ -147,6 +149,18 @@ def test_a_resolver_of_the_process_that_loads_is_not_called(run):
 def test_loading_what_is_no_run_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a finished run: there is no"):
         load_run(tmp_path)
+
+
+def test_advice_names_the_setting_that_the_command_has(run, monkeypatch):
+    """train has data.root, and evaluate and generate have data_root."""
+
+    def fail(source):
+        raise DataError("data.root=/gone: expected a folder, there is none: set data.root")
+
+    write_json(run / "result.json", {"data": {"digest": "abc"}})
+    monkeypatch.setattr(loading, "load_once", fail)
+    with pytest.raises(DataError, match=r"^data_root=/gone: .*: set data_root$"):
+        loading.load_dataset(run, None, other_images=False)
 
 
 def test_the_callers_random_numbers_are_left_alone(run):

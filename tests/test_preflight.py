@@ -151,13 +151,13 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["data.root=a=b"], """is typed 'data.root="a=b"'"""),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("is_sweep", [True, False])
-def test_what_is_wrong_is_one_line_that_names_it(overrides, message, is_sweep):
-    if not is_sweep and any("," in word and "[" not in word for word in overrides):
-        pytest.skip("a single run has no several values")
-    [line] = faults(*overrides, is_sweep=is_sweep)
-    assert message in line
-    assert "\n" not in line
+def test_what_is_wrong_is_one_line_that_names_it(overrides, message):
+    """Of a sweep, and of a single run where there are no several values."""
+    has_several = any("," in word and "[" not in word for word in overrides)
+    for is_sweep in [True] if has_several else [True, False]:
+        [line] = faults(*overrides, is_sweep=is_sweep)
+        assert message in line
+        assert "\n" not in line
 
 
 def test_several_values_without_a_sweep_say_how_to_make_one():

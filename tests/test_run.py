@@ -43,7 +43,7 @@ def run(monkeypatch):
         write_json(built.path / "result.json", end)
         return end
 
-    monkeypatch.setattr(runs, "build_job", lambda cfg, chosen, folder: folder)
+    monkeypatch.setattr(runs, "build_job", lambda cfg, chosen, folder, shown: folder)
     monkeypatch.setattr(runs, "run", stand_in)
     stand_in.end, stand_in.counted = result(), counted
     return stand_in
@@ -62,7 +62,7 @@ def taken(
     cfg = composed(*data, *overrides)
     folder = RunFolder(Path(cfg.hydra.run.dir))
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    return run_job(own, choices(cfg.hydra), folder, note_study), folder
+    return run_job(own, choices(cfg.hydra), folder, (), note_study), folder
 
 
 def lines(capsys) -> list[str]:

@@ -20,6 +20,7 @@ from svhn_vae.runs.files import write_json
 from svhn_vae.training.interruption import INTERRUPTION, SIGNALS
 from test_run import result
 
+ALSO = ("data", "data.num_train", "data.num_test")  # of TINY, what decides a result
 TINY = ("data=synthetic", "data.num_train=50", "data.num_test=10", "iw_samples=0", "judge=false")
 
 
@@ -51,7 +52,7 @@ def ends(monkeypatch):
         write_json(built.path / "result.json", result())
         return result()
 
-    monkeypatch.setattr(attempt, "build_job", lambda cfg, chosen, folder: folder)
+    monkeypatch.setattr(attempt, "build_job", lambda cfg, chosen, folder, shown: folder)
     monkeypatch.setattr(attempt, "run", stand_in)
     monkeypatch.setattr(sweep.StudyTable, "end", lambda self: print(f"the table of {self.study}"))
     return given
@@ -170,9 +171,11 @@ def test_impossible_pairs_are_left_out_and_listed(ends, monkeypatch, capsys):
     assert len([path for path in Path("outputs/default").iterdir() if path.is_dir()]) == 3 + 1  # and the locks
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_an_output_folder_that_cannot_be_written_is_one_line(ends, monkeypatch, capsys):
-    Path("outputs").mkdir(mode=0o500)
+    def refused(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refused)  # root writes anywhere
     assert command(monkeypatch, *TINY) == 1
     assert "Permission denied" in capsys.readouterr().out
 
@@ -232,3 +235,19 @@ def test_ctrl_c_before_the_first_job_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr(sweep, "jobs_of", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     assert command(monkeypatch, *TINY) == 128 + signal.SIGINT
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["-m", "trainer.gradient_clip_val=null,5", "variance=logvar"], ["trainer.gradient_clip_val"]),
+        (["-m", "optimizer.betas=[0.9,0.99],[0.5,0.9]", "seed=0,1"], ["optimizer.betas", "seed"]),
+        (["-m", "experiment=ablation"], ["variance", "pca.whiten"]),
+        (["variance=logvar", "rerun=true", "~callbacks.early_stopping"], ["variance", "callbacks.early_stopping"]),
+    ],
+)
+def test_tensorboard_shows_the_swept_settings_alone(words, shown, ends, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(attempt, "build_job", lambda cfg, chosen, folder, shown: seen.append(shown) or folder)
+    assert command(monkeypatch, *words, *TINY) == 0
+    assert {tuple(sorted(each)) for each in seen} == {tuple(sorted(shown if "-m" in words else [*shown, *ALSO]))}

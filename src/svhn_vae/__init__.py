@@ -2,10 +2,6 @@
 
 import os
 
-from svhn_vae.runs.installation import VERSION as __version__
-
-__all__ = ["__version__"]
-
 if backend := os.environ.pop("MPLBACKEND", None):  # a notebook's, for instance, which what it starts may not have
     import matplotlib
 
@@ -16,7 +12,11 @@ if backend := os.environ.pop("MPLBACKEND", None):  # a notebook's, for instance,
 
 
 def __getattr__(name: str) -> object:
-    # Not at import: the report reads this package without torch.
+    # Not at import: the report reads this package without torch, and Ctrl-C in an import shows a traceback.
+    if name == "__version__":
+        from svhn_vae.runs.installation import VERSION
+
+        return VERSION
     if name == "load_run":
         from svhn_vae.experiment.loading import load_run
 

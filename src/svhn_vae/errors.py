@@ -70,7 +70,9 @@ def run_command(main: Callable[[], int | None]) -> int:
     """Calls a command's main, and returns the exit code. What a person can mend is one line, and so is Ctrl-C; a bug
     shows its traceback. A reader that has left, as head does, is no fault."""
     try:
-        return int(main() or 0)
+        code = int(main() or 0)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

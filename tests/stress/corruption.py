@@ -44,7 +44,7 @@ from svhn_vae.runs.weights import load_tensors, read_checkpoint
 from svhn_vae.training.checkpoints import continuation
 from svhn_vae.training.loggers import read_history
 
-RUN = ("model=conv", "variance=relu_eps", *(word for word in TINY if "pca" not in word), "trainer.max_epochs=2")
+RUN = ("variance=relu_eps", *TINY, "trainer.max_epochs=2")
 JUDGE = JudgeSettings(
     width=2, dropout=0.0, epochs=1, images=100, enough=1.0, batch_size=10, learning_rate=0.1, weight_decay=0.0,
     label_smoothing=0.0, max_shift=1, contrast=0.0, seed=0,
@@ -70,6 +70,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
     files = {
         "best.ckpt": Kind(run.best_checkpoint, partial(weights_of, run.path)),
         "representation.safetensors": Kind(run.representation, partial(weights_of, run.path)),
+        "basis.safetensors": Kind(run.basis, partial(weights_of, run.path)),
+        "prior.safetensors": Kind(run.prior, partial(weights_of, run.path)),
         ".hydra/config.yaml": Kind(run.path / ".hydra" / "config.yaml", partial(weights_of, run.path)),
         "config.yaml, its data": Kind(run.path / ".hydra" / "config.yaml", partial(data_of, run.path)),
         "last.ckpt": Kind(run.last_checkpoint, partial(continued_from, run)),
@@ -258,8 +260,9 @@ def tried(kind: Kind, num: int, num_flipped: int) -> tuple[Counter[str], list[st
 
 CACHE = "cache/svhn-vae/moments*"
 READ_BY_TRAIN = ("result.json", "status.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "history.csv",
-                 "representation.safetensors", ".hydra/config.yaml", "../study.json",
-                 CACHE)  # fmt: skip
+                 "representation.safetensors", "basis.safetensors", "prior.safetensors",
+                 ".hydra/config.yaml", "../study.json", CACHE)  # fmt: skip
+OF_THE_END = ("result.json", "representation.safetensors", "basis.safetensors", "prior.safetensors")
 
 
 def interrupted(folder: Path) -> None:
@@ -320,8 +323,8 @@ def main(num: int = 64) -> int:
     interrupted(root / "interrupted")
     for state in ("whole", "interrupted"):
         for name in READ_BY_TRAIN:
-            if state == "interrupted" and name in ("result.json", "representation.safetensors"):
-                continue  # written at a run's end
+            if state == "interrupted" and name in OF_THE_END:
+                continue
             for place in (0, 0.5, 0.9):
                 ended = trained_again(root / state, name, place, right)
                 num_wrong += bool(ended.wrong)

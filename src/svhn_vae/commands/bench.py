@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from hydra import compose
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.table import Table
 
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import composing
-from svhn_vae.experiment.script import run_script
+from svhn_vae.experiment.preflight import from_command_line
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.identity import Config
@@ -34,9 +34,9 @@ commands, updates = (importlib.import_module(f"{BENCHMARKS}.{name}") for name in
 Rows = list[dict[str, Any]]  # of a table; times are in seconds unless a column's name says otherwise
 
 
-def bench(cfg: DictConfig) -> None:
+def bench() -> None:
     """Measures the parts in a temporary folder, prints a table of each, and writes them all as JSON."""
-    settings: Any = OmegaConf.to_container(cfg)
+    settings: Any = OmegaConf.to_container(from_command_line("bench", __doc__))
     if unknown := [name for name in settings["parts"] if name not in PARTS]:
         raise UserError(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
     device = device_of(settings["device"])
@@ -138,11 +138,3 @@ def shown(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def main() -> None:
-    run_script("bench", __doc__, bench)
-
-
-if __name__ == "__main__":
-    main()

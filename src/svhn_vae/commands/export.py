@@ -4,11 +4,6 @@ The new folder has weights, configuration, result, pictures, a README.md made fr
 z (N, Z) to images (N, C, H, W) in [0, 1]: decoder.pt2 of torch.export and decoder.onnx. `svhn_vae.load_run` reads it.
 """
 
-# ruff: noqa: E402
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
-
 import importlib.util
 import logging
 import math
@@ -28,7 +23,7 @@ from svhn_vae.errors import UserError
 from svhn_vae.evaluation.finished_run import FinishedRun
 from svhn_vae.experiment.build import make
 from svhn_vae.experiment.loading import BASES, load_run, trusted
-from svhn_vae.experiment.script import run_script
+from svhn_vae.experiment.preflight import from_command_line
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.report.collect import FRECHET, METRIC, read_runs, variants
 from svhn_vae.report.statistics import Estimate, blocks, clustered_error, estimate, summed, with_error
@@ -55,7 +50,11 @@ class Decoder(nn.Module):
         return self.vae.decode_mean(z).clamp(0, 1)
 
 
-def export(cfg: DictConfig) -> None:
+def export() -> None:
+    exported(from_command_line("export", __doc__))
+
+
+def exported(cfg: DictConfig) -> None:
     for name in ("run", "to"):
         if cfg[name] is None:
             raise UserError(f"{name}=FOLDER is missing: run=outputs/STUDY/RUN to=FOLDER")
@@ -193,11 +192,3 @@ def command(folder: RunFolder) -> str:
     words = [str(word).partition("=") for word in OmegaConf.load(path)] if path.is_file() else []
     typed = (f"{key}={'FOLDER' if value.strip(QUOTES).startswith(PLACES) else value}" for key, _, value in words)
     return f"python src/train.py {shlex.join(typed)}"
-
-
-def main() -> None:
-    run_script("export", __doc__, export)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,11 +5,6 @@ several values A,B; all other words are the runs' settings. A trial is a run, an
 study's folder keeps the trials: the same command goes on with a search that was killed. Settings: conf/search.yaml
 """
 
-# ruff: noqa: E402
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
-
 import argparse
 import itertools
 import math
@@ -22,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import OverrideParseException
 
-from svhn_vae.errors import UserError, run_command
+from svhn_vae.errors import UserError
 from svhn_vae.experiment.attempt import quiet
 from svhn_vae.experiment.configuration import OUTPUTS, register_resolvers
 from svhn_vae.experiment.preflight import configured, jobs_of
@@ -40,8 +35,15 @@ class Trial(Sweep):
         pass
 
 
-def search(words: list[str]) -> int:
+def search() -> int:
     """Runs trials until there are as many as asked for; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog=program(), description=as_typed(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="settings, as for train.py")
+    words = parser.parse_args().overrides
+    register_resolvers()
+    quiet()
     try:
         import optuna
     except ImportError:
@@ -142,18 +144,3 @@ def note(study: Any, folder: Path) -> None:
     trials = [{"number": one.number, "params": one.params, "value": one.value if math.isfinite(one.value) else None}
               for one in study.get_trials(deepcopy=False) if one.value is not None]  # fmt: skip
     write_json(folder / "search.json", {"trials": trials})
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog=program(), description=as_typed(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="settings, as for train.py")
-    words = parser.parse_args().overrides
-    register_resolvers()
-    quiet()
-    sys.exit(run_command(lambda: search(words)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,8 @@
-"""Trains, tests and compares VAEs: python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true"""
-
-# ruff: noqa: E402
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
-
-import sys
+"""Trains, tests and compares VAEs."""
 
 import hydra
 
+from svhn_vae.commands import run
 from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.sweep import Sweep
 from svhn_vae.runs.installation import CONF
@@ -19,9 +13,9 @@ SWEEP = Sweep()
 JOB = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(SWEEP.run_job)
 
 
-def main() -> None:
-    sys.exit(SWEEP.launch(JOB))
+def train() -> int:
+    return SWEEP.launch(JOB)
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # Lightning starts the other processes of an installed command so
+    run("train")

@@ -10,7 +10,7 @@ import math
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ from svhn_vae.runs.identity import DELETED, Config, differences, identity
 from svhn_vae.runs.installation import commit
 
 commit_now = functools.cache(commit)  # what this process has read
+EXCEPTHOOK = threading.excepthook  # the one before quiet()
 
 
 class Outcome(NamedTuple):
@@ -51,7 +52,9 @@ class Outcome(NamedTuple):
     value: float = math.nan  # val/negative_elbo, for Hydra's sweepers
 
 
-def run_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_study: Callable[[], None]) -> Outcome:
+def run_job(
+    cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown: Sequence[str], note_study: Callable[[], None]
+) -> Outcome:
     """Runs the job unless it is done, or at work in another process. Raises Interrupted."""
     num = cfg.trainer.devices * cfg.trainer.num_nodes
     if not PROCESSES.is_first(num):
@@ -64,7 +67,7 @@ def run_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, note_stu
             found = known(cfg, folder, digest)
             if found and found.status == "done":
                 complete(cfg, folder)
-            return found or run_alone(cfg, chosen, folder, digest)
+            return found or run_alone(cfg, chosen, folder, shown, digest)
     except Busy as busy:
         print(f"  left alone: {busy}", flush=True)
         return Outcome(folder.path.name, "elsewhere")
@@ -128,7 +131,7 @@ def is_of_other_code(folder: RunFolder) -> bool:
     return folder.facts.get("commit") not in (None, commit_now()) and commit_now() is not None
 
 
-def run_alone(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest: str) -> Outcome:
+def run_alone(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown: Sequence[str], digest: str) -> Outcome:
     """Under the run's lock. Raises Busy if another process has it, and Interrupted."""
     with locked(folder.path):
         if (outcome := known(cfg, folder, digest)) is not None:  # it may have been done in between
@@ -137,7 +140,7 @@ def run_alone(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, digest
         try:
             note_configuration(folder, cfg)
             folder.begin(digest, plain(cfg), chosen, commit_now())
-            result = run(build_job(cfg, chosen, folder))
+            result = run(build_job(cfg, chosen, folder, shown))
             folder.end("done")
         except Diverged as error:
             print(f"  diverged: {error}", flush=True)
@@ -173,7 +176,7 @@ def fit_again(path: Path, cfg: DictConfig | None = None, chosen: dict[str, str] 
         chosen = choices(hydra_cfg.hydra)
     folder = RunFolder(path)
     resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None  # the first has looked at it
-    fit(build_job(cfg, chosen, folder), resume)  # pyright: ignore[reportArgumentType]
+    fit(build_job(cfg, chosen, folder, ()), resume)  # pyright: ignore[reportArgumentType]
 
 
 def in_words(result: dict) -> str:
@@ -224,11 +227,15 @@ def note_configuration(folder: RunFolder, cfg: DictConfig) -> None:
             beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 
 
-@functools.cache
+def tell_of_thread(args: threading.ExceptHookArgs) -> None:
+    """An OSError of TensorBoard's thread is left out, because the logger's next write raises it as well."""
+    if not isinstance(args.exc_value, OSError):
+        EXCEPTHOOK(args)
+
+
 def quiet() -> None:
     """Leaves out what libraries say about choices that are made here on purpose, for the rest of this process."""
-    tell = threading.excepthook  # TensorBoard's thread raises an OSError in the logger's next write as well
-    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else tell(args)
+    threading.excepthook = tell_of_thread
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well

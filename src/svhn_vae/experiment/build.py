@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import lightning as L  # noqa: N812  its usual name
 import pooch
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
@@ -49,7 +48,7 @@ class Job(NamedTuple):
     module: LitVAE
     trainer: L.Trainer
     judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
-    typed: list[str]  # the settings that the command or its sweep names
+    shown: Sequence[str]  # the settings by which TensorBoard tells runs apart
 
 
 def make(group: str, node: DictConfig, **wired: Any) -> Any:
@@ -149,7 +148,7 @@ def source_of(cfg: DictConfig) -> Source | Mapped:
     return Mapped(source, cache_folder(cfg)) if cfg.memory_map else source
 
 
-def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job:
+def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown: Sequence[str]) -> Job:
     """A whole run, its data loaded and its representation fitted. Raises what is wrong with either, in a line."""
     module = build_module(cfg)
     trainer = build_trainer(cfg, folder)
@@ -158,9 +157,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder) -> Job
     if rank_zero_only.rank == 0:  # and gives the others what it starts with: see LitVAE
         module.vae.prior.start(data.evaluation.seen)
     judge = functools.partial(load_judge, cfg) if cfg.judge else None
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []  # not in a child of Lightning
-    typed = [word.lstrip("+~").partition("=")[0] for word in words]
-    return Job(folder, plain(cfg), chosen, data, module, trainer, judge, typed)
+    return Job(folder, plain(cfg), chosen, data, module, trainer, judge, shown)
 
 
 def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None) -> VAE:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, Source, load_once
-from svhn_vae.errors import UserError
+from svhn_vae.errors import DataError, UserError
 from svhn_vae.evaluation.finished_run import FinishedRun
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.score import completed
@@ -144,7 +144,10 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
         if "root" not in cfg:
             raise UserError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
         cfg.root = data_root
-    dataset, expected = load_once(built(config, lambda: make("data", cfg))), folder.result["data"]["digest"]
+    try:
+        dataset, expected = load_once(built(config, lambda: make("data", cfg))), folder.result["data"]["digest"]
+    except DataError as error:  # which says what train takes
+        raise DataError(str(error).replace("data.root", "data_root")) from None
     if dataset.digest != expected and not other_images:
         raise UserError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
     return dataset

@@ -3,7 +3,9 @@
 What is wrong with the last job of a sweep is said before the first one, in a line that names it.
 """
 
+import argparse
 import copy
+import inspect
 import itertools
 import json
 import math
@@ -22,10 +24,12 @@ from hydra.core.override_parser.types import Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
+from svhn_vae.experiment.attempt import quiet
 from svhn_vae.experiment.build import check_memory, try_build
 from svhn_vae.experiment.configuration import composing, plain, recognised
 from svhn_vae.experiment.settings import check, check_keys, check_values
 from svhn_vae.runs.identity import Config, flatten
+from svhn_vae.runs.installation import as_typed, program
 
 MAX_JOBS = 10_000  # of a command; all are composed before the first begins
 LAUNCHER = "hydra/launcher"
@@ -64,6 +68,21 @@ def jobs_of(
     with composing():
         composer = Composer(config_name, config_dir)
         return [composer.job(job) for job in composer.overrides_of_jobs(words, is_sweep=is_sweep)]
+
+
+def from_command_line(config_name: str, description: str | None, *, is_run: bool = False) -> DictConfig:
+    """The checked configuration of a command that was typed as KEY=VALUE ..., see `configured`. Raises UserError."""
+    parser = argparse.ArgumentParser(
+        prog=program(),
+        description=as_typed(inspect.cleandoc(description or "")),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for train.py")
+    asked, flags = parser.parse_known_args()
+    if flags:
+        raise UserError(f"{flags[0]} is no option here: expected KEY=VALUE, and -m is of train alone")
+    quiet()
+    return configured(config_name, asked.overrides, is_run=is_run)
 
 
 def configured(config_name: str, words: list[str], *, is_run: bool = False) -> DictConfig:

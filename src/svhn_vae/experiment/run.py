@@ -34,7 +34,7 @@ from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.identity import Config, identity
+from svhn_vae.runs.identity import Config, flatten
 from svhn_vae.runs.installation import commit
 from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
 from svhn_vae.seeds import Stream, derive_seed
@@ -145,12 +145,15 @@ def callback(trainer: L.Trainer, kind: type) -> Any:
 
 
 def announce_hyperparameters(job: Job) -> None:
-    """To TensorBoard: the choices, and what was typed or swept."""
-    settings = {**identity(job.config), **job.choices}
-    shown = (*job.choices, "seed", *job.typed)
-    values = {key: settings[key] for key in shown if isinstance(settings.get(key), bool | int | float | str)}
+    """To TensorBoard: what tells the runs of a sweep apart, in the same columns for all of them."""
+    settings = {**flatten(job.config), **job.choices}
     if isinstance(job.trainer.logger, TensorBoard):
-        job.trainer.logger.announce(values)
+        job.trainer.logger.announce({key: in_a_cell(settings.get(key, "deleted")) for key in job.shown})
+
+
+def in_a_cell(value: Any) -> bool | float | str:
+    """TensorBoard leaves out what is no number, truth value or text."""
+    return value if isinstance(value, bool | int | float | str) else "null" if value is None else str(value)
 
 
 def fit_prior(job: Job) -> None:

@@ -26,7 +26,7 @@ from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import locked
 from svhn_vae.runs.folder import RunFolder, note_command, noted_times
-from svhn_vae.runs.identity import Config
+from svhn_vae.runs.identity import Config, is_decisive
 from svhn_vae.runs.installation import command_line
 from svhn_vae.training.callbacks import Progress
 from svhn_vae.training.interruption import INTERRUPTION
@@ -79,6 +79,7 @@ class Sweep:
         self.outcomes: list[Outcome] = []
         self.tables: dict[str, StudyTable] = {}  # study -> its table
         self.left_out: frozenset[str] = frozenset()  # runs that are impossible
+        self.shown: list[str] = []  # the settings that are swept; of a single run, those that are typed
         self.launcher = "basic"
         self.command: Command | None = None  # where the launcher's jobs are in other processes
 
@@ -146,7 +147,7 @@ class Sweep:
 
     def _run_job(self, cfg: DictConfig, folder: RunFolder) -> Outcome:
         try:
-            return run_job(cfg, choices(HydraConfig.get()), folder, self.tables[cfg.study].begin)
+            return run_job(cfg, choices(HydraConfig.get()), folder, self.shown, self.tables[cfg.study].begin)
         finally:
             gc.collect()  # what an error's frames held
             torch.cuda.empty_cache()
@@ -163,6 +164,7 @@ class Sweep:
             self.jobs = []
             return refuse(faults)
         self.left_out = frozenset(job.name for job in self.jobs if job.impossible)
+        self.shown = shown(self.jobs)
         self.launcher = self.jobs[0].launcher if is_sweep else "basic"
         self.tables = {job.settings["study"]: StudyTable(job.settings) for job in self.jobs}
         if self.launcher != "basic" and any(job.settings["trainer"]["strategy"] == "ddp" for job in self.jobs):
@@ -240,6 +242,14 @@ class Sweep:
         listed("interrupted, the same command continues them", names["interrupted"])
         listed("not begun, the same command runs them", names["not begun"])
         listed("left out as impossible", [f"{fault}{self._where(jobs)}" for fault, jobs in impossible.items()])
+
+
+def shown(jobs: list[Job]) -> list[str]:
+    """The settings that are swept, in order; of a single run, those that are typed."""
+    times = Counter(word for job in jobs for word in job.overrides)
+    words = [word for job in jobs for word in job.overrides if times[word] < len(jobs) or len(jobs) == 1]
+    keys = dict.fromkeys(word.lstrip("+~").partition("=")[0] for word in words)
+    return [key for key in keys if is_decisive(key)]
 
 
 def arguments() -> argparse.Namespace:

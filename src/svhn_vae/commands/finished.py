@@ -1,31 +1,25 @@
-"""Scores a finished run again: python src/evaluate.py run=outputs/STUDY/RUN [iw_samples=64] [split=val] [judge=false]
-
-Its figures of test images are those of its result.json, to the last digit on the same device. What that lacks, a bound
-from more samples or a judge's figures, is added to it, as the command that made the run adds it with the same settings.
-"""
-
-# ruff: noqa: E402
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while libraries are imported
+"""What is done with a finished run: evaluate scores it again, generate draws its pictures."""
 
 from pathlib import Path
 
 from hydra import compose
 from omegaconf import DictConfig, ListConfig
 from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
 
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import UserError
 from svhn_vae.evaluation.outliers import outliers, plain_outliers
 from svhn_vae.evaluation.samples import sample_metrics
-from svhn_vae.evaluation.score import SPLITS, Score, lacks, score_run
+from svhn_vae.evaluation.score import Score, lacks, score_run
 from svhn_vae.experiment.build import fit_device, load_data, load_judge
 from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.loading import complete_scores, load_dataset, load_run
-from svhn_vae.experiment.script import run_script
+from svhn_vae.experiment.preflight import from_command_line
 from svhn_vae.model.vae import VAE
+from svhn_vae.pictures.gallery import Subject, draw, possible
+from svhn_vae.pictures.sheet import write_png
 from svhn_vae.report.table import wide_console
 from svhn_vae.runs.files import locked
 from svhn_vae.runs.folder import RunFolder
@@ -44,9 +38,17 @@ MEANING = {
 JUDGED = {"samples": "samples", "noisy_samples": "with the decoder's noise", "validation": "validation images"}
 
 
-def evaluate(cfg: DictConfig) -> None:
-    check(cfg)
-    folder = RunFolder(Path(cfg.run))
+def evaluate() -> None:
+    """Scores a finished run again: python src/evaluate.py run=outputs/STUDY/RUN [iw_samples=64] [split=val]
+
+    Its figures of test images are those of its result.json, to the last digit on the same device. What that lacks, a
+    bound from more samples or a judge's figures, is added to it, as the command that made the run adds it with the same
+    settings.
+    """
+    cfg = from_command_line("evaluate", evaluate.__doc__)
+    if cfg.outliers is not None and not isinstance(cfg.outliers, ListConfig):
+        raise UserError(f"outliers must be a list of files of conf/data, such as [synthetic], got {cfg.outliers}")
+    folder = named_run(cfg)
     vae = load_run(folder.path, fit_device(cfg)).vae
     dataset = load_dataset(folder.path, cfg.data_root, other_images=cfg.other_images)
     is_its_own, result = dataset.digest == folder.result["data"]["digest"], folder.result
@@ -71,20 +73,11 @@ def evaluate(cfg: DictConfig) -> None:
         console.print("added to its result.json", soft_wrap=True)
 
 
-def check(cfg: DictConfig) -> None:
-    """Raises UserError for what cannot be meant."""
+def named_run(cfg: DictConfig) -> RunFolder:
+    """The folder that run=FOLDER names. Raises UserError if it is missing."""
     if cfg.run is None:
         raise UserError("run=FOLDER is missing, a finished run's folder: run=outputs/STUDY/RUN")
-    if cfg.split not in SPLITS:
-        raise UserError(f"split must be one of {', '.join(SPLITS)}, got {cfg.split}")
-    for switch in ("judge", "other_images"):
-        if not isinstance(cfg[switch], bool):
-            raise UserError(f"{switch} must be true or false, got {cfg[switch]}")
-    if cfg.outliers is not None and not isinstance(cfg.outliers, ListConfig):
-        raise UserError(f"outliers must be a list of files of conf/data, such as [synthetic], got {cfg.outliers}")
-    is_count = isinstance(cfg.iw_samples, int) and not isinstance(cfg.iw_samples, bool) and cfg.iw_samples >= 0
-    if cfg.iw_samples is not None and not is_count:
-        raise UserError(f"iw_samples must be a whole number, 0 or more, or null, got {cfg.iw_samples}")
+    return RunFolder(Path(cfg.run))
 
 
 def score_table(title: str, score: Score, baselines: dict[str, float]) -> Table:
@@ -165,9 +158,29 @@ def load_choice(name: str) -> Dataset:
     return load_data(cfg)
 
 
-def main() -> None:
-    run_script("evaluate", __doc__, evaluate)
+def generate() -> None:
+    """Draws pictures of a finished run: python src/generate.py run=outputs/STUDY/RUN pictures=[samples,analogies]
+
+    They lie in its figures/ folder and in its TensorBoard, under generated/.
+    """
+    cfg = from_command_line("generate", generate.__doc__)
+    folder = named_run(cfg)
+    vae = load_run(folder.path).vae
+    names = chosen(cfg.pictures, possible(vae))
+    dataset = load_dataset(folder.path, cfg.data_root, other_images=False)
+    subject = Subject(vae, dataset, folder.path.resolve().name, cfg.seed, cfg.temperature)
+    with SummaryWriter(folder.path / "tensorboard") as board:
+        for name in names:
+            picture, path = draw(subject, name), folder.figures / f"{name}.png"
+            write_png(picture, path)
+            board.add_image(f"generated/{name}", picture, cfg.seed, dataformats="HWC")
+            print(path, flush=True)
 
 
-if __name__ == "__main__":
-    main()
+def chosen(wanted: str | list[str] | None, there_are: list[str]) -> list[str]:
+    """Raises UserError if a picture is wanted that there is not."""
+    names = [wanted] if isinstance(wanted, str) else list(wanted or there_are)
+    for name in names:
+        if name not in there_are:
+            raise UserError(f"pictures must be among {', '.join(there_are)}, those of this run, got {name}")
+    return names
