@@ -66,7 +66,7 @@ def test_a_search_end_to_end(tmp_path):
     trials = json.loads((folder / "search.json").read_text(encoding="utf-8"))["trials"]
     assert len({json.dumps(one["params"]) for one in trials}) == len(list(folder.glob("dense-*"))) == 3
     assert command("report", tmp_path, str(folder)).returncode == 0
-    assert "Trials of the search" in (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert 'id="search"' in (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert (folder / "report" / "figures" / "search.svg").is_file()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.attempt import quiet
@@ -70,7 +70,7 @@ def plan(words: list[str]) -> tuple[Any, dict[str, Any], list[str], Path]:
                 searched[override.get_key_element()] = distribution(override)
             elif word.split("=")[0] not in OWN:
                 fixed.append(word)
-        except (OverrideParseException, ValueError) as error:  # Hydra's, and Optuna's of an interval without numbers
+        except (HydraException, ValueError) as error:  # Hydra's, and Optuna's of an interval without numbers
             raise UserError(f"{word}: {error}") from None
     return settings, searched, fixed, check(searched, fixed)
 

@@ -64,8 +64,8 @@ def write_report(study: Path) -> Path:
     """Writes the report of all that the study's folder holds so far, and returns the page; a report that was there is
     replaced file by file."""
     runs, asked = read_runs(study), read_json(study / "study.json")
-    groups = by_test_images(runs).items()
-    sections = [section(study, title, group, f"data{place}") for place, (title, group) in enumerate(groups, 1)]
+    sections = [section(study, title, group, f"data{place}")
+                for place, (title, group) in enumerate(by_test_images(runs).items(), 1)]  # fmt: skip
     asked |= {name: asked[name] if isinstance(asked.get(name), list) else [] for name in ("commands", "hypotheses")}
     tested = [
         (one, effect_text(one.effect) if one.effect else "", verdict_drawing(one, f"verdict-{place:02}"))
@@ -80,7 +80,7 @@ def write_report(study: Path) -> Path:
         "commands": [one for one in asked["commands"] if isinstance(one, dict) and "command" in one],
         "sections": sections,
         "verdicts": tested,
-        "search": (searched := search_drawing(study)),
+        "search": search_drawing(study),
         "unfinished": [(run, label_of[run.name]) for run in runs if not run.result],
         "written": time.time(),
         "state": state(runs),
@@ -95,9 +95,8 @@ def write_report(study: Path) -> Path:
     }
     report, environment = study / "report", templates()
     drawings = [one for part in sections for one in (*part["sides"], *part["curves"])]
-    write_figures(
-        report / "figures", [*drawings, *(drawn for *_, drawn in tested if drawn), *([searched] if searched else [])]
-    )
+    drawings += [one for one in (*(drawn for *_, drawn in tested), context["search"]) if one]
+    write_figures(report / "figures", drawings)
     write_text(report / "results.csv", results(runs, label_of))
     for template, name in (("report.md.j2", "report.md"), ("page.html.j2", "index.html")):
         write_text(report / name, environment.get_template(template).render(context))
