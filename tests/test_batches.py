@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA as SklearnPCA
 
 from conftest import composed, in_batches
 from svhn_vae.data import batches, module
+from svhn_vae.data.augmentation import Augmentation
 from svhn_vae.data.batches import EvaluationBatches, LazyProjection, TrainingBatches, dequantise
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, LabelledImages
@@ -60,6 +61,7 @@ def chunks_of_ten(monkeypatch):
 
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:
     usual = {"batch_size": 4, "per_step": 1, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0}
+    usual["augmentation"] = Augmentation(share=0.0, shift=2, light=0.1)
     return TrainingBatches(images, representation, epoch=epoch, **usual | settings)
 
 

@@ -17,7 +17,7 @@ from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.evaluation.baselines import gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.samples import generated, judge_scores, references, sample_metrics
+from svhn_vae.evaluation.samples import generated, judge_scores, posterior_predictive, references, sample_scores
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.model.elbo import bits_per_dim
@@ -100,7 +100,7 @@ def test_a_judge_is_asked_about_samples_and_analogies(dataset):
     judge.accuracy.fill_(0.75)
     judge.temperature.fill_(1e-3)  # sure of all that it says
     state = torch.get_rng_state()
-    found = sample_metrics(vae, dataset, judge)
+    found, checks = sample_scores(vae, dataset, judge)
     assert torch.equal(torch.get_rng_state(), state)
     assert found["judge/accuracy"] == 0.75
     assert {name.partition("/")[0] for name in found} == {
@@ -112,7 +112,9 @@ def test_a_judge_is_asked_about_samples_and_analogies(dataset):
     due = {name: value for name, value in judge_scores(judge, means, against).items() if math.isfinite(value)}
     assert {name: found[f"samples/{name}"] for name in due} == due
     assert found["noisy_samples/frechet"] != found["samples/frechet"]
-    assert sample_metrics(vae, dataset, judge) == found
+    assert sample_scores(vae, dataset, judge) == (found, checks)
+    assert list(checks) == ["test", "samples", "noisy_samples"]
+    assert checks["samples"] == posterior_predictive(means)
 
 
 def test_without_samples_there_is_no_curve(dataset):
@@ -240,6 +242,7 @@ def test_the_script_adds_what_the_result_lacks(unjudged, tmp_path):
     after = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert set(after["metrics"]) >= JUDGED
     assert after["metrics"]["test/iw_k"] == 7
+    assert len(after["details"]["posterior_predictive"]["samples"]["spectrum"]) == 16
     assert [point["k"] for point in after["details"]["iw_curve"]] == [1, 2, 4, 7]
     assert load_file(run / "per_image.safetensors")["iw_elbo"].mean().item() == pytest.approx(
         after["metrics"]["test/iw_elbo"], rel=1e-5

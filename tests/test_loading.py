@@ -73,6 +73,14 @@ CONFIG["prior"] = {"_target_": "svhn_vae.model.prior.Mixture", "num_components":
 NAMES = tuple(malice.configurations(CONFIG, Path("nowhere")))
 
 
+def test_a_setting_that_is_newer_than_the_run_is_as_shipped(tmp_path):
+    cfg = composed("prior=gaussian_mixture")
+    OmegaConf.set_struct(cfg, False)
+    shipped = cfg.prior.pop("num_draws")
+    OmegaConf.save(OmegaConf.masked_copy(cfg, ["prior", "seed"]), tmp_path / "config.yaml")
+    assert trusted(tmp_path / "config.yaml", "prior").prior == {**cfg.prior, "num_draws": shipped}
+
+
 @pytest.fixture
 def run(tmp_path):
     return shutil.copytree(OLD / "conv", tmp_path / "run")

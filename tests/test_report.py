@@ -252,7 +252,8 @@ def test_a_study_of_the_number_of_training_images_is_one_table(study):
     """They are a factor like any other: only the test images must be the same."""
     for limit in (1000, 2000, 4000):
         data = {**SVHN, "digest": f"all{limit}", "train_digest": f"train{limit}", "test_digest": "same"}
-        path = write_done(study, f"limit{limit}", bits=3.5 - limit / 4000, data=data) / "result.json"
+        data["num_train"], known = limit, {"uniform": 8.0, "PPCA, K = 500": 6.0 - limit / 2000}
+        path = write_done(study, f"limit{limit}", bits=3.5 - limit / 4000, data=data, baselines=known) / "result.json"
         config = {**CONFIG, **setting("data", limit=limit)}
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"config": config}), encoding="utf-8")
     write_status(study, "failed", "failed", data="all1000")
@@ -260,6 +261,8 @@ def test_a_study_of_the_number_of_training_images_is_one_table(study):
     assert [row[0] for row in rows(printed(study)) if "limit" in row[0]] == [
         "data.limit=4000", "data.limit=2000", "data.limit=1000",
     ]  # fmt: skip
+    without = [row[0] for row in rows(printed(study)) if row[0].startswith("(-)")]
+    assert without == [*(f"(-)PPCA,K=500,{num}trainingimages" for num in (4000, 2000, 1000)), "(-)uniform"]
 
 
 # --- the table ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from svhn_vae.evaluation.samples import posterior_predictive
 from svhn_vae.pictures.sheet import captioned, grid, write_png
 from svhn_vae.report import plots
 from svhn_vae.report.collect import read_runs, variants
@@ -162,3 +163,26 @@ def test_a_plot_is_shown_whole(tmp_path):
 def test_no_picture_no_uri(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     assert webp(tmp_path / "a.png", 4) == webp(tmp_path / "missing.png", 4) == ""
+
+
+# --- posterior predictive checks ------------------------------------------------------------------------------------
+
+
+def test_checks_are_drawn_of_the_runs_that_have_them(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in (100, 500):
+        folder = write_run(tmp_path, f"k{k}", **setting("pca", n_components=k))
+        kinds = {kind: posterior_predictive(torch.from_numpy(rng.integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)))
+                 for kind in ("test", "samples", "noisy_samples")}  # fmt: skip
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        if k == 100:
+            result["details"] = {"posterior_predictive": kinds}
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    found = plots.predictive_checks(variants(read_runs(tmp_path)), "data1")
+    assert [one.name for one in found] == [f"data1-check-{of}" for of in ("spectrum", "histograms", "moments")]
+    assert all(COLOURS[0] in one.svg and COLOURS[1] not in one.svg for one in found)
+    figure = Figure()
+    plots._draw_spectra(figure, {0: kinds})
+    [shown] = [line for line in figure.axes[1].lines if line.get_color() == COLOURS[0]]
+    assert shown.get_ydata() == pytest.approx(kinds["noisy_samples"]["spectrum"])
+    assert plots.predictive_checks(variants(read_runs(tmp_path))[1:], "data1") == []

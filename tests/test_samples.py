@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.linalg import sqrtm
 
 from svhn_vae.evaluation import samples as module
@@ -17,6 +18,7 @@ from svhn_vae.evaluation.samples import (
     judge_scores,
     memorised,
     nearest,
+    posterior_predictive,
     share_among,
     to_levels,
 )
@@ -166,3 +168,33 @@ def test_judge_scores_are_of_the_samples():
 def test_generated_pixels_have_the_levels_of_images():
     x = torch.tensor([-0.5, 0.0, 0.5 / 256, 255 / 256, 0.9999, 1.0, 7.0])
     assert to_levels(x).tolist() == [0, 0, 0, 255, 255, 255, 255]
+
+
+# --- posterior predictive checks ------------------------------------------------------------------------------------
+
+
+def test_moments_and_histograms_are_those_of_the_pixels():
+    images = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8) // torch.tensor([1, 2, 4])[:, None, None]
+    found, channels = posterior_predictive(images), images.transpose(0, 1).flatten(1).numpy() / 256
+    due = [channels.mean(1), channels.std(1), stats.skew(channels, axis=1), stats.kurtosis(channels, axis=1)]
+    np.testing.assert_allclose(found["moments"], due, rtol=1e-4, atol=1e-5)
+    counts = [[(of // (1 / 32) == at).mean() for at in range(32)] for of in channels]
+    np.testing.assert_allclose(found["histograms"], counts, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cycles", [1, 5, 16])
+def test_a_wave_has_all_its_power_at_its_frequency(cycles):
+    wave = 128 + 100 * torch.cos(2 * torch.pi * cycles * torch.arange(32) / 32)
+    [*spectrum] = posterior_predictive(wave.round().byte().expand(4, 3, 32, 32))["spectrum"]
+    assert np.argmax(spectrum) == cycles - 1
+    assert max(spectrum[: cycles - 1] + spectrum[cycles:], default=0) < 0.01 * spectrum[cycles - 1]
+
+
+def test_the_spectrum_of_noise_is_flat_and_its_level_the_variance():
+    noise = torch.randint(0, 256, (500, 1, 32, 32), dtype=torch.uint8)
+    np.testing.assert_allclose(posterior_predictive(noise)["spectrum"], 1 / 12, rtol=0.15)
+
+
+def test_images_of_one_colour_have_finite_checks():
+    found = posterior_predictive(torch.full((5, 3, 32, 32), 77, dtype=torch.uint8))
+    assert np.isfinite([*found["spectrum"], *np.ravel(found["moments"]), *np.ravel(found["histograms"])]).all()

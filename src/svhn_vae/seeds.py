@@ -25,6 +25,7 @@ class Stream(IntEnum):
     IMPORTANCE_SAMPLES = 8
     PRIOR = 9
     SHARD = 10
+    AUGMENTATION = 11
 
 
 def derive_seed(stream: Stream, *place: int) -> int:

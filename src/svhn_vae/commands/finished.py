@@ -11,7 +11,7 @@ from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset
 from svhn_vae.errors import UserError
 from svhn_vae.evaluation.outliers import outliers, plain_outliers
-from svhn_vae.evaluation.samples import sample_metrics
+from svhn_vae.evaluation.samples import sample_scores
 from svhn_vae.evaluation.score import Score, lacks, score_run
 from svhn_vae.experiment.build import fit_device, load_data, load_judge
 from svhn_vae.experiment.configuration import composing
@@ -62,7 +62,7 @@ def evaluate() -> None:
         console.print(curve_table(score))
     judge = load_judge(cfg, dataset) if cfg.judge else None
     if judge is not None:
-        metrics = sample_metrics(vae, dataset, judge)
+        metrics = sample_scores(vae, dataset, judge).metrics
         console.print(judge_table(metrics, len(dataset.test.labels)))
         console.print(notes_on(metrics), soft_wrap=True)
     if cfg.outliers is not None and vae.variance.is_density:

@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from svhn_vae.data.augmentation import Augmentation
 from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Features, Representation
 from svhn_vae.model.covariance import NUM_LEVELS
@@ -122,6 +123,7 @@ class TrainingBatches:
         *,
         batch_size: int,
         per_step: int | None,
+        augmentation: Augmentation,
         add_noise: bool,
         epochs_per_noise: int,
         shuffle: bool,
@@ -132,7 +134,7 @@ class TrainingBatches:
             raise UserError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
         if epochs_per_noise < 1:
             raise UserError(f"epochs_per_noise must be at least 1, got {epochs_per_noise}")
-        self.images, self.representation = images, representation
+        self.images, self.representation, self.augmentation = images, representation, augmentation
         if per_step is not None and per_step < 1:
             raise UserError(f"updates_per_step must be at least 1, or null, got {per_step}")
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
@@ -190,7 +192,8 @@ class TrainingBatches:
 
     def _features(self, indices: Tensor, seed: int) -> Features:
         """The noise is drawn on the representation's device."""
-        return self.representation(self._to_x(self._pixels_on_device[indices], seed))
+        images = self.augmentation(self._pixels_on_device[indices], derive_seed(Stream.AUGMENTATION, seed))
+        return self.representation(self._to_x(images, seed))
 
     @property
     def _device(self) -> torch.device:

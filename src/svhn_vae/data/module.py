@@ -7,6 +7,7 @@ import lightning as L  # noqa: N812  its usual name
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from svhn_vae.data.augmentation import Augmentation
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, every_nth
 from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
@@ -44,6 +45,7 @@ class DataModule(L.LightningDataModule):
         *,
         batch_size: int,
         updates_per_step: int | None,
+        augmentation: Augmentation,
         dequantise: bool,
         epochs_per_noise: int,
         shuffle: bool,
@@ -55,7 +57,7 @@ class DataModule(L.LightningDataModule):
         self.source, self.representation, self.cache = source, representation, cache
         self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
         self.updates_per_step, self.shuffle, self.seed = updates_per_step, shuffle, seed
-        self.fit_device = fit_device
+        self.augmentation, self.fit_device = augmentation, fit_device
         self.dataset: Any = None  # a Dataset, from `setup` on
 
     def setup(self, stage: str | None = None) -> None:
@@ -82,6 +84,7 @@ class DataModule(L.LightningDataModule):
             self.representation,
             batch_size=self.batch_size // num,
             per_step=self.updates_per_step,
+            augmentation=self.augmentation,
             add_noise=self.dequantise,
             epochs_per_noise=self.epochs_per_noise,
             shuffle=self.shuffle,

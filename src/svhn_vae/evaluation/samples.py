@@ -30,6 +30,7 @@ MAX_PAIRS = 20_000_000  # held at a time: 160 MB
 MAX_KNOWN = 100_000  # training images that samples may be copies of
 BATCH = 250  # images generated at a time
 NUM_NEIGHBOURS = 3  # k of precision and recall
+MAX_CHECKED, NUM_BINS = 2_000, 32  # images in a posterior predictive check, and bins of its histograms
 
 
 class References(NamedTuple):
@@ -40,19 +41,48 @@ class References(NamedTuple):
     train: Tensor  # (N, F), features of training images
 
 
-def sample_metrics(vae: VAE, dataset: Dataset, judge: Judge) -> dict[str, float]:
+class SampleScores(NamedTuple):
+    metrics: dict[str, float]  # by the judge
+    checks: dict[str, dict[str, list]]  # without one: what `posterior_predictive` says of samples and of test images
+
+
+def sample_scores(vae: VAE, dataset: Dataset, judge: Judge) -> SampleScores:
     """The judge's figures of samples without and with the decoder's noise, of validation images, which are real, and
     of analogies. The same at every call; worth no more than the judge, whose own figures stand beside."""
     num, (against, of_validation) = len(dataset.test.labels), references(judge, dataset)
+    made = {"samples": generated(vae, num, noisy=False), "noisy_samples": generated(vae, num, noisy=True)}
     rows = to_levels(analogy_rows(Subject(vae, dataset, "", seed=0, temperature=1.0))).cpu()
     found = {
-        "samples": judge_scores(judge, generated(vae, num, noisy=False), against),
-        "noisy_samples": judge_scores(judge, generated(vae, num, noisy=True), against),
+        **{kind: judge_scores(judge, images, against) for kind, images in made.items()},
         "validation": of_validation,
         "analogies": agreement(judge, rows[:, 0], rows[:, 1:]),
     }
     named = {f"{kind}/{name}": value for kind, scores in found.items() for name, value in scores.items()}
-    return {name: value for name, value in (named | judge.metrics).items() if math.isfinite(value)}
+    metrics = {name: value for name, value in (named | judge.metrics).items() if math.isfinite(value)}
+    return SampleScores(
+        metrics,
+        {kind: posterior_predictive(images) for kind, images in ({"test": dataset.test.images} | made).items()},
+    )
+
+
+def posterior_predictive(images: Tensor) -> dict[str, list]:
+    """What needs no judge, of images (N, C, H, H) uint8: the power spectrum of their grey values, by the frequency in
+    cycles per image from 1 on, the mean over directions and images; mean, standard deviation, skewness and excess
+    kurtosis of each channel's pixels (4, C); and the share of these in each bin of 256 / NUM_BINS levels (C, NUM_BINS).
+    """
+    x = every_nth(images, MAX_CHECKED).float() / NUM_LEVELS
+    height, grey = x.shape[-1], x.mean(1)
+    power = torch.fft.fft2(grey).abs().square().mean(0) / height**2
+    cycles = torch.fft.fftfreq(height, 1 / height)
+    radius = torch.hypot(cycles[:, None], cycles).round().long().flatten()
+    spectrum = (torch.bincount(radius, power.flatten()) / torch.bincount(radius))[1 : height // 2 + 1]
+    pixels = x.transpose(0, 1).flatten(1).double()
+    mean, stddev = pixels.mean(1), pixels.std(1, correction=0)
+    z = (pixels - mean[:, None]) / stddev[:, None].clamp(min=1e-6)  # images may be of one colour
+    moments = torch.stack([mean, stddev, z.pow(3).mean(1), z.pow(4).mean(1) - 3])
+    histograms = torch.stack([torch.histc(channel, NUM_BINS, 0, 1) for channel in pixels]) / pixels.shape[1]
+    found = {"spectrum": spectrum, "moments": moments, "histograms": histograms}
+    return {name: of.double().mul(1e6).round().div(1e6).tolist() for name, of in found.items()}  # enough for a plot
 
 
 def to_levels(x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from svhn_vae.evaluation.bound import (
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.latents import linear_probe, of_the_aggregate
-from svhn_vae.evaluation.samples import reconstruction_metrics, round_trip_metrics, sample_metrics
+from svhn_vae.evaluation.samples import reconstruction_metrics, round_trip_metrics, sample_scores
 from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim
 from svhn_vae.model.networks.interface import OneLevel
 from svhn_vae.model.vae import VAE
@@ -200,5 +200,6 @@ def completed(
         metrics |= {f"test/{name}": value for name, value in weighted.metrics.items()}
         details["iw_curve"], columns = weighted.curve, weighted.per_image
     if judge is not None:
-        metrics |= sample_metrics(vae, splits.dataset, judge)
+        scores = sample_scores(vae, splits.dataset, judge)
+        metrics, details["posterior_predictive"] = metrics | scores.metrics, scores.checks
     return {**result, "metrics": metrics, "details": details}, columns

@@ -201,6 +201,7 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         vae.representation,
         batch_size=cfg.batch_size,
         updates_per_step=1 if is_one_per_step(cfg) else cfg.updates_per_step,
+        augmentation=make("augmentation", cfg.augmentation),
         dequantise=cfg.dequantise,
         epochs_per_noise=cfg.epochs_per_noise,
         shuffle=cfg.shuffle,

@@ -107,7 +107,19 @@ def own(config: Path, group: str, content: Any) -> dict[str, Any]:
     for value in strings(values):
         if "${" in value or (value.startswith("_") and value.endswith("_")):
             raise UserError(f"{config}: {group} must hold plain values below its class, got {value}")
-    return {"_target_": known[name], **values}
+    return {"_target_": known[name], **shipped(group, known[name]), **values}
+
+
+def shipped(group: str, target: str) -> dict[str, Any]:
+    """The plain settings of a class as conf/ ships them, for a run that is older than one of them."""
+    found: dict[str, Any] = {}
+    for path in sorted((CONF / group).glob("*.yaml"), reverse=True):
+        file: Any = OmegaConf.to_container(OmegaConf.load(path))
+        settings = file.get(group, file)
+        if settings.get("_target_") == target:
+            found |= {key: value for key, value in settings.items() if key != "_target_" and "${" not in str(value)}
+    found.pop("defaults", None)
+    return found
 
 
 def registered(group: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.latents import posteriors_of
-from svhn_vae.evaluation.samples import sample_metrics
+from svhn_vae.evaluation.samples import sample_scores
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.experiment.build import Job
 from svhn_vae.experiment.processes import PROCESSES
@@ -84,7 +84,8 @@ def train_and_score(job: Job) -> Config:
     folder.check_there()
     others = folder.facts["learnt"] | bound_of(job, "seen")
     if job.judge is not None and (judge := job.judge(job.data.dataset)) is not None:
-        others |= sample_metrics(job.module.vae, job.data.dataset, judge)
+        scores = sample_scores(job.module.vae, job.data.dataset, judge)
+        others, score.details["posterior_predictive"] = others | scores.metrics, scores.checks
     result = result_of(job, val | others, score, folder.facts["cost"])
     folder.check_there()
     write_json(folder.path / "result.json", result)

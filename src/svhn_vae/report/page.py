@@ -25,6 +25,7 @@ from svhn_vae.report.plots import (
     NUM_OTHERS,
     Drawing,
     learning_curves,
+    predictive_checks,
     search_drawing,
     sides,
     verdict_drawing,
@@ -94,7 +95,7 @@ def write_report(study: Path) -> Path:
         "num_grey": NUM_OTHERS,
     }
     report, environment = study / "report", templates()
-    drawings = [one for part in sections for one in (*part["sides"], *part["curves"])]
+    drawings = [one for part in sections for one in (*part["sides"], *part["checks"], *part["curves"])]
     drawings += [one for one in (*(drawn for *_, drawn in tested), context["search"]) if one]
     write_figures(report / "figures", drawings)
     write_text(report / "results.csv", results(runs, label_of))
@@ -121,6 +122,7 @@ def section(study: Path, title: str, runs: Sequence[Run], name: str) -> dict[str
             (uri for one in finished if (uri := webp(_sheet(study, one, "data"), ROWS_OF_MANY))), ""
         ),
         "sheets": sheets(study, finished, PICTURES),
+        "checks": predictive_checks(found, name),
         "plots": sheets(study, finished, PLOTS),
         "differing": differing_keys,
         "settings": [(one.label, _texts(one, differing_keys)) for one in found],

@@ -88,7 +88,7 @@ def drawing(
 def line_of(place: int) -> dict:
     """Of the variant at this place of the ranking."""
     if place >= MAX_SHOWN:
-        return {"color": GREY, "alpha": 0.4, "zorder": 1}
+        return {"color": GREY, "alpha": 0.6, "zorder": 1}
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)]}
 
 
@@ -142,7 +142,7 @@ def _draw_rate(figure: Figure, coded: Mapping[int, tuple[float, float]]) -> None
     axes.set(xlabel="rate: KL, bits/dim", ylabel="distortion: all else, bits/dim")
     x = np.array(axes.get_xlim())  # which the lines below would widen
     axes.autoscale(False)
-    for total in MaxNLocator(7).tick_values(sum(axes.get_ylim()) / 2 + x[0], sum(axes.get_ylim()) / 2 + x[1]):
+    for total in MaxNLocator(7).tick_values(*np.add(x, axes.get_ylim())):
         axes.plot(x, total - x, color=GREY, linewidth=0.5, alpha=0.5, zorder=0)
 
 
@@ -152,6 +152,67 @@ def _marker(at: int) -> str:
 
 def _finite(value: float) -> float:
     return value if math.isfinite(value) else 0.0
+
+
+# --- posterior predictive checks ------------------------------------------------------------------------------------
+
+KINDS = {"samples": "the decoder's mean", "noisy_samples": "with the decoder's noise"}
+CHECKS = {
+    "spectrum": "Power spectrum of grey values, over the frequency. Black: test images.",
+    "histograms": "Shares of pixels by their level, for each channel. Grey: test images.",
+    "moments": "Moments of pixels, by channel; filled: the decoder's mean, hollow: with its noise. Black: test images.",
+}
+CHANNELS = ("red", "green", "blue")
+MOMENTS = ("mean", "standard deviation", "skewness", "excess kurtosis")
+
+
+def predictive_checks(found: Sequence[Variant], prefix: str) -> list[Drawing]:
+    """What samples have in common with test images, by no judge: of the first run of each variant that has them."""
+    read = [one.runs[0].result.get("details") or {} if one.runs else {} for one in found[:MAX_SHOWN]]
+    known = {at: of["posterior_predictive"] for at, of in enumerate(read) if "posterior_predictive" in of}
+    draw = {"spectrum": _draw_spectra, "histograms": _draw_histograms, "moments": _draw_moments}
+    return [
+        drawing(lambda figure, of=of: draw[of](figure, known), f"{prefix}-check-{of}", what, f"Samples' {of}: {what}")
+        for of, what in CHECKS.items()
+        if known
+    ]
+
+
+def _draw_spectra(figure: Figure, known: Mapping[int, Mapping]) -> None:
+    for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
+        for at, of in known.items():
+            axes.plot(np.arange(len(of[kind]["spectrum"])) + 1, of[kind]["spectrum"], linewidth=0.9, **line_of(at))
+        due = next(iter(known.values()))["test"]["spectrum"]
+        axes.plot(np.arange(len(due)) + 1, due, color="#000000", linewidth=1.8, zorder=0)
+        axes.set(title=title, xlabel="cycles per image", xscale="log", yscale="log")
+    figure.axes[0].set_ylabel("power")
+
+
+def _draw_histograms(figure: Figure, known: Mapping[int, Mapping]) -> None:
+    due = next(iter(known.values()))["test"]["histograms"]
+    grid = figure.subplots(2, len(due), sharex=True, sharey=True, squeeze=False)
+    for row, (kind, title) in zip(grid, KINDS.items(), strict=True):
+        for channel, axes in enumerate(row):
+            levels = np.linspace(0, 256, len(due[channel]) + 1)
+            axes.stairs(due[channel], levels, fill=True, color=GREY, alpha=0.35)
+            for at, of in known.items():
+                axes.stairs(of[kind]["histograms"][channel], levels, linewidth=0.8, **line_of(at))
+            axes.set(xticks=[0, 128, 256], yticks=[], ylim=(0, 2 * np.max(due)))
+        row[0].set_ylabel(title)
+    for axes, name in zip(grid[0], CHANNELS, strict=False):
+        axes.set_title(name if len(due) > 1 else "")
+
+
+def _draw_moments(figure: Figure, known: Mapping[int, Mapping]) -> None:
+    due = np.array(next(iter(known.values()))["test"]["moments"])
+    channels = np.arange(due.shape[1])
+    for moment, axes in enumerate(figure.subplots(2, 2).flat):
+        axes.hlines(due[moment], channels - 0.4, channels + 0.4, color="#000000", linewidth=1.5)
+        for place, (at, of) in enumerate(known.items()):
+            shift, colour = 0.7 * (place + 0.5) / len(known) - 0.35, line_of(at)["color"]
+            for kind, fill in zip(KINDS, (colour, "none"), strict=True):
+                axes.plot(channels + shift, of[kind]["moments"][moment], _marker(at), color=colour, mfc=fill, ms=3)
+        axes.set(title=MOMENTS[moment], xticks=channels, xticklabels=CHANNELS[: len(channels)])
 
 
 # --- learning curves ------------------------------------------------------------------------------------------------
@@ -312,5 +373,5 @@ def draw_verdict(figure: Figure, verdict: Verdict, rows: Mapping[str, int]) -> N
         reach = [[_finite(mean - low)], [_finite(high - mean)]]
         effect.errorbar([mean], [0], xerr=reach, fmt="o", color="#000000", markersize=4, capsize=4)
     effect.set(ylim=(-1, 1), xlabel="better by", title=verdict.verdict, yticks=[])
-    for axes in (runs, effect):
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+    runs.xaxis.set_major_locator(MaxNLocator(5))
+    effect.xaxis.set_major_locator(MaxNLocator(3))

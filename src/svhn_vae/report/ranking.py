@@ -106,9 +106,13 @@ def front(found: Sequence[Variant]) -> list[str]:
 
 
 def baselines(runs: Sequence[Run]) -> list[tuple[str, float]]:
-    """Name and bits/dim of every model without a network, the best first."""
-    found = {(name, run.number("baselines", name)) for run in runs for name in run.result.get("baselines") or ()}
-    return sorted((one for one in found if math.isfinite(one[1])), key=lambda named: named[1])
+    """Name and bits/dim of every model without a network, the best first; with the number of training images where it
+    was fitted to several sets of them."""
+    found = {(name, run.number("baselines", name), run.result["data"].get("num_train"))
+             for run in runs for name in run.result.get("baselines") or ()}  # fmt: skip
+    times = Counter(name for name, _ in {(name, bits) for name, bits, _ in found})
+    named = {(f"{name}, {num} training images" if times[name] > 1 else name, bits) for name, bits, num in found}
+    return sorted((one for one in named if math.isfinite(one[1])), key=lambda one: one[1])
 
 
 def own_baseline(variant: Variant) -> tuple[str, float] | None:

@@ -58,15 +58,19 @@ class FittedPrior(Prior):
 
 
 class GaussianMixture(FittedPrior):
-    """K Gaussians with full covariances, by scikit-learn's EM, on one draw of each posterior.
+    """K Gaussians with full covariances, by scikit-learn's EM.
 
-    num_components: K, or fewer where a component would have fewer than Z images.
+    num_components: K, or fewer where a component would have fewer than Z draws.
+    num_draws: of each posterior, to fit it on: they keep a component of few images as wide as their posteriors.
     floor: added to the covariances' diagonals; the posterior's own variance is in the draws.
     """
 
-    def __init__(self, networks: OneLevel, *, num_components: int, floor: float, max_iterations: int) -> None:
-        super().__init__("gaussian_mixture", networks, num_components=num_components)
-        self.max_components, self.floor, self.max_iterations = num_components, floor, max_iterations
+    def __init__(
+        self, networks: OneLevel, *, num_components: int, num_draws: int, floor: float, max_iterations: int
+    ) -> None:
+        super().__init__("gaussian_mixture", networks, num_components=num_components, num_draws=num_draws)
+        self.max_components, self.num_draws = num_components, num_draws
+        self.floor, self.max_iterations = floor, max_iterations
         self.log_weights: Tensor
         self.mean: Tensor
         self.factor: Tensor
@@ -78,7 +82,9 @@ class GaussianMixture(FittedPrior):
     def learn(self, mean: Tensor, log_variance: Tensor) -> None:
         from sklearn import exceptions, mixture  # takes a second to import, and most runs do without
 
-        z = (mean + (0.5 * log_variance).exp() * torch.randn_like(mean)).double().cpu().numpy()
+        sigma = (0.5 * log_variance).exp()
+        draws = [mean + sigma * torch.randn_like(mean) for _ in range(self.num_draws)]
+        z = torch.cat(draws).double().cpu().numpy()
         num, seed = max(1, min(self.max_components, len(z) // self.latent_dim)), int(torch.randint(2**31, ()))
         settings = {"reg_covar": self.floor, "max_iter": self.max_iterations, "random_state": seed}
         with warnings.catch_warnings():
