@@ -94,13 +94,12 @@ def write_report(study: Path) -> Path:
         "max_shown": MAX_SHOWN,
         "num_grey": NUM_OTHERS,
     }
-    report, environment = study / "report", templates()
     drawings = [one for part in sections for one in (*part["sides"], *part["checks"], *part["curves"])]
-    drawings += [one for one in (*(drawn for *_, drawn in tested), context["search"]) if one]
-    write_figures(report / "figures", drawings)
+    drawings += [drawn for drawn in (*(one[-1] for one in tested), context["search"]) if drawn]
+    write_figures((report := study / "report") / "figures", drawings)
     write_text(report / "results.csv", results(runs, label_of))
     for template, name in (("report.md.j2", "report.md"), ("page.html.j2", "index.html")):
-        write_text(report / name, environment.get_template(template).render(context))
+        write_text(report / name, templates().get_template(template).render(context))
     return report / "index.html"
 
 
