@@ -17,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from numpy.typing import ArrayLike
 from omegaconf import DictConfig
 
-from svhn_vae.experiment.configuration import CONF, register_resolvers
+from svhn_vae.experiment.configuration import CONF, composing, register_resolvers
+from svhn_vae.experiment.preflight import Composer, Job
 
 # pytest-xdist's workers ignore Ctrl-C, and so would the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,6 +52,18 @@ def composed_once(overrides: tuple[str, ...]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("train", list(overrides), return_hydra_config=True)
+
+
+def shared_jobs_of(words: list[str], *, is_sweep: bool, **_: object) -> list[Job]:
+    """preflight.jobs_of, but all commands share what each would compose for itself."""
+    with composing():
+        composer = shared_composer()
+        return [composer.job(job) for job in composer.overrides_of_jobs(words, is_sweep=is_sweep)]
+
+
+@functools.cache
+def shared_composer() -> Composer:
+    return Composer("train")
 
 
 def in_batches(x: ArrayLike) -> list[torch.Tensor]:

@@ -1,15 +1,13 @@
 """The benchmark measures what it says: the same network, the same number of updates, ratios within a round."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import bare, commands, updates
 from conftest import composed
+from stress.forked import command
 from svhn_vae.experiment.attempt import quiet
 from svhn_vae.experiment.build import build_vae
 
@@ -73,18 +71,11 @@ def test_a_whole_run_is_measured_by_what_it_left(tmp_path):
     assert found["GB of the device's memory"] is None
 
 
-def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    script = Path(__file__).parents[1] / "src" / "bench.py"
-    return subprocess.run(
-        [sys.executable, str(script), *arguments], cwd=folder, capture_output=True, text=True, encoding="utf-8"
-    )
-
-
 def test_the_command_leaves_a_table_and_a_file(tmp_path):
     overrides = "'network_scale=0.03125','batch_size=50','pca.n_components=20'"
     small = f"sizes.demo={{overrides:[{overrides}],images:100,images_on_gpu:100,epochs:1}}"
     alone = ("~sizes.post", "~variants.bf16", "~variants.bf16_compiled")
-    done = bench(tmp_path, "parts=[updates]", "device=cpu", "repeats=2", small, *alone)
+    done = command("bench", tmp_path, "parts=[updates]", "device=cpu", "repeats=2", small, *alone)
     assert done.returncode == 0, done.stderr
     [path] = (tmp_path / "outputs" / "bench").iterdir()
     [row] = json.loads(path.read_text(encoding="utf-8"))["updates"]
@@ -94,10 +85,13 @@ def test_the_command_leaves_a_table_and_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("parts=[updates,nonsense]", "parts must be of"), ("device=tpu", "device must be auto, cpu or cuda, got tpu")],
+    [
+        ("parts=[updates,nonsense]", "parts must be of"),
+        ("device=tpu", "device must be one of auto, cpu, cuda, got tpu"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_line(word, message, tmp_path):
-    done = bench(tmp_path, word)
+    done = command("bench", tmp_path, word)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("failed: ")

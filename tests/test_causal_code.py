@@ -10,8 +10,9 @@ from torch import Tensor
 
 from svhn_vae.data.svhn import read_mat
 from svhn_vae.evaluation import causal as module
-from svhn_vae.evaluation.causal import NEIGHBOURS, CausalCode, CausalRegression, bits_of_code, coloured
+from svhn_vae.evaluation.causal import REACH, CausalCode, bits_of_code, coloured
 from svhn_vae.model.variance.logistic import log_mass_of_level
+from svhn_vae.model.variance.neighbours import CausalRegression, neighbours, offsets, padded
 
 REAL = Path(__file__).parents[2] / "shared" / "svhn"
 HEIGHT, WIDTH = 6, 8  # every kind of border, and an interior
@@ -49,7 +50,7 @@ def test_no_value_is_told_by_itself_or_a_later_one_at_any_pixel(code):
     """By gradients of all that its law is made of, borders included."""
 
     def laws(u: Tensor) -> Tensor:
-        flat = (each.transpose(0, 1).flatten(1) for each in code.predictions(u[None]))
+        flat = (each.transpose(0, 1).flatten(1) for each in code.predictor(u[None]))
         return torch.cat([each.view(3, HEIGHT, WIDTH, -1) for each in code.mixtures(*flat)], dim=3).square().sum(3)
 
     reach = torch.autograd.functional.jacobian(laws, coloured(images(1))[0]) != 0
@@ -68,13 +69,13 @@ def test_what_comes_later_changes_no_probability(code):
 
 
 def masses(code: CausalCode, u: Tensor) -> Tensor:
-    flat = (each.transpose(0, 1).flatten(1) for each in (u, *code.predictions(u)))
+    flat = (each.transpose(0, 1).flatten(1) for each in (u, *code.predictor(u)))
     return code.log_mass(*flat).view(3, HEIGHT, WIDTH)
 
 
 def test_the_256_levels_of_a_value_have_probability_one(code):
     u = coloured(images(1))
-    location, size = (each.transpose(0, 1).flatten(1) for each in code.predictions(u))
+    location, size = (each.transpose(0, 1).flatten(1) for each in code.predictor(u))
     levels = torch.arange(256).double() * 2 / 255 - 1
     each = [code.log_mass(torch.full_like(location, level), location, size) for level in levels.tolist()]
     assert torch.stack(each).double().logsumexp(0).abs().max() < 1e-4
@@ -89,13 +90,14 @@ def test_the_code_is_the_sum_over_values(code):
 
 
 def test_weights_are_numpys_least_squares_of_each_kind_of_border():
-    u, found = coloured(images(400)), CausalRegression(HEIGHT, WIDTH)
+    u, found = coloured(images(400)), CausalRegression(HEIGHT, WIDTH, REACH)
     found.fit([(part, torch.ones_like(part)) for part in u.split(150)])
-    predicted = found.predict(u)
-    assert len(found.kind.unique()) == 4 * 7
+    near = neighbours(padded(u, REACH), REACH)
+    predicted, kinds = found.predict(found.from_neighbours(near), u), found.kinds()
+    assert len(kinds.unique()) == 4 * 7
     for row, column in ((0, 0), (0, 3), (1, 7), (5, 4)):
-        alike = (found.kind == found.kind[row, column]).nonzero().tolist()
-        inside = [(-up, across) for up, across in NEIGHBOURS if row >= up and 0 <= column + across < WIDTH]
+        alike = (kinds == kinds[row, column]).nonzero().tolist()
+        inside = [(-up, across) for up, across in offsets(REACH) if row >= up and 0 <= column + across < WIDTH]
         for colour in range(3):
             x = np.concatenate([design(u, *place, inside, colour) for place in alike])
             y = np.concatenate([u[:, colour, r, c] for r, c in alike])

@@ -277,19 +277,11 @@ def test_the_command_trains_and_then_finds(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("judge.epoch=1", "judge.epoch"),
-        ("judge.learning_rate=inf", "judge.learning_rate must be a number that float32 can hold, got inf"),
-        ("pca.n_components=5000", "pca.n_components must be in 1..3072"),
-    ],
-)
-def test_bad_input_is_one_line(argument, message, tmp_path):
-    done = command("judge", tmp_path, "cache=cache", *TINY, argument)
+def test_bad_input_is_one_line(tmp_path):
+    done = command("judge", tmp_path, "cache=cache", *TINY, "judge.epoch=1")
     assert done.returncode == 1
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
     assert line.startswith("failed: ")
-    assert message in line
+    assert "judge.epoch" in line
     assert list(tmp_path.iterdir()) == []

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from conftest import CONF, REPO, composed, options
+from conftest import composed, options
 from stress import malice
+from stress.forked import command
 from svhn_vae.data import batches
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.errors import DataError, UserError
@@ -124,10 +123,9 @@ def test_scripts_are_as_careful(script, tmp_path):
     if script == "report":
         write_report(study)
     else:
-        command = [sys.executable, str(REPO / "src" / f"{script}.py"), f"run={study}/run0"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        done = command(script, tmp_path, f"run={study}/run0")
         assert done.returncode == 1
-        [line] = (done.stdout + done.stderr).splitlines()
+        [line] = done.printed.splitlines()
         assert line.startswith("failed: ")
     assert not (tmp_path / malice.MARK).exists()
 
@@ -177,7 +175,3 @@ def test_the_callers_random_numbers_are_left_alone(run):
     torch.manual_seed(5)
     load_run(run)
     assert torch.equal(torch.randn(2), due)
-
-
-def test_conf_lies_where_the_package_looks():
-    assert (CONF / "train.yaml").is_file()

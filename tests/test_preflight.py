@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import svhn_vae.experiment.preflight
-from conftest import composed, options
+from conftest import composed, options, shared_jobs_of
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.attempt import quiet
 from svhn_vae.experiment.configuration import composing, plain, recognised, register_resolvers
@@ -23,7 +23,7 @@ register_resolvers()
 
 def planned(*overrides: str, is_sweep: bool = True) -> list[Job]:
     quiet()
-    return jobs_of(list(overrides), is_sweep=is_sweep)
+    return shared_jobs_of(list(overrides), is_sweep=is_sweep)
 
 
 def faults(*overrides: str, is_sweep: bool = True) -> list[str]:

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from conftest import CONF, REPO, composed
+from stress.forked import train
 from svhn_vae.commands.search import plan
 from svhn_vae.experiment.configuration import register_resolvers
 from test_end_to_end import TINY
@@ -90,8 +91,7 @@ def study(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     command = next(words for words in commands(README) if "study=demo" in words)
     small = [word for word in TINY if not word.startswith(("data=", "trainer="))]
-    words = [sys.executable, str(REPO / command[1]), *command[2:], *small, "pca.whiten=false"]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600, encoding="utf-8")
+    done = train(folder, *command[2:], *small, "pca.whiten=false")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bits/dim" in done.stdout
     assert (folder / "outputs" / "demo" / "report" / "index.html").is_file()

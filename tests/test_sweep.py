@@ -11,7 +11,7 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from conftest import CONF
+from conftest import CONF, shared_jobs_of
 from svhn_vae.errors import TRACEBACKS, Diverged, UserError
 from svhn_vae.experiment import attempt, sweep
 from svhn_vae.experiment.configuration import register_resolvers
@@ -54,6 +54,7 @@ def ends(monkeypatch):
 
     monkeypatch.setattr(attempt, "build_job", lambda cfg, chosen, folder, shown: folder)
     monkeypatch.setattr(attempt, "run", stand_in)
+    monkeypatch.setattr(sweep, "jobs_of", shared_jobs_of)
     monkeypatch.setattr(sweep.StudyTable, "end", lambda self: print(f"the table of {self.study}"))
     return given
 

@@ -7,19 +7,33 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from svhn_vae.model.coordinates import Features
 from svhn_vae.model.variance import Causal
-from svhn_vae.model.variance.causal import ORDER, CausalConvolution, CausalNetwork
+from svhn_vae.model.variance.causal import CausalNetwork
+from svhn_vae.model.variance.neighbours import ORDER
 
 HEIGHT, WIDTH, NUM_FEATURES = 6, 7, 5
 
 
 def network(reach: int = 2) -> CausalNetwork:
-    return CausalNetwork(NUM_FEATURES, reach=reach, width=8, depth=1, num_mixtures=3).double()
+    """With a prediction of random weights, as none was fitted."""
+    net = CausalNetwork((HEIGHT, WIDTH), NUM_FEATURES, reach=reach, width=8, depth=1, num_mixtures=3).double()
+    for weights in net.predictor.buffers():
+        weights.normal_(std=0.1)
+    return net
 
 
-def head(event_shape: tuple[int, int, int], num_levels: int) -> Causal:
-    settings = {"num_features": 1, "reach": 2, "width": 8, "depth": 1, "num_mixtures": 3}
-    return Causal(event_shape, scale=False, **settings, num_levels=num_levels, log_scale_range=[-7.0, 1.0])
+def head(event_shape: tuple[int, int, int], num_levels: int, *, sees_z: bool = True) -> Causal:
+    settings = {
+        "sees_z": sees_z,
+        "num_features": 1,
+        "rows_per_update": 2,
+        "reach": 2,
+        "width": 8,
+        "depth": 1,
+        "num_mixtures": 3,
+    }
+    return Causal(event_shape, scale=False, **settings, num_levels=num_levels, log_scale_range=[-9.0, 6.0]).eval()
 
 
 @pytest.mark.parametrize("reach", [1, 3])
@@ -28,9 +42,9 @@ def test_no_value_sees_itself_or_a_later_one(reach, colour):
     """At every pixel, those at the borders included: the gradient is 0 from the value itself on, in raster order."""
     net = network(reach)
     u = (2 * torch.rand(1, 3, HEIGHT, WIDTH, dtype=torch.float64) - 1).requires_grad_()
-    found = net(u, torch.randn(1, NUM_FEATURES, HEIGHT, WIDTH, dtype=torch.float64))
+    found = net(u, torch.randn(1, NUM_FEATURES, HEIGHT, WIDTH, dtype=torch.float64), slice(0, HEIGHT))
     for row, column in itertools.product(range(HEIGHT), range(WIDTH)):
-        total = sum(each[0, colour, :, row, column].square().sum() for each in found)
+        total = sum(each[0, colour, row, column].square().sum() for each in found)
         (gradient,) = torch.autograd.grad(total, u, retain_graph=True)
         seen = gradient[0].abs().permute(1, 2, 0).reshape(-1)  # raster order, a pixel's colours one after the other
         place = 3 * (row * WIDTH + column) + colour
@@ -51,7 +65,8 @@ def test_samples_come_with_the_probabilities_that_log_prob_says():
     """A chi-squared test over all 64 images of two levels, under a law as wide as a level."""
     torch.manual_seed(0)
     law = head((3, 1, 2), num_levels=2)
-    law.network.first_log_scale.fill_(5.0)
+    for layer in law.network.last:
+        torch.nn.init.constant_(layer.bias[-3:], 5.0)
     params = torch.randn(1, law.params_per_element, 3, 1, 2)
     images = torch.tensor(list(itertools.product(range(2), repeat=6))).view(-1, 3, 1, 2)
     with torch.no_grad():
@@ -74,21 +89,46 @@ def test_drawing_pixel_by_pixel_sees_what_one_pass_sees():
 
     with torch.no_grad():
         u = net.drawn(features, draw)
-        found = net(u, features)
+        found = net(u, features, slice(0, HEIGHT))
     for index, (row, column, colour) in enumerate(itertools.product(range(HEIGHT), range(WIDTH), range(3))):
         for whole, alone in zip(found, mixtures[index], strict=True):
-            torch.testing.assert_close(whole[:, colour, :, row, column], alone)
+            torch.testing.assert_close(whole[:, colour, row, column], alone)
 
 
-def test_the_linear_prediction_begins_as_left_plus_above_minus_above_left():
-    net, u = network(), torch.rand(1, 3, HEIGHT, WIDTH, dtype=torch.float64)
-    guess = net.prediction(net._padded(u)) - net.prediction.above.bias.view(1, 3, 1, 1)
-    expected = u[:, :, 2, 3] + u[:, :, 1, 4] - u[:, :, 1, 3]
-    torch.testing.assert_close(guess[:, :, 2, 4], expected)
+def test_it_starts_from_the_prediction_that_fits_the_images():
+    """Images whose columns are light and dark by turns: fitted, the law is near their noise; before, far from it."""
+    contrast = 0.3 * torch.rand(400, 1, 1, 1) * torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    images = 0.5 + contrast + 0.02 * torch.rand(400, 3, 4, 5)
+    law = head((3, 4, 5), num_levels=256)
+    params = torch.zeros(400, law.params_per_element, 3, 4, 5)
+    bits = [-law(params).log_prob(images).mean().item()]
+    law.start([Features(images, *[torch.zeros(400)] * 2)])
+    bits.append(-law(params).log_prob(images).mean().item())
+    assert bits[1] < bits[0] - 60
 
 
-def test_a_convolution_keeps_the_size():
-    assert CausalConvolution(4, 3, reach=2)(torch.zeros(1, 4, 5 + 2, 6 + 4)).shape == (1, 3, 5, 6)
+def test_the_control_does_not_see_the_decoders_output():
+    law = head((3, 4, 5), num_levels=256, sees_z=False)
+    params = torch.randn(2, law.params_per_element, 3, 4, 5, requires_grad=True)
+    assert not law(params).log_prob(torch.rand(2, 3, 4, 5)).sum().backward()
+    assert params.grad is None
+
+
+def test_training_takes_some_rows_whose_mean_is_the_whole():
+    law, images = head((3, 4, 5), num_levels=256), torch.rand(2, 3, 4, 5)
+    params = torch.randn(2, law.params_per_element, 3, 4, 5)
+    whole = law(params).log_prob(images)
+    drawn = {tuple(law.train()(params).log_prob(images).tolist()) for _ in range(20)}
+    assert len(drawn) == 2  # halves
+    torch.testing.assert_close(torch.tensor(list(drawn)).mean(0), whole)
+
+
+def test_many_images_are_scored_as_one_by_one():
+    """More than are taken at a time."""
+    law, images = head((3, 1, 2), num_levels=256), torch.rand(120, 3, 1, 2)
+    params = torch.randn(120, law.params_per_element, 3, 1, 2)
+    alone = [law(params[i : i + 1]).log_prob(images[i : i + 1]) for i in (0, 49, 50, 119)]
+    torch.testing.assert_close(law(params).log_prob(images)[[0, 49, 50, 119]], torch.cat(alone))
 
 
 def test_colours_are_put_in_order_and_back():

@@ -1,76 +1,27 @@
 """A code length without a network: each colour value given the pixels before it, in raster order; green, red, blue.
 
-Two least-squares fits and a table: what a value is, by its neighbours; how large the error of that will be, by the
-errors nearby; and for each such size a mixture of logistics, discretised to the 256 levels. Beyond a border there is a
-constant, and each kind of border has its own weights: a replicated border would tell a pixel its own value.
+The least-squares prediction of model/variance/neighbours.py and a table: for each size of error that it expects, a
+mixture of logistics, discretised to the 256 levels.
 
 Shapes: B images, levels (B, 3, H, W) uint8; inside, colours are in ORDER and a level is u = 2 level / 255 - 1 in
 [-1, 1]. M logistics, N knots of the table. Units: sizes are logarithms of an error in u.
 """
 
 import math
-from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 
 from svhn_vae.data.batches import every_nth
 from svhn_vae.model.covariance import NUM_LEVELS
 from svhn_vae.model.variance.logistic import log_mass_of_level
+from svhn_vae.model.variance.neighbours import HALF_A_LEVEL, ORDER, Predictor
 
-ORDER = [1, 0, 2]  # green first: it is most like the brightness
 REACH = 3  # rows above, and pixels to either side
-NEIGHBOURS = [(up, across) for up in range(REACH + 1) for across in range(-REACH, REACH + 1 if up else 0)]
 MAX_IMAGES = 5_000  # fitted on
 CHUNK = 50  # images at a time: bounds memory
 NUM_KNOTS, NUM_LOGISTICS = 24, 3
 NUM_STEPS, VALUES_PER_STEP, LEARNING_RATE = 400, 50_000, 0.02  # of the table's fit
-HALF_A_LEVEL = 1 / (NUM_LEVELS - 1)
-
-
-class CausalRegression:
-    """Maps (B, 3, H, W) -> each element's least-squares prediction from the maps at NEIGHBOURS, the maps before it at
-    its own pixel, and a constant."""
-
-    def __init__(self, height: int, width: int) -> None:
-        rows, columns = torch.arange(height).clamp(max=REACH), torch.arange(width)
-        columns = torch.where(columns < width - REACH, columns.clamp(max=REACH), columns - width + 2 * REACH + 1)
-        self.kind = rows[:, None] * (2 * REACH + 1) + columns  # (H, W): of border
-        self.num_before = 3 * len(NEIGHBOURS) + 1
-        self.weights = torch.zeros(3, self.num_before + 2, height, width)
-
-    def fit(self, maps: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Of pairs of maps (B, 3, H, W) and their weights in the sum of squares, of the same shape."""
-        size = self.num_before + 3
-        products = torch.zeros(int(self.kind.max()) + 1, 3, size, size, dtype=torch.float64)
-        for values, importance in maps:
-            inputs = self.inputs(values)
-            for kind in range(len(products)):
-                x = inputs[:, :, self.kind == kind].transpose(1, 2).flatten(0, 1)
-                for colour, row in enumerate(importance[:, :, self.kind == kind].unbind(1)):
-                    products[kind, colour] += (x.T * row.flatten()) @ x
-        for colour in range(3):
-            num = self.num_before + colour
-            gram, target = products[:, colour, :num, :num], products[:, colour, :num, num]
-            ridge = 1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(num)
-            found = torch.linalg.solve(gram + ridge, target)  # (kinds, num); of what is 0 beyond a border, 0
-            self.weights[colour, :num] = found.float().T[:, self.kind]
-
-    def inputs(self, maps: Tensor) -> Tensor:
-        """(B, 3 * neighbours + 1 + 3, H, W): neighbours, a constant, and the pixel's own."""
-        height, width = maps.shape[2:]
-        padded = F.pad(maps, (REACH, REACH, REACH, 0))
-        shifted = [
-            padded[:, :, REACH - up : REACH - up + height, REACH + across : REACH + across + width]
-            for up, across in NEIGHBOURS
-        ]
-        return torch.cat([*shifted, torch.ones_like(maps[:, :1]), maps], dim=1)
-
-    def predict(self, maps: Tensor) -> Tensor:
-        """(B, 3, H, W) -> the same."""
-        inputs = self.inputs(maps)[:, : self.num_before + 2]
-        return torch.stack([(inputs * weights).sum(1) for weights in self.weights], dim=1)
 
 
 class CausalCode:
@@ -78,7 +29,7 @@ class CausalCode:
 
     def __init__(self, image_shape: torch.Size) -> None:
         _, height, width = image_shape
-        self.values, self.sizes = CausalRegression(height, width), CausalRegression(height, width)
+        self.predictor = Predictor(height, width, REACH)
         self.knots = torch.zeros(3, NUM_KNOTS)  # sizes, of each colour
         spread = torch.linspace(-1.0, 1.0, NUM_LOGISTICS)
         first = torch.stack([torch.zeros_like(spread), torch.zeros_like(spread), spread - 0.5])
@@ -87,18 +38,13 @@ class CausalCode:
     def fit(self, images: Tensor) -> None:
         """Images (N, 3, H, W) uint8."""
         parts = [coloured(part) for part in every_nth(images, MAX_IMAGES).split(CHUNK)]
-        self.values.fit((u, torch.ones_like(u)) for u in parts)
-        self.sizes.fit((log_size(u - self.values.predict(u)), torch.ones_like(u)) for u in parts)
-        # Again, an error counting in units of its size: else the few rough images decide.
-        importance = [(-2 * self.sizes.predict(log_size(u - self.values.predict(u)))).exp() for u in parts]
-        self.values.fit(zip(parts, importance, strict=True))
-        self.sizes.fit((log_size(u - self.values.predict(u)), torch.ones_like(u)) for u in parts)
+        self.predictor.fit(parts)
         self.fit_table(parts)
 
     def fit_table(self, parts: list[Tensor]) -> None:
         """By gradient, on values drawn from all images."""
         generator = torch.Generator().manual_seed(0)
-        found = [(u, *self.predictions(u)) for u in parts]
+        found = [(u, *self.predictor(u)) for u in parts]
         u, location, size = (torch.cat([each[i].transpose(0, 1).flatten(1) for each in found], 1) for i in range(3))
         shares = torch.linspace(0.001, 0.999, NUM_KNOTS)
         some = size[:, torch.randint(size.shape[1], (VALUES_PER_STEP,), generator=generator)]
@@ -114,11 +60,6 @@ class CausalCode:
             optimizer.step()
             schedule.step()
         self.table.requires_grad_(False)
-
-    def predictions(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """u (B, 3, H, W) -> what each value is thought to be, and how wrong that, (B, 3, H, W) each."""
-        location = self.values.predict(u)
-        return location, self.sizes.predict(log_size(u - location))
 
     def mixtures(self, location: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Predictions (3, n) -> log-weights, locations and log scales of the logistics (3, n, M)."""
@@ -144,7 +85,7 @@ class CausalCode:
         return torch.cat([self._log_prob(coloured(part)) for part in images.split(CHUNK)])
 
     def _log_prob(self, u: Tensor) -> Tensor:
-        flat = (each.transpose(0, 1).flatten(1) for each in (u, *self.predictions(u)))
+        flat = (each.transpose(0, 1).flatten(1) for each in (u, *self.predictor(u)))
         return self.log_mass(*flat).double().view(3, len(u), -1).sum((0, 2))
 
 
@@ -156,8 +97,3 @@ def bits_of_code(code: CausalCode, images: Tensor) -> float:
 def coloured(images: Tensor) -> Tensor:
     """Levels uint8 -> u, colours in ORDER."""
     return images[:, ORDER] * (2 * HALF_A_LEVEL) - 1
-
-
-def log_size(error: Tensor) -> Tensor:
-    """Half a level is added, which keeps it finite."""
-    return (error.abs() + HALF_A_LEVEL).log()

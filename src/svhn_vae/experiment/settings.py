@@ -82,6 +82,8 @@ def check(settings: Config, defaults: Config) -> None:
     for key in values:
         if key.startswith("trainer.") and key not in defaults and key not in ADDED:
             raise UserError(f"{key} is no setting of a run{did_you_mean(key, [*defaults, *ADDED])}")
+    if not 0 < values["labels"] <= 1:
+        raise UserError(f"labels must be a share of the training images, above 0 and up to 1, got {values['labels']}")
     every_n, last = values["trainer.check_val_every_n_epoch"], values["trainer.max_epochs"]
     if every_n > last:
         raise UserError(
@@ -106,7 +108,7 @@ def check_values(settings: Config, defaults: Config) -> None:
     """
     values = flatten(settings)
     for key, default in defaults.items():
-        if key not in values and not _is_in_deleted_callback(settings, key):
+        if key not in values and not _is_in_deleted_entry(settings, key):
             raise UserError(f"{key} must be there, {in_words(key, default)}: it cannot be left away")
     for key, value in values.items():
         if key.split(".")[0] in FREE:
@@ -177,6 +179,11 @@ def _is_a(kind: type, value: Any) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
-def _is_in_deleted_callback(settings: Config, key: str) -> bool:
+def _is_in_deleted_entry(settings: Config, key: str) -> bool:
+    """Callbacks, and what the benchmark measures, may be fewer than the files name."""
     group, _, rest = key.partition(".")
-    return group == "callbacks" and isinstance(settings.get(group), dict) and rest.split(".")[0] not in settings[group]
+    return (
+        group in ("callbacks", "sizes", "variants")
+        and isinstance(settings.get(group), dict)
+        and rest.split(".")[0] not in settings[group]
+    )

@@ -169,7 +169,7 @@ MOMENTS = ("mean", "standard deviation", "skewness", "excess kurtosis")
 def predictive_checks(found: Sequence[Variant], prefix: str) -> list[Drawing]:
     """What samples have in common with test images, by no judge: of the first run of each variant that has them."""
     read = [one.runs[0].result.get("details") or {} if one.runs else {} for one in found[:MAX_SHOWN]]
-    known = {at: of["posterior_predictive"] for at, of in enumerate(read) if "posterior_predictive" in of}
+    known = {at: of["posterior_predictive"] for at, of in enumerate(read) if of.get("posterior_predictive")}
     draw = {"spectrum": _draw_spectra, "histograms": _draw_histograms, "moments": _draw_moments}
     return [
         drawing(lambda figure, of=of: draw[of](figure, known), f"{prefix}-check-{of}", what, f"Samples' {of}: {what}")
@@ -180,10 +180,10 @@ def predictive_checks(found: Sequence[Variant], prefix: str) -> list[Drawing]:
 
 def _draw_spectra(figure: Figure, known: Mapping[int, Mapping]) -> None:
     for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
-        for at, of in known.items():
-            axes.plot(np.arange(len(of[kind]["spectrum"])) + 1, of[kind]["spectrum"], linewidth=0.9, **line_of(at))
+        curves = [(of[kind]["spectrum"], {"linewidth": 0.9, **line_of(at)}) for at, of in known.items()]
         due = next(iter(known.values()))["test"]["spectrum"]
-        axes.plot(np.arange(len(due)) + 1, due, color="#000000", linewidth=1.8, zorder=0)
+        for spectrum, style in [*curves, (due, {"color": "#000000", "linewidth": 1.8, "zorder": 0})]:
+            axes.plot(np.arange(len(spectrum)) + 1, np.maximum(spectrum, 1e-6), **style)  # of images of one colour, 0
         axes.set(title=title, xlabel="cycles per image", xscale="log", yscale="log")
     figure.axes[0].set_ylabel("power")
 

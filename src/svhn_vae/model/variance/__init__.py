@@ -8,6 +8,7 @@
     low_rank.py      correlated elements
     spectral.py      a variance per frequency and per place
     logistic.py      pixels in [0, 1): cross-entropy, and a probability of their levels
+    neighbours.py    what the pixels before a value tell of it, by least squares
     causal.py        pixels in [0, 1): a probability of their levels, given the pixels before
 
 To add one: subclass GaussianHead (or VarianceHead), write conf/variance/<name>.yaml. Nothing else changes.

@@ -1,42 +1,55 @@
 """A likelihood that looks at neighbours: each colour value given the pixels before it, and z.
 
 p(x | z) = product over pixels in raster order, and in a pixel over green, red, blue, of p(value | values before, z)
-(the PixelVAE family: Gulrajani et al. 2017). The network is small and its window too, so that z stays in use.
+(the PixelVAE family: Gulrajani et al. 2017). The law begins as the least-squares prediction of neighbours.py.
 
 Causality holds by construction: a value's law reads rows above, the pixels to the left, and the colours before it;
 what lies beyond the border is a constant. The tests check this by gradients at every pixel.
 
-Shapes: B images (3, H, W), P = params_per_element, M mixtures, R = reach.
+Shapes: B images (3, H, W), P = params_per_element, M mixtures, R = reach, K neighbours.
 Units: inside, a level is u = 2 level / (L - 1) - 1 in [-1, 1]; y = x in [0, 1) outside.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution
 
 from svhn_vae.errors import UserError
+from svhn_vae.model.coordinates import Features
 from svhn_vae.model.variance.head import PixelHead, low_high, soft_clip
 from svhn_vae.model.variance.logistic import log_mass_of_level
+from svhn_vae.model.variance.neighbours import (
+    ORDER,
+    Place,
+    Predictor,
+    log_size,
+    neighbours,
+    offsets,
+    padded,
+)
 
-ORDER = [1, 0, 2]  # green first: it is most like the brightness; its own inverse
 MOMENTUM = 0.99  # of the tracked squared distance between pixels and the decoder's mean
+CHUNK = 50  # images at a time: bounds memory
+Mixture = tuple[Tensor, Tensor, Tensor]  # logits, locations and log scales of logistics, (..., M) each
 
 
 class Causal(PixelHead):
     """A mixture of discretised logistics for each colour value, from its causal neighbourhood and the decoder's output.
 
     The decoder emits per element a mean, which is a picture on its own, and num_features further numbers; all of them
-    are inputs of the network at their pixel. As a density of dequantised x: log p(x) = log P(levels) + D log L.
-    `mean` is the decoder's picture and `variance` a tracked mean square around it: the law itself has no closed
-    moments. A sample is drawn pixel by pixel.
+    are inputs of the network at their pixel, unless `sees_z` is false: then the law is that of the neighbours alone. As
+    a density of dequantised x: log p(x) = log P(levels) + D log L. `mean` is the decoder's picture and `variance` a
+    tracked mean square around it: the law itself has no closed moments. A sample is drawn pixel by pixel.
 
-    reach: rows above, and pixels to either side, that a value's law sees at each of two stages: a linear prediction,
-    and the network that reads the values, the errors of the predictions and their logarithms.
+    rows_per_update: in training, an image's log-likelihood is estimated from that many rows, drawn anew each time, so
+    that more images are seen in the same time; what is evaluated is of all rows.
+    reach: rows above, and pixels to either side, that a value's prediction sees, and the network again: values, errors
+    of their predictions and the logarithms of these. depth: hidden layers for each colour, after two for all.
     """
 
     def __init__(
@@ -44,7 +57,9 @@ class Causal(PixelHead):
         event_shape: Sequence[int],
         *,
         scale: bool,
+        sees_z: bool,
         num_features: int,
+        rows_per_update: int,
         reach: int,
         width: int,
         depth: int,
@@ -53,17 +68,31 @@ class Causal(PixelHead):
         log_scale_range: Sequence[float],
     ) -> None:
         super().__init__(event_shape, scale=scale)
-        counts = {"reach": reach, "width": width, "depth": depth, "num_mixtures": num_mixtures}
+        counts = {
+            "rows_per_update": rows_per_update,
+            "reach": reach,
+            "width": width,
+            "depth": depth,
+            "num_mixtures": num_mixtures,
+        }
         for name, value, least in [*((*item, 1) for item in counts.items()), ("num_levels", num_levels, 2)]:
             if value < least:
                 raise UserError(f"variance.{name} must be at least {least}, got {value}")
         if num_features < 0:
             raise UserError(f"variance.num_features must be 0 or more, got {num_features}")
+        if rows_per_update < event_shape[1] and event_shape[1] % rows_per_update:
+            raise UserError(f"variance.rows_per_update must divide {event_shape[1]} rows, got {rows_per_update}")
         self.params_per_element, self.num_levels = 1 + num_features, num_levels
+        self.rows_per_update = rows_per_update
         self.log_scale_range = low_high("log_scale_range", log_scale_range)
-        self.network = CausalNetwork(3 * self.params_per_element, reach, width, depth, num_mixtures)
+        num_inputs = 3 * self.params_per_element if sees_z else 0
+        self.network = CausalNetwork(event_shape[1:], num_inputs, reach, width, depth, num_mixtures)
         self.mean_square: Tensor
         self.register_buffer("mean_square", torch.tensor(0.1))
+
+    def start(self, batches: Iterable[Features]) -> None:
+        """Fits the prediction of values by their neighbours, which no training changes."""
+        self.network.predictor.fit([self.levels(part)[1] for batch in batches for part in batch.y.split(CHUNK)])
 
     def forward(self, params: Tensor) -> Distribution:
         return CausalLogistics(params.float(), self)
@@ -71,6 +100,19 @@ class Causal(PixelHead):
     @torch.no_grad()
     def observe(self, params: Tensor, y: Tensor) -> None:
         self.mean_square.lerp_((y - params[:, 0].float()).square().mean(), 1 - MOMENTUM)
+
+    def some_rows(self) -> slice:
+        """Those that an update takes, every row as often as any other; all of them outside of training."""
+        height, num = self.event_shape[1], self.rows_per_update
+        if not self.training or num >= height:
+            return slice(0, height)
+        start = num * int(torch.randint(height // num, (), device=self.mean_square.device))  # seeded there
+        return slice(start, start + num)
+
+    def levels(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels 0 to L - 1, and as u."""
+        level = (y * self.num_levels).floor().clamp(0, self.num_levels - 1)[:, ORDER]
+        return level, 2 * level / (self.num_levels - 1) - 1
 
 
 class CausalLogistics(Distribution):
@@ -92,164 +134,145 @@ class CausalLogistics(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """value (B, 3, H, W) in [0, 1) -> (B,), in nats."""
-        num_levels = self.head.num_levels
-        level = (value * num_levels).floor().clamp(0, num_levels - 1)[:, ORDER]
+        parts = zip(value.split(CHUNK), self.params.split(CHUNK), strict=True)
+        return torch.cat([self._log_prob(*part) for part in parts])
+
+    def _log_prob(self, value: Tensor, params: Tensor) -> Tensor:
+        level, u = self.head.levels(value)
+        rows = self.head.some_rows()
+        logits, location, log_scale = self.head.network(u, params.flatten(1, 2), rows)
+        level, u = level[:, :, rows], u[:, :, rows]
         with torch.autocast(value.device.type, enabled=False):
-            u = 2 * level / (num_levels - 1) - 1
-            logits, location, log_scale = self.head.network(u, self.params.flatten(1, 2))
             log_scale = soft_clip(log_scale, *self.head.log_scale_range)
-            distance = u.unsqueeze(2) - location
-            log_mass = log_mass_of_level(level.unsqueeze(2), distance, log_scale, num_levels)
-            per_value = (logits.log_softmax(2) + log_mass).logsumexp(2)  # (B, 3, H, W)
-        return per_value.flatten(1).sum(1) + self.event_shape.numel() * math.log(num_levels)
+            distance = u.unsqueeze(-1) - location
+            log_mass = log_mass_of_level(level.unsqueeze(-1), distance, log_scale, self.head.num_levels)
+            per_value = (logits.log_softmax(-1) + log_mass).logsumexp(-1)  # (B, 3, rows, W)
+        return self.event_shape.numel() * (per_value.flatten(1).mean(1) + math.log(self.head.num_levels))
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
         """(*sample_shape, B, 3, H, W): levels drawn one after the other, plus uniform noise of their width."""
         num = math.prod(sample_shape)
         params = self.params.expand(num, *self.params.shape).flatten(0, 1).flatten(1, 2)  # (num B, P * 3, H, W)
-        steps = self.head.num_levels - 1
-        u = self.head.network.drawn(params, self._draw)[:, ORDER]
-        x = ((u + 1) * steps / 2 + torch.rand_like(u)) / self.head.num_levels
+        u = torch.cat([self.head.network.drawn(part, self._draw) for part in params.split(1000)])[:, ORDER]
+        x = ((u + 1) * (self.head.num_levels - 1) / 2 + torch.rand_like(u)) / self.head.num_levels
         return x.clamp(0, 1 - 2**-24).view(*sample_shape, *self.params.shape[:1], *self.event_shape)
 
     def _draw(self, logits: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
         """A mixture (N, M) for each of N values -> a level of each, as u (N,)."""
         steps = (self.head.num_levels - 1) / 2
-        chosen = torch.distributions.Categorical(logits=logits, validate_args=False).sample()[:, None]
+        chosen = Categorical(logits=logits, validate_args=False).sample()[:, None]
         scale = soft_clip(log_scale.gather(1, chosen), *self.head.log_scale_range).exp()
         u = location.gather(1, chosen) + torch.rand_like(scale).logit(eps=1e-7) * scale
         return (((u + 1) * steps).round().clamp(0, 2 * steps) / steps - 1)[:, 0]
 
 
 class CausalNetwork(nn.Module):
-    """u (B, 3, H, W), colours in ORDER, and features of z (B, F, H, W) -> logits, locations, log scales of M logistics
-    for each value, (B, 3, M, H, W) each.
+    """u (B, 3, H, W), colours in ORDER, and features of z (B, F, H, W) -> a mixture for each value of some rows,
+    (B, 3, rows, W, M).
 
-    A linear prediction of each value begins as left + above - above left, and colours as deviating together; its errors
-    are the inputs of the network beside the values.
+    Everything but the windows is pixelwise: an image whole and one pixel of it take the same way. All inputs are in
+    units of the error that is expected at the pixel, so that rough and smooth images are one case.
     """
 
-    def __init__(self, num_features: int, reach: int, width: int, depth: int, num_mixtures: int) -> None:
-        super().__init__()
-        self.reach, self.num_mixtures = reach, num_mixtures
-        self.prediction = CausalConvolution(4, 3, reach)
-        self.within = nn.Parameter(torch.tensor([0.9, 0.45, 0.45]))  # of earlier colours' deviations: RG, BG, BR
-        self.context = CausalConvolution(10, width, reach)
-        self.features = nn.Conv2d(num_features, width, 1)
-        self.known = nn.ModuleList(nn.Conv2d(2 * colour, width, 1, bias=False) for colour in (1, 2))
-        self.mixtures = nn.ModuleList(nn.Sequential(*layers(width, depth, 3 * num_mixtures)) for _ in range(3))
-        self.first_offset: Tensor
-        self.first_log_scale: Tensor
-        self.register_buffer("first_offset", torch.linspace(-0.01, 0.01, num_mixtures), persistent=False)
-        self.register_buffer("first_log_scale", torch.linspace(-2.0, 1.0, num_mixtures), persistent=False)
-        with torch.no_grad():
-            for weights in self.prediction.parameters():
-                weights.zero_()
-            for colour in range(3):
-                self.prediction.left.weight[colour, colour, 0, -1] = 1
-                self.prediction.above.weight[colour, colour, -1, reach] = 1
-                self.prediction.above.weight[colour, colour, -1, reach - 1] = -1
-
-    def forward(self, u: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        padded = self._padded(u)
-        guess = self.prediction(padded)
-        predicted, error = self._within(u, guess)
-        seen = self._padded(self._inputs(u, error))
-        context = self.context(seen) + self.features(features)
-        size = self._size_of_errors(seen)
-        found = [self._mixture(colour, context, error, predicted, size) for colour in range(3)]
-        logits, locations, log_scales = (torch.stack(each, dim=1) for each in zip(*found, strict=True))
-        return logits, locations, log_scales
-
-    def drawn(self, features: Tensor, draw) -> Tensor:
-        """Features (N, F, H, W) -> u (N, 3, H, W): `draw` gives a value (N,) of a mixture (N, M), in order."""
-        num, _, height, width = features.shape
-        reach, of_z = self.reach, self.features(features)
-        padded = features.new_zeros(num, 10, height + reach, width + 2 * reach)  # u, error, log |error|, inside
-        padded[:, 9, reach:, reach : reach + width] = 1
-        for row in range(height):
-            for column in range(width):
-                window = padded[:, :, row : row + reach + 1, column : column + 2 * reach + 1]
-                guess = self.prediction(window[:, [0, 1, 2, 9]])
-                context = self.context(window) + of_z[:, :, row : row + 1, column : column + 1]
-                size = self._size_of_errors(window)
-                u, error = torch.zeros_like(guess), torch.zeros_like(guess)
-                for colour in range(3):
-                    predicted, _ = self._within(u, guess)
-                    mixture = self._mixture(colour, context, error, predicted, size)
-                    u[:, colour, 0, 0] = draw(*(each[:, :, 0, 0] for each in mixture))
-                    error = self._within(u, guess)[1]
-                padded[:, :9, row + reach, column + reach] = self._inputs(u, error)[:, :9, 0, 0]
-        return padded[:, :3, reach:, reach : reach + width]
-
-    def _padded(self, u: Tensor) -> Tensor:
-        """With a channel that tells what lies inside, and zeros beyond the borders above and at the sides."""
-        inside = u if u.shape[1] == 10 else torch.cat([u, torch.ones_like(u[:, :1])], dim=1)
-        return F.pad(inside, (self.reach, self.reach, self.reach, 0))
-
-    def _inputs(self, u: Tensor, error: Tensor) -> Tensor:
-        return torch.cat([u, error, log_size(error) + 4, torch.ones_like(u[:, :1])], dim=1)
-
-    def _within(self, u: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and their guesses from other pixels (N, 3, H, W) -> predictions by the colours before, and errors."""
-        (red_green, blue_green, blue_red), deviation = self.within, u - guess
-        shift = torch.stack(
-            [
-                torch.zeros_like(deviation[:, 0]),
-                red_green * deviation[:, 0],
-                blue_green * deviation[:, 0] + blue_red * deviation[:, 1],
-            ],
-            dim=1,
-        )
-        return guess + shift, deviation - shift
-
-    def _size_of_errors(self, seen: Tensor) -> Tensor:
-        """Log of the mean size of the errors (N, 3, H, W) at the four nearest pixels before each, as far as they lie
-        inside: where an image is smooth, the next error will be small, too."""
-        R, height, width = self.reach, seen.shape[2] - self.reach, seen.shape[3] - 2 * self.reach
-        corners = ((R, R - 1), (R - 1, R - 1), (R - 1, R), (R - 1, R + 1))
-        nearest = [seen[:, :, row : row + height, column : column + width] for row, column in corners]
-        num = torch.stack([each[:, 9:] for each in nearest]).sum(0).clamp(min=1)
-        return log_size(sum(each[:, 3:6].abs() for each in nearest) / num)
-
-    def _mixture(
-        self, colour: int, context: Tensor, error: Tensor, predicted: Tensor, size: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, locations, log scales (N, M, H, W) of a colour, from what is known before it."""
-        if colour:
-            known = torch.cat([error[:, :colour], log_size(error[:, :colour]) + 4], dim=1)
-            context = context + self.known[colour - 1](known)
-        logits, offset, log_scale = self.mixtures[colour](context).chunk(3, dim=1)
-        first = (1, -1, 1, 1)
-        location = predicted[:, colour, None] + 0.1 * offset + self.first_offset.view(first)
-        return logits, location, size[:, colour, None] + log_scale + self.first_log_scale.view(first)
-
-
-class CausalConvolution(nn.Module):
-    """Padded maps (B, C, H + R, W + 2 R) -> (B, D, H, W): R rows above, 2 R + 1 wide, and R pixels to the left."""
-
-    def __init__(self, inputs: int, outputs: int, reach: int) -> None:
+    def __init__(
+        self, size: Sequence[int], num_features: int, reach: int, width: int, depth: int, num_mixtures: int
+    ) -> None:
         super().__init__()
         self.reach = reach
-        self.above = nn.Conv2d(inputs, outputs, (reach, 2 * reach + 1))
-        self.left = nn.Conv2d(inputs, outputs, (1, reach), bias=False)
+        self.predictor = Predictor(*size, reach)
+        self.window = nn.Linear(10 * len(offsets(reach)) + 7, width)
+        self.features = nn.Linear(num_features, width, bias=False) if num_features else None
+        self.shared = Residual(width)
+        self.own = nn.ModuleList(nn.Linear(width + 2 + 3 * colour, width) for colour in range(3))
+        self.hidden = nn.ModuleList(nn.Sequential(*[Residual(width) for _ in range(depth)]) for _ in range(3))
+        self.last = nn.ModuleList(nn.Linear(width, 3 * num_mixtures) for _ in range(3))
+        zero, spread = torch.zeros(num_mixtures), torch.linspace(-1.5, 0.5, num_mixtures)
+        with torch.no_grad():
+            for layer in self.last:  # begins nearly as errors by the prediction alone
+                layer.weight.mul_(0.01)
+                layer.bias.copy_(torch.cat([zero, zero, spread]))
 
-    def forward(self, padded: Tensor) -> Tensor:
-        right = padded.shape[3] - self.reach - 1  # the pixel's own column and those right of it are not seen
-        return self.above(padded[:, :, :-1]) + self.left(padded[:, :, self.reach :, :right])
+    def forward(self, u: Tensor, features: Tensor, rows: slice) -> Mixture:
+        seen = padded(self._seen(u, u - self.predictor.value(u)), self.reach)[:, :, rows.start : rows.stop + self.reach]
+        place, u = (rows, slice(None)), u[:, :, rows]
+        known = self._known(seen, features[:, :, rows], place)
+        found = [self._mixture(colour, u, *known, place) for colour in range(3)]
+        logits, location, log_scale = (torch.stack(each, dim=1) for each in zip(*found, strict=True))
+        return logits, location, log_scale
+
+    def drawn(self, features: Tensor, draw: Callable[..., Tensor]) -> Tensor:
+        """Features (N, F, H, W) -> u (N, 3, H, W): `draw` gives a value (N,) of a mixture (N, M), in order."""
+        num, _, height, width = features.shape
+        reach = self.reach
+        seen = padded(features.new_zeros(num, 10, height, width), reach)
+        for row in range(height):
+            for column in range(width):
+                place = (slice(row, row + 1), slice(column, column + 1))
+                window = seen[:, :, row : row + reach + 1, column : column + 2 * reach + 1]
+                known = self._known(window, features[:, :, *place], place)
+                u = features.new_zeros(num, 3, 1, 1)
+                for colour in range(3):
+                    mixture = self._mixture(colour, u, *known, place)
+                    u[:, colour, 0, 0] = draw(*(each[:, 0, 0] for each in mixture))
+                error = u - self.predictor.values.predict(known[1], u, place)
+                seen[:, :, row + reach, column + reach] = self._seen(u, error)[:, :, 0, 0]
+        return seen[:, :3, reach:, reach : reach + width]
+
+    def _seen(self, u: Tensor, error: Tensor) -> Tensor:
+        """(B, 10, H, W): values, errors, their sizes, and a 1 that tells the inside from what lies beyond a border."""
+        return torch.cat([u, error, log_size(error), torch.ones_like(u[:, :1])], dim=1)
+
+    def _known(self, seen: Tensor, features: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        """What is seen, padded (B, 10, h + R, w + 2 R), and features (B, F, h, w) -> before any of its own colours is
+        known, of each pixel: (B, h, w, width), and the neighbours' parts of predictions and sizes (B, 3, h, w)."""
+        near = neighbours(seen, self.reach)  # (B, K, 10, h, w)
+        values, sizes = self.predictor.values, self.predictor.sizes
+        value, size = (part.from_neighbours(near[:, :, i : i + 3], place) for part, i in ((values, 0), (sizes, 6)))
+        guess = values.predict(value, value, place)
+        guess = values.predict(value, guess, place)  # with each colour before at its own guess
+        log_unit, inside = size[:, None, :1], near[:, :, 9:]
+        unit = log_unit.exp()
+        inputs = [
+            squashed((near[:, :, :3] - guess[:, None]) * inside / unit),
+            squashed(near[:, :, 3:6] / unit),
+            (near[:, :, 6:9] - log_unit) * inside,
+            inside,
+        ]
+        of_pixel = [guess, (1 + guess).clamp(min=0).mul(100).log1p(), size[:, :1] + 4]
+        flat = torch.cat([*(each.flatten(1, 2) for each in inputs), *of_pixel], dim=1)
+        found = self.window(flat.movedim(1, -1))
+        if self.features is not None:
+            found = found + self.features(features.movedim(1, -1))
+        return self.shared(F.silu(found)), value, size
+
+    def _mixture(self, colour: int, u: Tensor, context: Tensor, value: Tensor, size: Tensor, place: Place) -> Mixture:
+        """Of a colour (B, h, w, M), from u (B, 3, h, w), of which the colours before it are read, and _known."""
+        predicted = self.predictor.values.predict(value, u, place)
+        error = (u - predicted)[:, :colour]
+        expected = self.predictor.sizes.predict(size, log_size(u - predicted), place)
+        log_unit = expected[:, colour]
+        own = [predicted[:, colour, None], log_unit[:, None] + 4]
+        if colour:
+            own += [squashed(error / size[:, :1].exp()), log_size(error) - expected[:, :colour], u[:, :colour]]
+        inputs = torch.cat([context, torch.cat(own, dim=1).movedim(1, -1).to(context)], dim=-1)
+        hidden = self.hidden[colour](F.silu(self.own[colour](inputs)))
+        logits, offset, log_scale = self.last[colour](hidden).to(predicted).chunk(3, dim=-1)
+        location = predicted[:, colour, ..., None] + offset * log_unit.exp()[..., None]
+        return logits, location, log_unit[..., None] + log_scale
 
 
-def log_size(error: Tensor) -> Tensor:
-    """The logarithm of an error's size, in units of u; half a level is added, which keeps it finite."""
-    return (error.abs() + 1 / 256).log()
+class Residual(nn.Module):
+    """x + silu(linear(normalised x)), over the last dimension."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.silu(self.linear(self.norm(x)))
 
 
-def layers(width: int, depth: int, outputs: int) -> list[nn.Module]:
-    """Pixelwise: an activation, `depth` hidden layers, a linear one that begins small."""
-    hidden = [layer for _ in range(depth) for layer in (nn.Conv2d(width, width, 1), nn.SiLU())]
-    last = nn.Conv2d(width, outputs, 1)
-    with torch.no_grad():
-        for weights in last.parameters():
-            weights.mul_(0.1)
-    return [nn.SiLU(), *hidden, last]
+def squashed(x: Tensor) -> Tensor:
+    """Linear near 0, logarithmic far out."""
+    return x.sign() * x.abs().log1p()

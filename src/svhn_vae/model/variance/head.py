@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from svhn_vae.errors import UserError
+from svhn_vae.model.coordinates import Features
 
 
 class Located(Distribution):
@@ -52,6 +53,9 @@ class VarianceHead(nn.Module, ABC):
     def penalty(self, params: Tensor) -> Tensor:
         """What training adds to the loss of each image (B,), in nats; no part of the bound."""
         return params.new_zeros(len(params))
+
+    def start(self, batches: Iterable[Features]) -> None:
+        """Called once before training, with some training images: heads may begin from data."""
 
     def observe(self, params: Tensor, y: Tensor) -> None:
         """Called on every training batch before `forward`; for heads that track a statistic of the residuals."""
