@@ -14,7 +14,7 @@ from svhn_vae.data.batches import EvaluationBatches, LazyProjection, TrainingBat
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.errors import UserError
-from svhn_vae.model.coordinates import PCA, Features, Pixels
+from svhn_vae.model.coordinates import PCA, Features, Pixels, unknown
 from svhn_vae.model.covariance import Moments, sample_moments
 
 SHAPE = (3, 4, 4)
@@ -61,7 +61,7 @@ def chunks_of_ten(monkeypatch):
 
 def training(images, representation, epoch=lambda: 0, **settings) -> TrainingBatches:
     usual = {"batch_size": 4, "per_step": 1, "add_noise": True, "epochs_per_noise": 3, "shuffle": True, "seed": 0}
-    usual["augmentation"] = Augmentation(share=0.0, shift=2, light=0.1)
+    usual |= {"augmentation": Augmentation(share=0.0, shift=2, light=0.1), "labels": torch.full((len(images),), -1)}
     return TrainingBatches(images, representation, epoch=epoch, **usual | settings)
 
 
@@ -332,7 +332,7 @@ def lazy(made: list[int], order: torch.Tensor) -> LazyProjection:
     def project(numbers: torch.Tensor, group: int) -> Features:
         made.append(group)
         y = numbers[:, None].float()
-        return Features(y, -y, torch.tensor(float(group)).expand(len(y)))
+        return Features(y, -y, torch.tensor(float(group)).expand(len(y)), unknown(y))
 
     return LazyProjection(order, 10, project)
 
@@ -342,7 +342,7 @@ def test_what_is_needed_first_is_projected_first():
     found = lazy(made, order)
     assert made == []
     for needed, groups in ((1, [0]), (10, [0]), (11, [0, 1]), (4, [0, 1]), (25, [0, 1, 2]), (25, [0, 1, 2])):
-        y, residual, log_det = found.with_first(needed)
+        y, residual, log_det, _ = found.with_first(needed)
         assert made == groups
         assert y.shape == residual.shape == (NUM_IMAGES, 1)
         assert log_det.shape == (NUM_IMAGES,)

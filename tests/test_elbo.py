@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from svhn_vae.model.coordinates import Features
+from svhn_vae.model.coordinates import Features, unknown
 from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
 from svhn_vae.model.networks import OneLevel
 from svhn_vae.model.prior import StandardNormal
@@ -54,7 +54,7 @@ def linear_gaussian_vae() -> VAE:
 def test_bound_of_a_linear_gaussian_vae_is_its_closed_form_likelihood():
     vae = linear_gaussian_vae()
     y = vae.networks.marginal().sample((8,))
-    features = Features(y, torch.zeros(8, 1), torch.zeros(8))
+    features = Features(y, torch.zeros(8, 1), torch.zeros(8), unknown(y))
     elbos = torch.stack([vae(features).terms.elbo for _ in range(4000)])
     standard_error = elbos.std(0) / math.sqrt(len(elbos))
     exact = vae.networks.marginal().log_prob(y)
@@ -65,7 +65,7 @@ def test_bound_of_a_linear_gaussian_vae_is_its_closed_form_likelihood():
 def test_bound_with_a_wrong_posterior_is_lower():
     vae = linear_gaussian_vae()
     y = vae.networks.marginal().sample((8,))
-    features = Features(y, torch.zeros(8, 1), torch.zeros(8))
+    features = Features(y, torch.zeros(8, 1), torch.zeros(8), unknown(y))
     exact = vae.networks.encode
     vae.networks.encode = lambda y: (exact(y)[0], exact(y)[1] + 1.0)
     elbos = torch.stack([vae(features).terms.elbo for _ in range(4000)]).mean(0)

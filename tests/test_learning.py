@@ -8,7 +8,7 @@ import torch
 
 from conftest import composed, options
 from svhn_vae.experiment.build import build_module
-from svhn_vae.model.coordinates import Features
+from svhn_vae.model.coordinates import Features, unknown
 from svhn_vae.training.module import LitVAE
 from test_variance import accepts
 
@@ -22,7 +22,7 @@ def drawn(num: int, event_shape: torch.Size, *, in_unit_interval: bool) -> Featu
     y = torch.randn(factors) * pattern + torch.exp(0.5 * torch.randn(factors) - 1) * torch.randn(num, *event_shape)
     if in_unit_interval:
         y = (0.5 + 0.3 * y).clamp(0, 1 - 1e-6)
-    return Features(y, torch.zeros(num, 1), torch.zeros(num))
+    return Features(y, torch.zeros(num, 1), torch.zeros(num), unknown(y))
 
 
 def module_for(head: str) -> LitVAE:

@@ -8,11 +8,14 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from svhn_vae.commands.finished import outlier_table
 from svhn_vae.data.batches import EvaluationBatches
 from svhn_vae.data.digits import draw_digits
+from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.evaluation.bound import evaluation_pass
 from svhn_vae.evaluation.outliers import SCORES, area, outliers, plain_outliers, png_bits, strangeness
 from svhn_vae.model.elbo import bits_per_dim
+from test_images import cifar
 from test_lit import fitted
 
 
@@ -50,3 +53,18 @@ def test_scores_are_those_of_each_image_beside_the_test_images():
     terms = evaluation_pass(vae, next(iter(EvaluationBatches(test, vae.representation))), 0).terms
     np.testing.assert_allclose(own["bits_per_dim"], bits_per_dim(terms.elbo.detach().numpy(), 3072), rtol=1e-5)
     np.testing.assert_allclose(own["kl"], terms.kl.detach().numpy())
+
+
+def test_the_table_of_the_command_has_files_of_other_data(tmp_path):
+    """CIFAR-10 from an archive in its format, whose settings follow its name."""
+    cifar(tmp_path)
+    vae = fitted("model=conv", "variance=fixed", "network_scale=0.03125").vae.eval()
+    images, labels = (torch.from_numpy(array) for array in draw_digits(20, seed=0))
+    own = Dataset("synthetic", True, *[LabelledImages(images, labels)] * 3)
+    asked = ["synthetic data.num_test=30 data.num_train=30", f"cifar10 data.root={tmp_path} data.verify=none"]
+    table = outlier_table(vae, own, asked)
+    names, *columns = ([*column.cells] for column in table.columns)
+    assert names == ["test images", "synthetic", "cifar10", "noise", "constant images"]
+    assert [area for column in columns[1::2] for area in column[1:] if not 0 <= float(area) <= 1] == []
+    due = strangeness(vae, cifar(tmp_path).load().test.images)["bits_per_dim"].mean()
+    assert columns[0][names.index("cifar10")] == f"{due:.2f}"

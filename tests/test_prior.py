@@ -24,6 +24,7 @@ from test_lit import features, fitted
 QUICK = {
     "flow": ("prior.num_steps=40", "prior.widths=[16]", "prior.num_transforms=1"),
     "gaussian_mixture": ("prior.num_components=4",),
+    "two_stage": ("prior.num_steps=300", "prior.width=16", "prior.num_samples=32"),
 }
 NUM = 20_000
 EDGE, STEP = 8.0, 0.05  # of the grid that integrals are sums over
@@ -63,7 +64,9 @@ every_prior = pytest.mark.parametrize("name", options("prior"))
 def test_the_density_integrates_to_one_and_samples_are_of_it(name):
     prior, points = small(name), grid()
     density = prior.log_prob(points).double().exp() * STEP**2
-    assert density.sum().item() == pytest.approx(1, abs=2e-3)
+    # That of a bound integrates to less, but for the error of the noise that it is taken at.
+    assert density.sum().item() == pytest.approx(1, abs=2e-3) or (prior.is_bound and 0.9 < density.sum() < 1.02)
+    density /= density.sum()
     z = prior.sample(NUM, generator(), 1.0)
     assert z.shape == (NUM, 2)
     mean, error = density @ points.double(), 4 / math.sqrt(NUM)
@@ -145,7 +148,7 @@ def test_the_bound_and_the_importance_weights_take_the_runs_prior(name):
     assert ((bounds.mean(0) - weights.mean(0)).abs() < 4 * error).all()
 
 
-@pytest.mark.parametrize("name", [name for name in options("prior") if name in ("gaussian_mixture", "flow")])
+@pytest.mark.parametrize("name", [name for name in options("prior") if name in QUICK])
 def test_a_fitted_prior_is_n_0_i_before_that_and_the_same_after_every_fit(name):
     vae = build_vae(composed(f"prior={name}", *QUICK[name], "model=small_dense", "model.latent_dim=4"))
     prior, (mean, log_variance) = vae.prior, codes(4)
@@ -163,7 +166,7 @@ def test_a_fitted_prior_is_n_0_i_before_that_and_the_same_after_every_fit(name):
     assert prior.log_prob(mean).mean() > Independent(Normal(torch.zeros(4), torch.ones(4)), 1).log_prob(mean).mean()
 
 
-@pytest.mark.parametrize("name", [name for name in options("prior") if name in ("gaussian_mixture", "flow")])
+@pytest.mark.parametrize("name", [name for name in options("prior") if name in QUICK])
 @torch.no_grad()
 def test_a_fitted_prior_survives_its_file(name, tmp_path):
     chosen = composed(f"prior={name}", *QUICK[name], "model=small_dense", "model.latent_dim=2", "pca.n_components=20")

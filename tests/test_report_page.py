@@ -16,11 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.numpy import save_file
 
 from conftest import composed
+from svhn_vae.evaluation.samples import posterior_predictive
 from svhn_vae.experiment.configuration import choices, plain
 from svhn_vae.report import plots
 from svhn_vae.report.collect import Run, read_runs
@@ -370,6 +372,11 @@ def write_odd_runs(study: Path) -> None:
     )
     path = write_run(study, "hurt") / "result.json"
     path.write_text('{"name": "hurt", "metrics": {}}', encoding="utf-8")
+    black = dict.fromkeys(("test", "samples", "noisy_samples"), posterior_predictive(torch.zeros(4, 3, 32, 32).byte()))
+    for name, checks in (("checked", black), ("unchecked", None)):
+        path = write_run(study, name, **setting("variance", epsilon=len(name))) / "result.json"
+        content = json.loads(path.read_text(encoding="utf-8")) | {"details": {"posterior_predictive": checks}}
+        path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
     old = write_run(study, "old-seed0", status="failed", reason="because") / "status.json"
     old.write_text('{"status": "failed"}', encoding="utf-8")
 
@@ -386,9 +393,13 @@ def test_every_subset_of_runs_has_its_report_and_table(study, tmp_path, monkeypa
         part.mkdir()
         for name in subset:
             (part / name).symlink_to(study / name)
+        (part / "study.json").write_text(json.dumps(ASKED), encoding="utf-8")
         page = page_of(part)
         assert sorted(row[0] for row in page.tables[-1][1:]) == subset
         text = "".join(page.text)
+        assert re.search(
+            "Whitening harms.*(supported|refuted|undecided)|(supported|refuted|undecided).*Whitening", text
+        )
         assert re.search("Best density|No ranking of density|No run has finished", text)
         print_study(part, Console(file=io.StringIO(), width=40 + number))
 

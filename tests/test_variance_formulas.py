@@ -12,7 +12,7 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Normal
 
 from conftest import composed, options
 from svhn_vae.experiment.build import build_vae
-from svhn_vae.model.coordinates import Features
+from svhn_vae.model.coordinates import Features, unknown
 from svhn_vae.model.variance import DiagonalNormal, soft_clip
 from test_variance import make
 
@@ -109,7 +109,7 @@ def test_optimal_sigma_is_the_mean_square_of_training_batches_and_frozen_in_eval
 
 def test_optimal_sigma_is_observed_by_a_training_vae_alone():
     vae = build_vae(composed("variance=optimal", "network_scale=0.01", "pca.n_components=5"))
-    batch = Features(3 * torch.randn(8, 5), torch.zeros(8, 1), torch.zeros(8))
+    batch = Features(y := 3 * torch.randn(8, 5), torch.zeros(8, 1), torch.zeros(8), unknown(y))
     for buffer in vae.representation.buffers():
         buffer.nan_to_num_()
     vae.eval()(batch)

@@ -1,31 +1,93 @@
-"""Draws the pictures of the README from a study of synthetic data: python docs/images/draw.py outputs/demo
+"""Draws the pictures of the README: python docs/images/draw.py [outputs/demo]
 
-samples.png: data, reconstructions and samples of the study's best run, beside each other.
-ranking.png: test bits/dim of all runs and of models without a network.
+ranking.png: the README's own table, test bits/dim against the Frechet distance of samples.
+samples.png, where a study of synthetic data is named: data, reconstructions and samples of its best run.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 SHOWN = {"data": "data", "reconstructions": "images, and below each its reconstruction", "samples": "samples"}
-BITS = "test/bits_per_dim"
+REAL_IMAGES = 4.2  # Frechet distance of real validation images, as the README says
 FOLDER = Path(__file__).parent
+README = FOLDER.parents[1] / "README.md"
+BLUE, GREY = "#0072b2", "#767676"
 
 
 def main() -> None:
-    study = Path(sys.argv[1])
+    draw_ranking(rows(README.read_text(encoding="utf-8"))).savefig(FOLDER / "ranking.png", dpi=120)
+    if len(sys.argv) > 1:
+        draw_samples(best_run(Path(sys.argv[1])) / "figures").savefig(FOLDER / "samples.png", dpi=100)
+
+
+class Row(NamedTuple):
+    """Of the table of results."""
+
+    name: str
+    bits: float
+    frechet: float | None  # of what has no samples, or grey ones, none
+
+
+def rows(readme: str) -> list[Row]:
+    lines = readme.partition("| variant | test bits/dim | Frechet |")[2].splitlines()[2:]
+    table = [[cell.strip(" *`") for cell in line.split("|")[1:4]] for line in lines if line.startswith("|")]
+    found = [(name, re.match(r"[\d.]+", bits), re.match(r"[\d.]+", frechet)) for name, bits, frechet in table]
+    return [Row(shortened(name), float(bits[0]), float(of[0]) if of else None) for name, bits, of in found if bits]
+
+
+def shortened(name: str) -> str:
+    """Without what a picture has no room for: the budget, the seeds, the version, what is in brackets."""
+    bare = re.sub(r"\(.*|, one scale.*|, full cov.*|, \d+ seeds.*| at a quarter.*|`|experiment=", "", name)
+    return " ".join(re.sub(r"\S*(trainer|grid)\S*", "", bare).split())
+
+
+def draw_ranking(found: list[Row]) -> Figure:
+    """A dot for what has pictures; a line at the bits/dim of what has none."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    seen = [row for row in found if row.frechet is not None]
+    axes.plot([row.bits for row in seen], [row.frechet for row in seen], "o", color=BLUE, markersize=7)
+    low, high = min(row.frechet for row in seen), max(row.frechet for row in seen)
+    axes.set(xlabel="test bits/dim, lower is better", ylabel="Frechet distance of samples, lower is better",
+             xlim=(min(row.bits for row in found) - 0.1, max(row.bits for row in found) + 0.3),
+             ylim=(0, high + 0.35 * (high - REAL_IMAGES)))  # fmt: skip
+    axes.axhline(REAL_IMAGES, color=GREY, linestyle="--", linewidth=1)
+    axes.annotate("real images", (1, REAL_IMAGES), (-4, 4), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", ha="right", color=GREY, fontsize="small")  # fmt: skip
+    label_dots(axes, seen, low)
+    for row in found:
+        if row.frechet is None:
+            axes.axvline(row.bits, color=GREY, linewidth=1, alpha=0.6)
+            axes.annotate(row.name, (row.bits, 0.16), (3, 0), xycoords=("data", "axes fraction"), rotation=90,
+                          textcoords="offset points", color=GREY, fontsize="x-small", va="bottom")  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def label_dots(axes: Axes, seen: list[Row], low: float) -> None:
+    """Beside the dots, from the top down, with a line's height between two of them."""
+    height, free = 2.1, float("inf")
+    for row in sorted(seen, key=lambda row: -(row.frechet or low)):
+        free = min(free - height, (row.frechet or low) + height)
+        arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6}
+        side, align = (-0.15, "right") if row.bits > sum(axes.get_xlim()) / 2 else (0.15, "left")
+        axes.annotate(row.name, (row.bits, row.frechet or low), (row.bits + side, free), va="center", ha=align,
+                      fontsize="small", arrowprops=arrow, bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
+
+
+def best_run(study: Path) -> Path:
     results = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in study.glob("*/result.json")}
     if not results or any(result["data"]["name"] != "synthetic" for result in results.values()):
         sys.exit(f"{study} must hold finished runs of data=synthetic: no photograph is part of this repository")
-    best = min(results, key=lambda folder: results[folder]["metrics"][BITS])
-    draw_samples(best / "figures").savefig(FOLDER / "samples.png", dpi=100)
-    draw_ranking(list(results.values())).savefig(FOLDER / "ranking.png", dpi=100)
+    return min(results, key=lambda folder: results[folder]["metrics"]["test/bits_per_dim"])
 
 
 def draw_samples(figures: Path) -> Figure:
@@ -36,27 +98,6 @@ def draw_samples(figures: Path) -> Figure:
         axes.set_title(title, fontsize="medium")
         axes.set_axis_off()
     return figure
-
-
-def draw_ranking(results: list[dict[str, Any]]) -> Figure:
-    """Bits/dim of runs and of models without a network, the best above."""
-    rows = [
-        (f"variance={result['choices']['variance']}, {spread(result)}", result["metrics"][BITS]) for result in results
-    ]
-    without = {f"(no network) {name}": value for name, value in results[0]["baselines"].items()}
-    ranked = sorted([*rows, *without.items()], key=lambda row: -row[1])
-    figure = Figure(figsize=(9, 0.5 + 0.26 * len(ranked)), layout="constrained")
-    axes = figure.subplots()
-    colours = ["lightgrey" if name in without else "tab:blue" for name, _ in ranked]
-    axes.barh([name for name, _ in ranked], [value for _, value in ranked], color=colours)
-    for row, (_, value) in enumerate(ranked):
-        axes.annotate(f" {value:.2f}", (value, row), va="center", fontsize="small")
-    axes.set_xlabel("test bits/dim, lower is better")
-    return figure
-
-
-def spread(result: dict[str, Any]) -> str:
-    return "whitened coordinates" if result["config"]["pca"]["whiten"] else "raw coordinates"
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ MEANING = {
     "mutual_information": "nats, latents and image; at most log of their number",
     "aggregate_kl": "nats, aggregate posterior to prior",
     "probe_accuracy": "digit, linear in the posterior's mean",
+    "neighbour_accuracy": "digit, of the nearest posterior means",
+    "label_accuracy": "digit, by the encoder that was told",
     "calibration/residual_variance": "1 is right; below, sigma is too large",
 }
 JUDGED = {"samples": "samples", "noisy_samples": "with the decoder's noise", "validation": "validation images"}
@@ -53,7 +55,8 @@ def evaluate() -> None:
     dataset = load_dataset(folder.path, cfg.data_root, other_images=cfg.other_images)
     is_its_own, result = dataset.digest == folder.result["data"]["digest"], folder.result
     iw_samples = result["config"]["iw_samples"] if cfg.iw_samples is None else cfg.iw_samples
-    score = score_run(vae, EvaluationSplits(dataset, vae.representation), split=cfg.split, iw_samples=iw_samples)
+    splits = EvaluationSplits(dataset, vae.representation, result["config"].get("labels", 1.0))
+    score = score_run(vae, splits, split=cfg.split, iw_samples=iw_samples)
     console = wide_console()
     others = "" if is_its_own else f" that are not the run's: {dataset.name} data {dataset.digest}"
     name = f"{folder.path.resolve().name}, {len(score.per_image['elbo']):,} {cfg.split} images{others}"
@@ -139,7 +142,7 @@ def notes_on(metrics: dict[str, float]) -> str:
 def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
     """Test images beside those of other data, noise and constant images."""
     test = dataset.test.images
-    others = {name: load_choice(name).test.images for name in choices}
+    others = {name.split()[0]: load_choice(name).test.images for name in choices}
     found = outliers(vae, test, others | plain_outliers(len(test), test.shape[1:]))
     table = Table(title="images of another kind; area: 1, each seems stranger than test images", title_justify="left")
     table.add_column("images")
@@ -152,9 +155,10 @@ def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
 
 
 def load_choice(name: str) -> Dataset:
-    """The data of a file in conf/data/."""
+    """The data of a file in conf/data/, settings of which may follow: `cifar10 data.root=FOLDER`."""
+    choice, *settings = name.split()
     with composing():
-        cfg = compose("train", [f"data={name}"])
+        cfg = compose("train", [f"data={choice}", *settings])
     return load_data(cfg)
 
 

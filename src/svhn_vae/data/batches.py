@@ -113,6 +113,7 @@ class TrainingBatches:
     """One epoch at each pass: a permutation from (seed, epoch), in batches of one size; the rest is left out. They come
     several at a time, `per_step`; None: ON_CPU or ON_GPU.
 
+    labels: (N,) int64, UNKNOWN where an image's is not told.
     The noise is drawn anew every `epochs_per_noise` epochs, from (seed, draw); without `add_noise` there is none.
     """
 
@@ -121,6 +122,7 @@ class TrainingBatches:
         images: Tensor,
         representation: Representation,
         *,
+        labels: Tensor,
         batch_size: int,
         per_step: int | None,
         augmentation: Augmentation,
@@ -134,7 +136,8 @@ class TrainingBatches:
             raise UserError(f"batch_size must be in 1..{len(images)}, the training images, got {batch_size}")
         if epochs_per_noise < 1:
             raise UserError(f"epochs_per_noise must be at least 1, got {epochs_per_noise}")
-        self.images, self.representation, self.augmentation = images, representation, augmentation
+        self.images, self.labels, self.representation = images, labels, representation
+        self.augmentation = augmentation
         if per_step is not None and per_step < 1:
             raise UserError(f"updates_per_step must be at least 1, or null, got {per_step}")
         self.batch_size, self.epochs_per_noise, self.shuffle = batch_size, epochs_per_noise, shuffle
@@ -160,6 +163,7 @@ class TrainingBatches:
         epoch = self.epoch()
         batches = self._order(epoch).split(self.batch_size)[: self.num_batches]
         made = (self._slices if self.representation.is_projection else self._from_pixels)(epoch, batches)
+        made = (each._replace(label=self._labels_on_device[rows]) for each, rows in zip(made, batches, strict=True))
         while several := tuple(itertools.islice(made, self.per_step)):
             yield several
 
@@ -198,6 +202,10 @@ class TrainingBatches:
     @property
     def _device(self) -> torch.device:
         return self.representation.mean.device
+
+    @cached_property
+    def _labels_on_device(self) -> Tensor:
+        return self.labels.to(self._device)
 
     @cached_property
     def _pixels_on_device(self) -> Tensor:

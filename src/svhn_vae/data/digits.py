@@ -63,6 +63,8 @@ class Synthetic(Source):
     def name(self) -> str:
         return "synthetic"
 
+    num_labels = 10  # pyright: ignore[reportAssignmentType]
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return 3, SIDE, SIDE

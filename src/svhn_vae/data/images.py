@@ -192,6 +192,7 @@ class CIFAR10(Official):
     licence = "none is stated (Krizhevsky 2009 asks to be cited)"
     name = "cifar10"  # pyright: ignore[reportAssignmentType]
     image_shape = (3, 32, 32)  # pyright: ignore[reportAssignmentType]
+    num_labels = 10  # pyright: ignore[reportAssignmentType]
     files: ClassVar = {"cifar-10-binary.tar.gz": ("c32a1d4ab5d03f1284b67883e8d87530", 170_052_171)}
 
     def read(self, split: str) -> LabelledImages:
@@ -212,6 +213,7 @@ class MNIST(Official):
     licence = "none is stated by its authors (LeCun et al. 1998)"
     name = "mnist"  # pyright: ignore[reportAssignmentType]
     image_shape = (1, 28, 28)  # pyright: ignore[reportAssignmentType]
+    num_labels = 10  # pyright: ignore[reportAssignmentType]
     files: ClassVar = {
         "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
         "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", 28_881),

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from svhn_vae.data.augmentation import Augmentation
 from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, every_nth
 from svhn_vae.data.cache import cached_moments
-from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
+from svhn_vae.data.sources import Dataset, Mapped, Source, known_labels, load_once
 from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Representation
 from svhn_vae.model.covariance import Moments
@@ -22,11 +22,12 @@ MAX_SEEN = 2_000  # training images, evenly spaced: 500 variances estimated from
 class EvaluationSplits:
     """The images that a model is evaluated on, in its coordinates: `test`, `val`, and some training images, `seen`.
 
+    labels: the share of training images whose label is known.
     Each is projected when it is first asked for, and once for all that look at it.
     """
 
-    def __init__(self, dataset: Dataset, representation: Representation) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, representation: Representation, labels: float = 1.0) -> None:
+        self.dataset, self.labels = dataset, labels
         self.test = EvaluationBatches(dataset.test.images, representation)
         self.val = EvaluationBatches(dataset.val.images, representation)
         self.seen = EvaluationBatches(every_nth(dataset.train.images, MAX_SEEN), representation)
@@ -50,6 +51,7 @@ class DataModule(L.LightningDataModule):
         epochs_per_noise: int,
         shuffle: bool,
         seed: int,
+        labels: float,
         cache: Path,
         fit_device: torch.device,
     ) -> None:
@@ -57,7 +59,7 @@ class DataModule(L.LightningDataModule):
         self.source, self.representation, self.cache = source, representation, cache
         self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
         self.updates_per_step, self.shuffle, self.seed = updates_per_step, shuffle, seed
-        self.augmentation, self.fit_device = augmentation, fit_device
+        self.labels, self.augmentation, self.fit_device = labels, augmentation, fit_device
         self.dataset: Any = None  # a Dataset, from `setup` on
 
     def setup(self, stage: str | None = None) -> None:
@@ -67,7 +69,7 @@ class DataModule(L.LightningDataModule):
         self._check_size()
         if rank_zero_only.rank == 0:  # and gives the others what it fits: see LitVAE
             self.representation.fit(self.moments(self.representation.scatter))
-        self.evaluation = EvaluationSplits(self.dataset, self.representation)
+        self.evaluation = EvaluationSplits(self.dataset, self.representation, self.labels)
 
     def moments(self, scatter: str) -> Moments:
         """The training images' moments, `sample` or `robust`; from the cache, or fitted."""
@@ -78,10 +80,11 @@ class DataModule(L.LightningDataModule):
     def train_dataloader(self) -> TrainingBatches:
         """Of several processes each has images, an order and noise of its own, and a share of every batch."""
         rank, num = self.trainer.global_rank, self.trainer.world_size
-        images = self.dataset.train.images
+        images, labels = self.dataset.train.images, known_labels(self.dataset.train.labels, self.labels)
         return TrainingBatches(
             images[rank::num][: len(images) // num],
             self.representation,
+            labels=labels[rank::num],
             batch_size=self.batch_size // num,
             per_step=self.updates_per_step,
             augmentation=self.augmentation,

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from svhn_vae.errors import Damaged, DataError
+from svhn_vae.model.coordinates import UNKNOWN
 from svhn_vae.runs.files import replacing
 
 DIVISION_SEED = 0  # not the run's: every run of a study validates on the same images
@@ -110,6 +111,11 @@ class Source(ABC):
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image, known before they are read."""
+
+    @property
+    def num_labels(self) -> int:
+        """Labels are 0..num_labels - 1; published data say so before they are read."""
+        return int(load_once(self).train.labels.max()) + 1
 
     def fingerprint(self) -> str:
         """Changes with the images, as far as can be known without reading them."""
@@ -207,6 +213,16 @@ def load_once(source: Source | Mapped) -> Dataset:
             print(f"  {leaked:,} of {total:,} test images are training or validation images, too: of these the test "
                   "figures say nothing", flush=True)  # fmt: skip
     return _loaded[name]
+
+
+def known_labels(labels: Tensor, share: float) -> Tensor:
+    """Labels (N,) -> int64, UNKNOWN but for a share of the images, drawn evenly over the labels: the same for every
+    run, so that all learn from the same."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(DIVISION_SEED))
+    drawn = torch.nn.functional.one_hot(labels[order].long())
+    rank = (drawn.cumsum(0) * drawn).sum(1)  # of an image among those of its label
+    chosen = order[rank.argsort(stable=True)[: max(1, round(share * len(labels)))]]
+    return torch.full_like(labels, UNKNOWN, dtype=torch.int64).index_copy(0, chosen, labels[chosen].long())
 
 
 def num_leaked(dataset: Dataset) -> int:

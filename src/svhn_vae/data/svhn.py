@@ -30,6 +30,7 @@ class SVHN(Official):
 
     licence = "for non-commercial use (Netzer et al. 2011)"
     image_shape = (3, 32, 32)  # pyright: ignore[reportAssignmentType]
+    num_labels = 10  # pyright: ignore[reportAssignmentType]
     files: ClassVar = {
         "train_32x32.mat": ("e26dedcc434d2e4c54c9b2d4a06d8373", 182_040_794),
         "test_32x32.mat": ("eb5a983be6a315427106f1b164d9cef3", 64_275_384),

@@ -58,6 +58,8 @@ class SVHNFull(Source):
     def name(self) -> str:
         return f"svhn_full {'+'.join(self.splits)} {self.size}"
 
+    num_labels = 10  # pyright: ignore[reportAssignmentType]
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return 3, self.size, self.size

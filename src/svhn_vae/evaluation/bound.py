@@ -18,6 +18,7 @@ from torch import Tensor
 
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.elbo import ElboTerms, bits_per_dim
+from svhn_vae.model.networks import Inferred
 from svhn_vae.model.vae import VAE, Pass
 from svhn_vae.seeds import Stream, derive_seed, seeded
 
@@ -120,8 +121,13 @@ def importance_weighted(vae: VAE, features: Features, num_samples: int, batch_in
 
 
 def log_weight(vae: VAE, features: Features, noise: Tensor) -> Tensor:
-    """Features of B images, noise (B, Z) of N(0, I) -> log w (B,) float64 of one sample each."""
-    inferred = vae.networks(features.y, noise)
+    """Features of B images, noise (B, Z) of N(0, I) -> log w (B,) float64 of one sample each; where p(x) is a sum over
+    labels, of the sum of their weights."""
+    weights = [of_inferred(vae, features, inferred, noise) for inferred in vae.inferences(features.y, noise)]
+    return functools.reduce(torch.logaddexp, weights)
+
+
+def of_inferred(vae: VAE, features: Features, inferred: Inferred, noise: Tensor) -> Tensor:
     # -log q(z | y), where z = mean + sigma * noise: nothing is divided by sigma.
     minus_log_q = as_double(0.5 * (noise.square() + inferred.log_variance + math.log(2 * math.pi))).sum(1)
     log_prior = vae.prior.log_prob(inferred.z)

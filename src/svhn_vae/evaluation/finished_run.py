@@ -36,7 +36,9 @@ class FinishedRun:
         self.vae = vae.eval()
         self.result = result  # of result.json: metrics, choices, config, data, cost; {} where there is none
         self.image_shape = tuple(vae.representation.image_shape)  # (C, H, W)
-        self.latent_dim = vae.networks.latent_dim
+        self.latent_dim = (
+            vae.networks.latent_dim + vae.num_labels
+        )  # a conditional run's z ends with the label's one-hot
 
     def encode(self, images: Images) -> Tensor:
         """The means z (N, Z) of the posteriors."""
@@ -102,8 +104,8 @@ class FinishedRun:
         return found if found.is_floating_point() else centred(found, 0)
 
     def _inferred_mean(self, features: Features) -> Tensor:
-        noise = torch.zeros(len(features.y), self.latent_dim, device=self.vae.device)
-        return self.vae.networks(features.y, noise).mean
+        noise = torch.zeros(len(features.y), self.vae.networks.latent_dim, device=self.vae.device)
+        return self.vae.networks(features.y, noise).z
 
     @torch.no_grad()
     def _by_chunk(self, work: Callable[[Tensor], Tensor], whole: Tensor) -> Tensor:

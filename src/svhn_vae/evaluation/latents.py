@@ -71,3 +71,12 @@ def linear_probe(codes: np.ndarray, labels: Tensor) -> Pipeline:
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY, max_iter=1000))
     return probe.fit(codes, labels.numpy())
+
+
+def nearest_neighbours(codes: np.ndarray, labels: Tensor) -> Pipeline:
+    """The most frequent of the labels (N,) of the 5 nearest of standardised codes (N, Z)."""
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), KNeighborsClassifier(min(5, len(codes)))).fit(codes, labels.numpy())

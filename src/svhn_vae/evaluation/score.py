@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svhn_vae.data.batches import EvaluationBatches, centred, every_nth
 from svhn_vae.data.module import EvaluationSplits
-from svhn_vae.data.sources import LabelledImages
+from svhn_vae.data.sources import known_labels
 from svhn_vae.evaluation.bound import (
     Estimate,
     evaluate,
@@ -23,7 +23,7 @@ from svhn_vae.evaluation.bound import (
 )  # fmt: skip
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.latents import linear_probe, of_the_aggregate
+from svhn_vae.evaluation.latents import linear_probe, nearest_neighbours, of_the_aggregate
 from svhn_vae.evaluation.samples import reconstruction_metrics, round_trip_metrics, sample_scores
 from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim
 from svhn_vae.model.networks.interface import OneLevel
@@ -72,7 +72,7 @@ def score_run(vae: VAE, splits: EvaluationSplits, *, split: str, iw_samples: int
     found = {
         **weighted.metrics,
         **(of_the_aggregate(*concatenated(passes.posteriors)) if passes.posteriors else {}),
-        **probe_metrics(vae, splits.dataset.train, batches, labels),
+        **label_metrics(vae, splits, batches, labels),
         **(calibrated.metrics if calibrated else {}),
         **picture_metrics(vae, images),
     }
@@ -162,14 +162,21 @@ def picture_metrics(vae: VAE, images: Tensor) -> dict[str, float]:
     return found | (round_trip_metrics(vae.representation, x, features) if vae.representation.is_projection else {})
 
 
-def probe_metrics(vae: VAE, train: LabelledImages, batches: EvaluationBatches, labels: Tensor) -> dict[str, float]:
-    """The accuracy of a linear probe of the digit, fitted on training images; {} where they show one digit alone."""
-    images, digits = (every_nth(array, MAX_PROBED) for array in train)
+def label_metrics(vae: VAE, splits: EvaluationSplits, batches: EvaluationBatches, labels: Tensor) -> dict[str, float]:
+    """The accuracy of the label: by a linear probe and by nearest neighbours in the latents, from training images whose
+    label is known, {} where they show one label alone; and by an encoder that was told labels."""
+    train, told = splits.dataset.train, known_labels(splits.dataset.train.labels, splits.labels)
+    images, digits = (every_nth(array[told >= 0], MAX_PROBED) for array in (train.images, told))
     if len(digits.unique()) < 2:
         return {}
-    probe = linear_probe(np.concatenate(list(codes(vae, EvaluationBatches(images, vae.representation)))), digits)
-    read = np.concatenate([probe.predict(batch) for batch in codes(vae, batches)])
-    return {"probe_accuracy": float((read == labels.numpy()).mean())}
+    known, found = (
+        np.concatenate(list(codes(vae, of))) for of in (EvaluationBatches(images, vae.representation), batches)
+    )
+    readers = {"probe_accuracy": linear_probe, "neighbour_accuracy": nearest_neighbours}
+    read = {name: read(known, digits).predict(found) for name, read in readers.items()}
+    if vae.num_labels:
+        read["label_accuracy"] = torch.cat([vae.labels_of(batch.y) for batch in batches]).cpu().numpy()  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return {name: float((digits == labels.numpy()).mean()) for name, digits in read.items()}
 
 
 def codes(vae: VAE, batches: EvaluationBatches) -> Iterator[np.ndarray]:

@@ -29,6 +29,7 @@ from svhn_vae.errors import UserError, did_you_mean
 from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
 from svhn_vae.experiment.configuration import CONF, OUTPUTS, is_of_training, plain
 from svhn_vae.experiment.processes import num_processes
+from svhn_vae.model.condition import LabelledNetworks, LabelledPrior
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config
@@ -161,24 +162,46 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown:
     return Job(folder, plain(cfg), chosen, data, module, trainer, judge, shown)
 
 
-def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None) -> VAE:
+def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None, num_labels: int | None = None) -> VAE:
     """An untrained VAE, its representation not yet fitted; the same weights for the same seed.
 
-    image_shape: (C, H, W); None: that of the configuration's data.
+    image_shape: (C, H, W); None: that of the configuration's data, and so of num_labels where it is conditional.
     """
     image_shape = image_shape or make("data", cfg.data).image_shape
+    num_labels = (num_labels or count_labels(cfg)) if get_class(cfg.condition._target_).needs_labels else 0
     torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
     representation = make("pca", cfg.pca, image_shape=image_shape)
     variance = make("variance", cfg.variance, event_shape=representation.event_shape)
     networks = make(
         "model",
-        cfg.model,
+        with_labels(cfg.model, num_labels),
         event_shape=representation.event_shape,
         params_per_element=variance.params_per_element,
         params_per_image=representation.residual.params_per_image,
     )
-    prior = make("prior", cfg.prior, networks=networks)
-    return VAE(representation, networks, variance, prior)
+    if num_labels:
+        networks = LabelledNetworks(networks, num_labels)
+        prior = LabelledPrior([make("prior", cfg.prior, networks=networks) for _ in range(num_labels)])
+    else:
+        prior = make("prior", cfg.prior, networks=networks)
+    wired = {"representation": representation, "networks": networks, "variance": variance, "prior": prior}
+    return make("condition", cfg.condition, **wired)
+
+
+def count_labels(cfg: DictConfig) -> int:
+    """Raises UserError where the images have none."""
+    with torch.device("cpu"):
+        found = make("data", cfg.data).num_labels
+    if found < 2:
+        raise UserError(f"condition=digit needs images of two labels or more, got {found}: use condition=none")
+    return found
+
+
+def with_labels(model: DictConfig, num_labels: int) -> DictConfig:
+    """The settings of networks whose decoder is told one of so many labels; 0: as they are."""
+    if num_labels and "latent_dim" in model:
+        return OmegaConf.merge(model, {"latent_dim": model.latent_dim + num_labels})  # pyright: ignore[reportReturnType]
+    return model
 
 
 def build_module(cfg: DictConfig) -> LitVAE:
@@ -207,6 +230,7 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
         epochs_per_noise=cfg.epochs_per_noise,
         shuffle=cfg.shuffle,
         seed=cfg.seed,
+        labels=cfg.labels,
         cache=cache_folder(cfg),
         fit_device=fit_device(cfg),
     )

@@ -24,6 +24,7 @@ from svhn_vae.experiment.configuration import CONF, register_resolvers
 from svhn_vae.model.coordinates import Representation
 from svhn_vae.model.networks.interface import Networks
 from svhn_vae.model.prior import Prior
+from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
@@ -32,11 +33,21 @@ from svhn_vae.runs.weights import (
     load_parts,
     load_tensors,
     save_tensors,
-    stored_image_shape,
+    stored_shapes,
 )
 
-BASES = {"data": Source, "pca": Representation, "model": Networks, "variance": VarianceHead, "prior": Prior}
-BEFORE = {"prior": {"_target_": "svhn_vae.model.prior.law.StandardNormal"}}  # of runs older than the group
+BASES = {
+    "data": Source,
+    "pca": Representation,
+    "model": Networks,
+    "variance": VarianceHead,
+    "prior": Prior,
+    "condition": VAE,
+}
+BEFORE = {  # of runs older than the group
+    "prior": {"_target_": "svhn_vae.model.prior.law.StandardNormal"},
+    "condition": {"_target_": "svhn_vae.model.vae.VAE"},
+}
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 
@@ -54,8 +65,9 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> FinishedRu
         if not needed.is_file():
             raise FileNotFoundError(f"{path} is not a finished run: there is no {needed.relative_to(folder.path)}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
-        groups, shape = trusted(folder.config, "pca", "model", "variance", "prior"), stored_image_shape(stored)
-        vae = built(folder.config, lambda: build_vae(groups, shape))
+        groups = trusted(folder.config, "pca", "model", "variance", "prior", "condition")
+        shape, num_labels = stored_shapes(stored)
+        vae = built(folder.config, lambda: build_vae(groups, shape, num_labels))
     if stored == folder.exported:
         load_model(vae, stored)
     else:

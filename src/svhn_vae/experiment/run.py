@@ -46,7 +46,7 @@ from svhn_vae.training.loggers import TensorBoard, history_of
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it
-DRAWN = ("data", "samples", "reconstructions", "analogies")  # at a run's end; src/generate.py draws them all
+DRAWN = ("data", "samples", "reconstructions", "analogies", "digits")  # at a run's end; src/generate.py draws them all
 
 
 def run(job: Job) -> Config:
@@ -218,7 +218,7 @@ def draw(job: Job) -> None:
     """The cheaper pictures of training and validation images; src/generate.py draws them all."""
     name = job.folder.path.name
     subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0, temperature=1.0)
-    for drawn in DRAWN:
+    for drawn in (name for name in DRAWN if name in gallery.possible(subject.vae)):
         write_png(gallery.draw(subject, drawn), job.folder.figures / f"{drawn}.png")
 
 

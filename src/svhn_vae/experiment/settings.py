@@ -82,6 +82,8 @@ def check(settings: Config, defaults: Config) -> None:
     for key in values:
         if key.startswith("trainer.") and key not in defaults and key not in ADDED:
             raise UserError(f"{key} is no setting of a run{did_you_mean(key, [*defaults, *ADDED])}")
+    if not 0 < values["labels"] <= 1:
+        raise UserError(f"labels must be a share of the training images, above 0 and up to 1, got {values['labels']}")
     every_n, last = values["trainer.check_val_every_n_epoch"], values["trainer.max_epochs"]
     if every_n > last:
         raise UserError(

@@ -22,6 +22,7 @@ from svhn_vae.errors import UserError
 from svhn_vae.model.covariance import FITS, NUM_LEVELS, Moments, floored
 from svhn_vae.model.residual import RESIDUALS, Residual, Spectrum
 
+UNKNOWN = -1  # the label of an image of which none is known
 MARGIN = 0.01  # by which rounding, and a trip through other coordinates, may leave [0, 1]
 
 
@@ -31,6 +32,7 @@ class Features(NamedTuple):
     y: Tensor  # (B, *event_shape): what the VAE models
     residual: Tensor  # (B, N): energy of what was cut off, in N bands, sums of r_i^2 / variance_i over i > K
     log_det: Tensor  # (B,): log |dy/dx|, in nats
+    label: Tensor  # (B,) int64: what is shown, if training is told so; else UNKNOWN
 
 
 class Representation(nn.Module, ABC):
@@ -118,7 +120,8 @@ class Pixels(Representation):
 
     def features(self, x: Tensor) -> Features:
         log_det = -self.image_shape.numel() * self.scale.log()
-        return Features((x - self.mean) / self.scale, x.new_zeros(len(x), 1), log_det.expand(len(x)))
+        y = (x - self.mean) / self.scale
+        return Features(y, x.new_zeros(len(x), 1), log_det.expand(len(x)), unknown(x))
 
     def inverse(self, y: Tensor) -> Tensor:
         return y * self.scale + self.mean
@@ -199,7 +202,8 @@ class Projection(Representation):
     def features(self, x: Tensor) -> Features:
         scores = (x.flatten(1) - self.mean) @ self.components.T / self.scale  # (B, D)
         y, r = scores.split([self.num_components, self.residual.num_dims], dim=1)
-        return Features(y.reshape(-1, *self.event_shape), self.residual.energy(r), self.log_det.expand(len(x)))
+        energy, log_det = self.residual.energy(r), self.log_det.expand(len(x))
+        return Features(y.reshape(-1, *self.event_shape), energy, log_det, unknown(x))
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
@@ -273,6 +277,10 @@ def to_frequencies(image: Tensor, waves: Tensor) -> Tensor:
 def to_places(coefficients: Tensor, waves: Tensor) -> Tensor:
     """The inverse of `to_frequencies`."""
     return waves.T @ coefficients @ waves
+
+
+def unknown(x: Tensor) -> Tensor:
+    return torch.full((len(x),), UNKNOWN, device=x.device)
 
 
 def one_of(name: str, value: object, choices: Collection[object]) -> None:

@@ -3,6 +3,7 @@
 Shapes: B images, Z latent dimensions, G groups of them, E = event_shape of y. Units: nats per image.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,10 +25,23 @@ class Pass(NamedTuple):
     terms: ElboTerms
     latents_kl: Tensor  # (B, G): the KL of each group of latents as the loss takes it; of N(0, I), of each latent
     kl_in_loss: Tensor  # (B,): their sum; terms.kl but for `sampling_bug`
+    # Where training passes each image n times, once for each label that it may have: B is n times as many, and
+    weight: Tensor | None = None  # (B,): the share of a pass in its image; they sum to one
+    label_cost: Tensor | float = 0.0  # (): what training adds to the loss, so that labels are recognised
+
+    def mean(self, of_passes: Tensor) -> Tensor:
+        """(B, ...) -> the mean over the images (...)."""
+        if self.weight is None:
+            return of_passes.mean(0)
+        weight = self.weight.view(-1, *[1] * (of_passes.ndim - 1))
+        return (weight * of_passes).sum(0) / self.weight.detach().sum()
 
 
 class VAE(nn.Module):
     """z ~ prior, y ~ head(decode(z)), r ~ representation.residual; x = representation.inverse(y, r)."""
+
+    needs_labels = False
+    num_labels = 0  # that the networks are told of
 
     def __init__(
         self, representation: Representation, networks: Networks, variance: VarianceHead, prior: Prior
@@ -45,6 +59,16 @@ class VAE(nn.Module):
         inferred = self.networks(features.y, self._noise(len(features.y)))
         if self.training:
             self.variance.observe(inferred.params, features.y)
+        return self.bound(features, inferred)
+
+    def inferences(self, y: Tensor, noise: Tensor) -> Iterator[Inferred]:
+        """All that p(x) is the sum over: here what the networks make of y."""
+        yield self.networks(y, noise)
+
+    def labels_of(self, y: Tensor) -> Tensor | None:
+        """The labels (B,) that the encoder recognises; None: it was told of none."""
+
+    def bound(self, features: Features, inferred: Inferred) -> Pass:
         likelihood = self.variance(inferred.params)
         kl = self.prior.kl(inferred.mean, inferred.log_variance, inferred.z)
         terms = ElboTerms(

@@ -7,7 +7,7 @@ Shapes: N images x (N, C, H, W), B of a batch, D pixels of an image; Z latents; 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ def farthest(passes: Tensor, first: Tensor, num_kept: int, num_candidates: int, 
 def interpolations(subject: Subject) -> Picture:
     """Straight lines between posterior means; each row ends at the image that the next one starts from."""
     x = pixels(subject.dataset.val.images, 10).to(subject.vae.device)
-    z = infer(subject.vae, x).mean
+    z = infer(subject.vae, x).z
     path = torch.lerp(z[:, None], z.roll(-1, 0)[:, None], torch.linspace(0, 1, NUM_STEPS, device=z.device)[:, None])
     decoded = subject.vae.decode_mean(path.flatten(0, 1)).unflatten(0, path.shape[:2])
     rows = torch.cat([x[:, None], decoded, x.roll(-1, 0)[:, None]], dim=1)
@@ -147,7 +147,7 @@ def arithmetic(subject: Subject) -> Picture:
     """z(image of digit a) - mean code of a + mean code of b, for every b."""
     vae = subject.vae
     images, labels = (evenly(array, MAX_MEAN_CODES) for array in subject.dataset.val)
-    codes = torch.cat([infer(vae, centred(chunk, 0).to(vae.device)).mean for chunk in images.split(BATCH)])
+    codes = torch.cat([infer(vae, centred(chunk, 0).to(vae.device)).z for chunk in images.split(BATCH)])
     first, digits = first_of_each(labels)
     means = torch.stack([codes[labels == digit].mean(0) for digit in digits])  # (number of digits, Z)
     moved = (codes[first] - means)[:, None] + means  # from each digit to each
@@ -156,6 +156,24 @@ def arithmetic(subject: Subject) -> Picture:
     targets = ", ".join(map(str, digits.tolist()))
     what = f"arithmetic: validation images, their codes moved from the mean code of their digit to that of {targets}"
     return grid(rows.flatten(0, 1), 1 + len(digits)), what
+
+
+def digits(subject: Subject) -> Picture:
+    """What a model that is told the label makes of it."""
+    vae = subject.vae
+    prior: Any = vae.prior  # of labels
+    labels = torch.arange(vae.num_labels, device=vae.device)
+    z = prior.sample_of(labels.repeat_interleave(COLUMNS), generator(subject, PRIOR), subject.temperature)
+    x = pixels(subject.dataset.val.images, COLUMNS).to(vae.device)
+    style = infer(vae, x).mean[:, None].expand(-1, len(labels), -1)
+    told = torch.eye(len(labels), device=vae.device).expand(len(x), -1, -1)
+    carried = vae.decode_mean(torch.cat([style, told], dim=2).flatten(0, 1)).unflatten(0, (len(x), len(labels)))
+    rows = torch.cat([x[:, None], carried], dim=1).flatten(0, 1)
+    picture = stacked([grid(vae.decode_mean(z), COLUMNS), grid(rows, 1 + len(labels))], BLOCK_GAP)
+    return (
+        picture,
+        "samples of each digit, a row each; below, validation images, and the style of each in all digits",
+    )
 
 
 def sigma(subject: Subject) -> Picture:
@@ -235,6 +253,7 @@ PICTURES: dict[str, Callable[[Subject], Picture]] = {
     "interpolations": interpolations,
     "traversals": traversals,
     "arithmetic": arithmetic,
+    "digits": digits,
     "sigma": sigma,
     "likely": likely,
     "pca_round_trip": pca_round_trip,
@@ -244,7 +263,8 @@ OF_PROJECTIONS = {"pca_round_trip"}
 
 def possible(vae: VAE) -> list[str]:
     """The names of the pictures that there are of this model."""
-    return [name for name in PICTURES if vae.representation.is_projection or name not in OF_PROJECTIONS]
+    left_out = set() if vae.representation.is_projection else OF_PROJECTIONS
+    return [name for name in PICTURES if name not in left_out and (vae.num_labels or name != "digits")]
 
 
 def prior(subject: Subject) -> Tensor:

@@ -97,7 +97,8 @@ def _words(config: Mapping[str, Any], choices: Mapping[str, str], changed: Confi
         if key.startswith("variance.") and re.fullmatch(r"[\w.+-]{1,12}", str(value))
     ]
     data, pca = choices["data"], config["pca"]
-    words = [choices["model"], choices["variance"], *head[:3], *([] if data == "svhn" else [data])]
+    told = [each for each in [choices.get("condition")] if each not in (None, "none")]
+    words = [choices["model"], *told, choices["variance"], *head[:3], *([] if data == "svhn" else [data])]
     if pca.get("n_components") is None:
         return [*words, "pixels"]
     basis = "pca" if choices["pca"] == "default" else choices["pca"]

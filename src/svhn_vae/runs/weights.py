@@ -22,7 +22,8 @@ from svhn_vae.runs.folder import RunFolder
 
 BASIS = "components"  # the buffer (D, D) of a projection: 38 MB of 32 x 32 x 3 pixels, alike in most runs of a study
 SHAPE = "image_shape"  # of a stored representation: (C, H, W)
-MAX_SIDE = 10_000
+MAX_SIDE, MAX_LABELS = 10_000, 256
+NUM_LABELS = "num_labels"  # that the networks are told of; 0: none
 BASES = ".bases"  # the study's folder of such buffers
 
 
@@ -52,15 +53,24 @@ def save_representation(vae: VAE, folder: RunFolder) -> None:
     state = {name: buffer.contiguous() for name, buffer in vae.representation.named_buffers()}
     if BASIS in state:
         share_basis({BASIS: state.pop(BASIS)}, folder)
-    save_tensors({**state, SHAPE: torch.tensor(vae.representation.image_shape)}, folder.representation)
+    save_tensors(state | shapes_of(vae), folder.representation)
 
 
-def stored_image_shape(path: Path) -> tuple[int, ...]:
-    """(C, H, W) of the images that the representation in a file was fitted on. Raises Damaged."""
-    shape = load_tensors(path).get(SHAPE, torch.tensor([3, 32, 32]))  # older files have none
+def shapes_of(vae: VAE) -> dict[str, Tensor]:
+    return {SHAPE: torch.tensor(vae.representation.image_shape), NUM_LABELS: torch.tensor(vae.num_labels)}
+
+
+def stored_shapes(path: Path) -> tuple[tuple[int, ...], int]:
+    """(C, H, W) of the images that the representation in a file was fitted on, and of how many labels its networks are
+    told. Raises Damaged."""
+    stored = load_tensors(path)
+    shape = stored.get(SHAPE, torch.tensor([3, 32, 32]))  # older files have neither
+    num_labels = int(stored.get(NUM_LABELS, torch.tensor(0)))
     if shape.shape != (3,) or not 1 <= shape.min() <= shape.max() <= MAX_SIDE:
         raise Damaged(path, f"no image has the shape {shape.tolist()}")
-    return tuple(shape.tolist())
+    if not 0 <= num_labels <= MAX_LABELS:
+        raise Damaged(path, f"no data set has {num_labels} labels")
+    return tuple(shape.tolist()), num_labels
 
 
 def share_basis(basis: dict[str, Tensor], folder: RunFolder) -> None:
@@ -152,7 +162,7 @@ def load_best(vae: VAE, folder: RunFolder) -> None:
 def save_model(vae: VAE, path: Path) -> None:
     """All of a trained model in one file."""
     whole = {name: value.clone().contiguous() for name, value in state_of(vae).items()}
-    save_tensors({**whole, SHAPE: torch.tensor(vae.representation.image_shape)}, path)
+    save_tensors(whole | shapes_of(vae), path)
 
 
 def load_model(vae: VAE, path: Path) -> None:

@@ -46,19 +46,20 @@ class Objective:
 
     def loss(self, vae: VAE, result: Pass, y: Tensor, epoch: Tensor | int) -> Tensor:
         """A pass of images with features y (B, *E), in the epoch () counted from 0 -> the mean loss, ()."""
-        terms = result.terms
+        terms, y = result.terms, y.repeat_interleave(len(result.terms.kl) // len(y), 0)
         rate = self.beta
         if self.kl_warmup_epochs:
             rate = rate * torch.as_tensor(epoch / self.kl_warmup_epochs).clamp(max=1)
         kl = result.kl_in_loss
         if self.free_bits:
-            kl = result.latents_kl.mean(0).clamp(min=self.free_bits).sum()
+            kl = result.mean(result.latents_kl).clamp(min=self.free_bits).sum()
         log_likelihood = terms.log_likelihood
         if self.mean_weight:
             around = vae.variance(vae.variance.detach_mean(result.inferred.params)).log_prob(y)
             log_likelihood = around + self.mean_weight * self.of_the_mean(vae, result, y)
         penalty = vae.variance.penalty(result.inferred.params)
-        return (rate * kl + penalty - log_likelihood - terms.residual - terms.log_det).mean()
+        loss = rate * kl + penalty - log_likelihood - terms.residual - terms.log_det
+        return result.mean(loss) + result.label_cost
 
     def of_the_mean(self, vae: VAE, result: Pass, y: Tensor) -> Tensor:
         """log N(y; the decoder's mean, mean_sigma^2) (B,), mean_sigma brought to the units of y."""

@@ -73,7 +73,7 @@ class Update:
     def _forward(self, batch: Features, epoch: Tensor) -> tuple[Tensor, list[Tensor]]:
         result = self.vae(batch)
         loss = self.objective.loss(self.vae, result, batch.y, epoch)
-        return loss, [term.detach().mean() for term in per_image(result)]
+        return loss, [result.mean(term).detach() for term in per_image(result)]
 
     def _clipped_size(self) -> Tensor:
         if self.clip is not None:

@@ -2,7 +2,7 @@
 
     law.py      what a prior is, and N(0, I)
     learnt.py   learnt with the bound: a mixture of Gaussians, a mixture of posteriors
-    fitted.py   fitted on q(z) when training has ended: a mixture of Gaussians, a normalizing flow
+    fitted.py   fitted on q(z) when training has ended: a mixture of Gaussians, a normalizing flow, a second VAE
 
 To add one: subclass Prior (or FittedPrior), write conf/prior/<name>.yaml. Nothing else changes.
 

@@ -6,13 +6,14 @@ distance of samples from images (two stages: Dai and Wipf 2019; a density after 
 Shapes: N training images, B images, Z latent dimensions, K components. Units: nats per image.
 """
 
+import functools
 import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from svhn_vae.model.elbo import kl_to_standard_normal
 from svhn_vae.model.networks import OneLevel
@@ -24,6 +25,7 @@ class FittedPrior(Prior):
 
     is_fitted_last = True
     is_fitted = False
+    num_noises = 1  # for a sample, Z numbers each
 
     @abstractmethod
     def learn(self, mean: Tensor, log_variance: Tensor) -> None:
@@ -36,7 +38,7 @@ class FittedPrior(Prior):
 
     @abstractmethod
     def from_noise(self, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """noise (B, Z) of N(0, I) -> samples (B, Z), once it is fitted."""
+        """noise (B, num_noises * Z) of N(0, I) -> samples (B, Z), once it is fitted."""
 
     def fit(self, mean: Tensor, log_variance: Tensor, seed: int) -> None:
         """On the posteriors of training images, (N, Z) each; the same for the same seed."""
@@ -50,8 +52,9 @@ class FittedPrior(Prior):
 
     @torch.no_grad()
     def sample(self, num: int, generator: torch.Generator, temperature: float) -> Tensor:
-        noise = temperature * torch.randn(num, self.latent_dim, generator=generator).to(self.device)
-        return self.from_noise(noise, generator) if self.is_fitted else noise
+        noise = torch.randn(num, self.num_noises * self.latent_dim, generator=generator)
+        noise = temperature * noise.to(self.device)
+        return self.from_noise(noise, generator) if self.is_fitted else noise[:, : self.latent_dim]
 
     def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
         return super().kl(mean, log_variance, z) if self.is_fitted else kl_to_standard_normal(mean, log_variance)
@@ -109,9 +112,59 @@ class GaussianMixture(FittedPrior):
         return self.mean[chosen] + (self.factor[chosen] @ noise[:, :, None])[:, :, 0]
 
 
-class Flow(FittedPrior):
-    """An autoregressive neural spline flow (Durkan et al. 2019; zuko's), by maximum likelihood of fresh draws of the
-    posteriors, with AdamW and a cosine schedule. Latents are standardised before it."""
+class Trained(FittedPrior):
+    """Learnt by AdamW with a cosine schedule, on fresh draws of the posteriors; a subclass says how likely standardised
+    latents are."""
+
+    def __init__(
+        self,
+        name: str,
+        networks: OneLevel,
+        num_steps: int,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float,
+        **counts: int,
+    ) -> None:
+        super().__init__(name, networks, num_steps=num_steps, batch_size=batch_size, **counts)
+        self.num_steps, self.batch_size = num_steps, batch_size
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.shift: Tensor
+        self.scale: Tensor
+        self.register_buffer("shift", torch.zeros(self.latent_dim))
+        self.register_buffer("scale", torch.ones(self.latent_dim))
+
+    @abstractmethod
+    def standardised_log_prob(self, z: Tensor) -> Tensor:
+        """z (B, Z) with mean 0 and variance 1 -> (B,)."""
+
+    def objective(self, z: Tensor) -> Tensor:
+        """What is maximised, of standardised z (B, Z) -> (B,)."""
+        return self.standardised_log_prob(z)
+
+    def fitted_log_prob(self, z: Tensor) -> Tensor:
+        return self.standardised_log_prob((z - self.shift) / self.scale) - self.scale.log().sum()
+
+    @torch.enable_grad()
+    def learn(self, mean: Tensor, log_variance: Tensor) -> None:
+        sigma = (0.5 * log_variance).exp()
+        self.shift.copy_(mean.mean(0))
+        self.scale.copy_((mean.var(0, correction=0) + sigma.square().mean(0)).sqrt())
+        weights = list(self.requires_grad_(True).parameters())
+        optimizer = torch.optim.AdamW(weights, self.learning_rate, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.num_steps)
+        for _ in range(self.num_steps):
+            drawn = torch.randint(len(mean), (self.batch_size,)).to(mean.device)
+            z = mean[drawn] + sigma[drawn] * torch.randn_like(mean[drawn])
+            optimizer.zero_grad()
+            (-self.objective((z - self.shift) / self.scale).mean()).backward()
+            optimizer.step()
+            schedule.step()
+        self.requires_grad_(False)
+
+
+class Flow(Trained):
+    """An autoregressive neural spline flow (Durkan et al. 2019; zuko's)."""
 
     def __init__(
         self,
@@ -126,35 +179,71 @@ class Flow(FittedPrior):
     ) -> None:
         import zuko  # what most runs do without
 
-        super().__init__("flow", networks, num_transforms=num_transforms, num_steps=num_steps, batch_size=batch_size)
-        self.num_steps, self.batch_size = num_steps, batch_size
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.shift: Tensor
-        self.scale: Tensor
-        self.register_buffer("shift", torch.zeros(self.latent_dim))
-        self.register_buffer("scale", torch.ones(self.latent_dim))
+        learning = (num_steps, batch_size, learning_rate, weight_decay)
+        super().__init__("flow", networks, *learning, num_transforms=num_transforms)
         self.flow = zuko.flows.NSF(self.latent_dim, transforms=num_transforms, hidden_features=tuple(widths))
         self.flow.requires_grad_(False)  # the bound does not learn it
 
-    @torch.enable_grad()
-    def learn(self, mean: Tensor, log_variance: Tensor) -> None:
-        sigma = (0.5 * log_variance).exp()
-        self.shift.copy_(mean.mean(0))
-        self.scale.copy_((mean.var(0, correction=0) + sigma.square().mean(0)).sqrt())
-        weights = list(self.flow.requires_grad_(True).parameters())
-        optimizer = torch.optim.AdamW(weights, self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.num_steps)
-        for _ in range(self.num_steps):
-            drawn = torch.randint(len(mean), (self.batch_size,)).to(mean.device)
-            z = mean[drawn] + sigma[drawn] * torch.randn_like(mean[drawn])
-            optimizer.zero_grad()
-            (-self.fitted_log_prob(z).mean()).backward()
-            optimizer.step()
-            schedule.step()
-        self.flow.requires_grad_(False)
-
-    def fitted_log_prob(self, z: Tensor) -> Tensor:
-        return self.flow().log_prob((z - self.shift) / self.scale) - self.scale.log().sum()
+    def standardised_log_prob(self, z: Tensor) -> Tensor:
+        return self.flow().log_prob(z)
 
     def from_noise(self, noise: Tensor, generator: torch.Generator) -> Tensor:
         return self.flow().transform.inv(noise) * self.scale + self.shift
+
+
+class TwoStage(Trained):
+    """A second VAE, of the latents: u ~ N(0, I), as many as z has, and one learnt sigma (Dai and Wipf 2019).
+
+    log_prob is a bound on the log-density: importance-weighted with num_samples, whose noise is evenly spread, and the
+    same for every z.
+    """
+
+    is_bound = True
+    num_noises = 2  # u, and the errors of z
+
+    def __init__(
+        self,
+        networks: OneLevel,
+        *,
+        width: int,
+        num_samples: int,
+        num_steps: int,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float,
+    ) -> None:
+        learning = (num_steps, batch_size, learning_rate, weight_decay)
+        super().__init__("two_stage", networks, *learning, width=width, num_samples=num_samples)
+        self.num_samples, size = num_samples, self.latent_dim
+        self.encoder = perceptron(size, width, 2 * size)
+        self.decoder = perceptron(size, width, size)
+        self.log_variance = nn.Parameter(torch.zeros(()))  # of z given u
+        self.requires_grad_(False)  # the bound does not learn it
+
+    def standardised_log_prob(self, z: Tensor) -> Tensor:
+        uniform = torch.quasirandom.SobolEngine(self.latent_dim, scramble=True, seed=0).draw(self.num_samples)
+        draws = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).to(z)
+        mean, log_variance = self.encoder(z).chunk(2, dim=1)
+        weights = (self._log_weight(z, mean, log_variance, noise.expand_as(z)) for noise in draws)
+        return functools.reduce(torch.logaddexp, weights) - math.log(self.num_samples)
+
+    def objective(self, z: Tensor) -> Tensor:
+        mean, log_variance = self.encoder(z).chunk(2, dim=1)
+        return self._log_weight(z, mean, log_variance, torch.randn_like(mean))
+
+    def _log_weight(self, z: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+        """log p(z | u) + log p(u) - log q(u | z) at u = mean + sigma * noise."""
+        u = mean + (0.5 * log_variance).exp() * noise
+        error = (z - self.decoder(u)) * (-0.5 * self.log_variance).exp()
+        size = 0.5 * (log_variance - self.log_variance).sum(1)
+        return standard_log_prob(error) + standard_log_prob(u) - standard_log_prob(noise) + size
+
+    def from_noise(self, noise: Tensor, generator: torch.Generator) -> Tensor:
+        u, errors = noise.chunk(2, dim=1)
+        return (self.decoder(u) + (0.5 * self.log_variance).exp() * errors) * self.scale + self.shift
+
+
+def perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs)
+    )

@@ -21,6 +21,7 @@ NUM_DRAWS = 10_000  # for the moments of a prior that has none in closed form: t
 class Prior(nn.Module, ABC):
     """The law p(z) of the latents z (B, Z) of some networks."""
 
+    is_bound = False  # True: log_prob is a lower bound, on average over its noise
     is_fitted_last = False  # True: by `fit`, when all else is learnt
     is_fitted: bool
 

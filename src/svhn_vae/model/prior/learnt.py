@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.networks import OneLevel
 from svhn_vae.model.prior.law import Prior
@@ -54,6 +55,10 @@ class Vamp(DiagonalMixture):
 
     def __init__(self, networks: OneLevel, *, num_components: int) -> None:
         super().__init__("vamp", networks, num_components=num_components)
+        if not isinstance(networks, OneLevel):
+            raise UserError(
+                "prior=vamp needs an encoder that sees images alone: with condition=digit use prior=mixture"
+            )
         self.pseudo_inputs = nn.Parameter(torch.randn(num_components, *networks.event_shape))
         self._networks = (networks,)  # in a tuple: they are the VAE's, and no part of this module's state
 
