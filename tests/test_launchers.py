@@ -15,7 +15,6 @@ from hydra.core.plugins import Plugins
 
 from conftest import REPO
 from stress.fingerprint import fingerprints
-from stress.forked import train
 from svhn_vae.experiment.preflight import Refused, jobs_of
 
 TRAIN = REPO / "src" / "train.py"
@@ -73,10 +72,10 @@ def list_of_ends(printed: str) -> str:
 def alone(tmp_path_factory) -> tuple[Path, str]:
     """The sweep with Hydra's own launcher."""
     folder = tmp_path_factory.mktemp("alone")
-    done = train(folder, "-m", *SWEEP, exact=True)
-    assert done.returncode == 1
-    assert "failed, 2 of 4 jobs" in done.printed
-    return folder, done.printed
+    code, printed = ended(sweep(folder))
+    assert code == 1
+    assert "failed, 2 of 4 jobs" in printed
+    return folder, printed
 
 
 def check_same(folder: Path, code: int, printed: str, alone: tuple[Path, str]) -> None:

@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from conftest import CONF, REPO, composed
 from stress.forked import train
+from svhn_vae.commands.search import plan
 from svhn_vae.experiment.configuration import register_resolvers
 from test_end_to_end import TINY
 
@@ -78,7 +79,10 @@ def test_a_command_is_composed_as_printed(command):
 def test_other_commands_have_the_arguments_of_their_script(command):
     """report.py takes a study, claims.py nothing; their own tests run them."""
     script, *words = command
-    assert (script, len(words)) in {("report", 1), ("claims", 0)}
+    if script == "search":
+        assert plan(words)[1]
+        return
+    assert (script, len(words)) in {("report", 1), ("claims", 0), ("runs", 0), ("clean", 0), ("clean", 2)}
 
 
 @pytest.fixture(scope="module")

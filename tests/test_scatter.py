@@ -9,6 +9,7 @@ from scipy import linalg, stats
 from sklearn.decomposition import PCA
 
 from conftest import in_batches
+from svhn_vae.model import covariance
 from svhn_vae.model.covariance import (
     DEQUANTISATION_VARIANCE,
     FITS,
@@ -198,3 +199,19 @@ def test_few_images_have_robust_moments(num_images):
 
 def test_the_same_image_again_and_again_has_moments():
     assert all(array.isfinite().all() for array in robust_moments(in_batches(np.full((5, NUM_PIXELS), 0.5))))
+
+
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+@pytest.mark.parametrize("num_images", [2, 10, 40])
+def test_few_images_take_a_short_way_to_the_same_moments(fit, num_images, monkeypatch):
+    """Where the images span less than half of the directions; the directions without images are any."""
+    x = torch.rand(num_images, 80, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    few = fit([x])
+    monkeypatch.setattr(covariance, "are_few", lambda _: False)
+    full = fit([x])
+    for name in ("mean", "eigenvalues", "degrees_of_freedom", "total_variance"):
+        torch.testing.assert_close(getattr(few, name), getattr(full, name), rtol=1e-5, atol=1e-9)
+    rank = num_images - 1
+    cosines = (few.components[:rank] * full.components[:rank]).sum(1).abs()
+    torch.testing.assert_close(cosines, torch.ones(rank), rtol=0, atol=1e-4)
+    torch.testing.assert_close(few.components @ few.components.T, torch.eye(80), rtol=0, atol=1e-5)

@@ -14,6 +14,9 @@ COMMANDS = {  # name, which is its function's -> its module, what it does
     "baselines": ("images", "scores models without a network on a data set"),
     "judge": ("images", "trains the classifier that judges samples"),
     "claims": ("studies", "prints the verdicts of all studies on what they claim"),
+    "runs": ("studies", "lists studies and their runs, with status, age, figure and size"),
+    "clean": ("studies", "deletes runs that failed or are named, once it is told yes=true"),
+    "search": ("search", "searches settings that train well"),
     "bench": ("bench", "measures the framework on this machine"),
 }
 

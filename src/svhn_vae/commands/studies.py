@@ -1,13 +1,21 @@
-"""What is done with studies: report writes one's page, claims the verdicts of all. Imports no torch."""
+"""What is done with studies: report writes one's page, claims prints the verdicts of all, runs lists what is there, and
+clean deletes what failed. Imports no torch."""
 
 import argparse
+import math
+import shutil
+import time
 from pathlib import Path
 
+from rich.table import Table
+
+from svhn_vae.errors import Busy, UserError
 from svhn_vae.report.claims import NOTE, gather, markdown, reasons, table
-from svhn_vae.report.collect import read_runs
+from svhn_vae.report.collect import METRIC, read_runs
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
-from svhn_vae.runs.files import replacing
+from svhn_vae.runs.files import locked, replacing
+from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.installation import CONF, as_typed, program
 
 EXPERIMENTS = CONF / "experiment" / "claims"
@@ -50,3 +58,65 @@ def claims() -> None:
     console.print(table(found, console.width))
     for line in [*NOTE, *reasons(found), *found.damaged]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def runs() -> None:
+    """Lists all studies and their runs: status, age, bits per dimension, size on the disk: python src/runs.py"""
+    parser = argparse.ArgumentParser(prog=program(), description=as_typed(runs.__doc__ or ""))
+    parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder of the studies")
+    outputs = parser.parse_args().outputs
+    if not outputs.is_dir():
+        parser.error(f"no folder {outputs}: expected the folder of the studies, such as outputs")
+    table = Table("study and run", "status", "age", "bits/dim", "MB")
+    for study in sorted(path for path in outputs.iterdir() if path.is_dir()):
+        if found := read_runs(study):
+            best = min((run.number("metrics", METRIC) for run in found if run.result), default=math.nan)
+            table.add_row(f"[bold]{study.name}", f"{len(found)} runs", "", f"best {best:.3f}", megabytes(study))
+        for run in found:
+            figure, place = run.number("metrics", METRIC), study / run.name
+            table.add_row(f"  {run.name}", run.status, age(RunFolder(place)), f"{figure:.3f}", megabytes(place))
+    wide_console().print(table)
+
+
+def age(folder: RunFolder) -> str:
+    """Since it ended, or else began."""
+    seconds = time.time() - folder.facts.get("ended", folder.facts.get("started", time.time()))
+    for unit, length in {"d": 86400, "h": 3600, "min": 60}.items():
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def megabytes(folder: Path) -> str:
+    return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:,.1f}"
+
+
+def clean() -> None:
+    """Says which run folders it would delete: those that failed, and those that are named. python src/clean.py yes=true
+    deletes them. A finished, diverged or interrupted run goes only where it is named."""
+    parser = argparse.ArgumentParser(prog=program(), description=as_typed(clean.__doc__ or ""))
+    parser.add_argument(
+        "words", nargs="*", metavar="FOLDER", help="runs to delete, such as outputs/demo/NAME; yes=true"
+    )
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of the studies")
+    asked = parser.parse_args()
+    named = [Path(word) for word in asked.words if word not in ("yes=true", "yes=false")]
+    for path in named:
+        if path.is_symlink() or not RunFolder(path).facts:
+            raise UserError(f"{path}: expected a run's folder, such as outputs/demo/NAME: svhn-vae runs lists them")
+    failed = [path for path in sorted(asked.outputs.glob("*/*")) if RunFolder(path).facts.get("status") == "failed"]
+    chosen = list(dict.fromkeys([*failed, *named]))
+    for path in chosen:
+        print(f"{path}: {RunFolder(path).facts['status']}, {megabytes(path)} MB")
+        if "yes=true" in asked.words:
+            delete(path)
+    print("nothing to delete" if not chosen else "deleted" if "yes=true" in asked.words else "yes=true deletes these")
+
+
+def delete(path: Path) -> None:
+    """But for a run that a process writes."""
+    try:
+        with locked(path):
+            shutil.rmtree(path)
+    except Busy as busy:
+        print(f"  left alone: {busy}")

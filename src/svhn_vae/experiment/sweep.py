@@ -108,7 +108,7 @@ class Sweep:
         try:
             return self._check(asked) or self._run(main)
         except (Interrupted, KeyboardInterrupt) as interrupted:
-            self._tell()
+            self.tell()
             return 128 + getattr(interrupted, "signum", 2)
         finally:
             PROCESSES.end()
@@ -181,7 +181,7 @@ class Sweep:
         except Exception as error:  # a folder that Hydra cannot make
             print(f"  failed: {one_line(root_of(error))}", flush=True)
             self.outcomes.append(Outcome("the command", "failed", one_line(root_of(error))))
-        self._tell()
+        self.tell()
         return int(any(outcome.status == "failed" for outcome in self.outcomes))
 
     def _launch_elsewhere(self, main: Callable[[], Any]) -> None:
@@ -226,7 +226,7 @@ class Sweep:
         more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
         return f" [{', '.join(labels[:MAX_LISTED])}{more}]"
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
         """The tables, and under them what else there is to know; of a single run, its line has said it."""
         failed = [outcome for outcome in self.outcomes if outcome.status == "failed"]
         names = defaultdict(list)  # status -> runs

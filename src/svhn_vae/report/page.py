@@ -26,6 +26,7 @@ from svhn_vae.report.plots import (
     Drawing,
     learning_curves,
     predictive_checks,
+    search_drawing,
     sides,
     verdict_drawing,
 )
@@ -64,8 +65,8 @@ def write_report(study: Path) -> Path:
     """Writes the report of all that the study's folder holds so far, and returns the page; a report that was there is
     replaced file by file."""
     runs, asked = read_runs(study), read_json(study / "study.json")
-    groups = by_test_images(runs).items()
-    sections = [section(study, title, group, f"data{place}") for place, (title, group) in enumerate(groups, 1)]
+    sections = [section(study, title, group, f"data{place}")
+                for place, (title, group) in enumerate(by_test_images(runs).items(), 1)]  # fmt: skip
     asked |= {name: asked[name] if isinstance(asked.get(name), list) else [] for name in ("commands", "hypotheses")}
     tested = [
         (one, effect_text(one.effect) if one.effect else "", verdict_drawing(one, f"verdict-{place:02}"))
@@ -80,6 +81,7 @@ def write_report(study: Path) -> Path:
         "commands": [one for one in asked["commands"] if isinstance(one, dict) and "command" in one],
         "sections": sections,
         "verdicts": tested,
+        "search": search_drawing(study),
         "unfinished": [(run, label_of[run.name]) for run in runs if not run.result],
         "written": time.time(),
         "state": state(runs),
@@ -92,12 +94,12 @@ def write_report(study: Path) -> Path:
         "max_shown": MAX_SHOWN,
         "num_grey": NUM_OTHERS,
     }
-    report, environment = study / "report", templates()
     drawings = [one for part in sections for one in (*part["sides"], *part["checks"], *part["curves"])]
-    write_figures(report / "figures", [*drawings, *(drawn for *_, drawn in tested if drawn)])
+    drawings += [drawn for drawn in (*(one[-1] for one in tested), context["search"]) if drawn]
+    write_figures((report := study / "report") / "figures", drawings)
     write_text(report / "results.csv", results(runs, label_of))
     for template, name in (("report.md.j2", "report.md"), ("page.html.j2", "index.html")):
-        write_text(report / name, environment.get_template(template).render(context))
+        write_text(report / name, templates().get_template(template).render(context))
     return report / "index.html"
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -22,6 +22,7 @@ from svhn_vae.report.collect import FRECHET, METRIC, Variant
 from svhn_vae.report.hypotheses import Verdict
 from svhn_vae.report.matching import DIVERGED
 from svhn_vae.report.ranking import Ranking, front
+from svhn_vae.runs.files import read_json
 
 # Okabe and Ito's for readers who are colour-blind, dark enough on white; the second six are told apart by their dashes.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5428f", "#8a6d00", "#4a4ac4")
@@ -302,6 +303,38 @@ def limits(values: Sequence[np.ndarray], most: float) -> tuple[float, float] | N
 # --- verdicts -------------------------------------------------------------------------------------------------------
 
 MAX_ROWS = 12  # of settings; with more, all runs of a side stand in one
+SEARCH = "Trials of the search: val/negative_elbo in nats, over the trials' order and over each searched setting."
+
+
+def search_drawing(study: Path) -> Drawing | None:
+    """The trials that search.py noted; None where there is no finite one."""
+    noted = read_json(study / "search.json").get("trials")
+    trials = [one for one in noted if one["value"] is not None] if isinstance(noted, list) else []
+    if not trials:
+        return None
+    best = min(trials, key=lambda one: one["value"])
+    alt = f"{len(trials)} trials; the best, {best['value']:.1f} nats, has {best['params']}"
+    size = (min(2 * (1 + len(best["params"])), 10), 2.2)
+    return drawing(lambda figure: draw_search(figure, trials), "search", SEARCH, alt, size)
+
+
+def draw_search(figure: Figure, trials: Sequence[Mapping[str, Any]]) -> None:
+    """Left: the best so far; then a panel for each setting, later trials darker."""
+    values, keys = [one["value"] for one in trials], list(trials[0]["params"])
+    axes = figure.subplots(1, 1 + len(keys), sharey=True, squeeze=False)[0]
+    axes[0].step(range(1, len(values) + 1), np.minimum.accumulate(values), where="post", color=COLOURS[1])
+    axes[0].scatter(range(1, len(values) + 1), values, c=range(len(values)), cmap="Blues", vmin=-len(values), s=9)
+    axes[0].set(xlabel="trial", ylabel="nats")
+    for axis, key in zip(axes[1:], keys, strict=True):
+        places = [one["params"][key] for one in trials]
+        is_numeric = all(isinstance(place, (int, float)) for place in places)
+        if is_numeric and min(places) > 0 and max(places) > 20 * min(places):
+            axis.set_xscale("log")
+        where = places if is_numeric else [str(place) for place in places]
+        axis.scatter(where, values, c=range(len(values)), cmap="Blues", vmin=-len(values), s=9)
+        axis.set_xlabel(key)
+
+
 VERDICT = "Each dot a run, the bars their means; right: the effect with its 95 % interval, dashed the margin."
 
 
