@@ -145,15 +145,3 @@ def test_its_state_goes_on():
     other.load_state_dict(skips.state_dict())
     assert other.state_dict() == skips.state_dict()
     assert other.in_words() == skips.in_words()
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"max_gradient_norm": 0, "max_skips": 1}, "max_gradient_norm must be above 0 or null, got 0"),
-        ({"max_gradient_norm": None, "max_skips": -1}, "max_skips must be 0 or more, got -1"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(settings, text):
-    with pytest.raises(ValueError, match=text):
-        Skips(**settings)

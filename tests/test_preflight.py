@@ -99,6 +99,7 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["optimizer.lr=-1"], "optimizer.lr must be 0 or more, got -1"),
         (["objective.beta=-1"], "objective.beta must be 0 or more, got -1"),
         (["skips.max_skips=-1"], "skips.max_skips must be 0 or more, got -1"),
+        (["skips.max_gradient_norm=0"], "skips.max_gradient_norm must be above 0, got 0"),
         (["data.held_out=2"], "data.held_out must be a fraction above 0 and below 1, got 2"),
         (["impossible=maybe"], "impossible must be one of refuse, skip, got maybe"),
         (["on_error=maybe"], "on_error must be one of continue, stop, got maybe"),
@@ -366,6 +367,7 @@ def test_compiling_needs_a_compiler(composer, monkeypatch):
 def test_other_commands_have_the_same_door():
     assert configured("judge", ["judge.epochs=3", "data=synthetic"], is_run=True).judge.epochs == 3
     assert configured("evaluate", ["run=x", "iw_samples=3"]).iw_samples == 3
+    assert set(configured("bench", ["~sizes.post", "~variants.bf16"]).sizes) == {"demo"}
     for name, is_run, word, message in (
         ("judge", True, "judge.epoch=3", "did you mean judge.epochs?"),
         ("judge", True, "judge.learning_rate=inf", "judge.learning_rate must be a number"),

@@ -33,7 +33,9 @@ class Progress(ProgressBar):
     After a few steps it also says whether the run would take more than an hour, and what would shorten it.
     """
 
-    num_jobs_left, seconds_per_job = 0, None  # of the command, after this run; the sweep notes them
+    # Of the command's jobs after this run; the sweep notes both.
+    num_jobs_left: int = 0
+    seconds_per_job: float | None = None
 
     def __init__(self, *, seconds_between_lines: float) -> None:
         super().__init__()
@@ -119,7 +121,8 @@ class Progress(ProgressBar):
         each = self._seconds + left if self.seconds_per_job is None else self.seconds_per_job
         end = time.localtime(time.time() + left + self.num_jobs_left * each)
         is_today = end[:3] == time.localtime()[:3]
-        return f"then {self.num_jobs_left} jobs until {time.strftime('%H:%M' if is_today else '%d %b %H:%M', end)}"
+        jobs = "1 job" if self.num_jobs_left == 1 else f"{self.num_jobs_left} jobs"
+        return f"then {jobs} until {time.strftime('%H:%M' if is_today else '%d %b %H:%M', end)}"
 
     def _warn_if_long(self, trainer: L.Trainer, batch_size: int) -> None:
         per_step = self._seconds_per_step(trainer)

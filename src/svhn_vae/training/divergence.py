@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from svhn_vae.errors import Damaged, UserError
+from svhn_vae.errors import Damaged
 from svhn_vae.evaluation.bound import evaluation_pass, or_none
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
@@ -23,10 +23,6 @@ class Skips:
     """
 
     def __init__(self, *, max_gradient_norm: float | None, max_skips: int) -> None:
-        if max_gradient_norm is not None and not max_gradient_norm > 0:
-            raise UserError(f"skips.max_gradient_norm must be above 0 or null, got {max_gradient_norm}")
-        if max_skips < 0:
-            raise UserError(f"skips.max_skips must be 0 or more, got {max_skips}")
         self.max_gradient_norm, self.max_skips = max_gradient_norm, max_skips
         self.num_skipped, self.num_in_a_row, self.first_in_a_row = 0, 0, 0
         self.last_finite_loss: float | None = None
