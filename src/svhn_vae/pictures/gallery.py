@@ -51,7 +51,7 @@ Picture = tuple[np.ndarray, str]  # with what it shows
 @torch.no_grad()
 def draw(subject: Subject, name: str) -> np.ndarray:
     """One of PICTURES, with its caption."""
-    picture, what = PICTURES[name](subject)
+    picture, what = (PICTURES | OF_LABELS)[name](subject)
     return captioned(picture, f"{what}, {subject.dataset.name} data, {subject.name}")
 
 
@@ -253,18 +253,18 @@ PICTURES: dict[str, Callable[[Subject], Picture]] = {
     "interpolations": interpolations,
     "traversals": traversals,
     "arithmetic": arithmetic,
-    "digits": digits,
     "sigma": sigma,
     "likely": likely,
     "pca_round_trip": pca_round_trip,
 }
+OF_LABELS: dict[str, Callable[[Subject], Picture]] = {"digits": digits}  # of models that are told the label
 OF_PROJECTIONS = {"pca_round_trip"}
 
 
 def possible(vae: VAE) -> list[str]:
     """The names of the pictures that there are of this model."""
-    left_out = set() if vae.representation.is_projection else OF_PROJECTIONS
-    return [name for name in PICTURES if name not in left_out and (vae.num_labels or name != "digits")]
+    of_all = [name for name in PICTURES if vae.representation.is_projection or name not in OF_PROJECTIONS]
+    return [*of_all, *(OF_LABELS if vae.num_labels else [])]
 
 
 def prior(subject: Subject) -> Tensor:
