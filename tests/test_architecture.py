@@ -105,6 +105,11 @@ def test_reports_are_light():
     assert [name for name, path in light.items() if heavy & libraries(path)] == []
 
 
+def test_libraries_of_loggers_are_left_to_lightning():
+    """It imports them when they are first used."""
+    assert [name for name, path in EVERY_FILE.items() if {"mlflow", "wandb"} & libraries(path)] == []
+
+
 def test_nothing_is_unpickled():
     for path in EVERY_FILE.values():
         assert UNPICKLERS.isdisjoint(libraries(path)), path

@@ -33,7 +33,7 @@ def test_choice_builds_a_whole_run(group, choice, tmp_path):
     optimizer = module.configure_optimizers()
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     assert sum(len(parameters["params"]) for parameters in optimizer.param_groups) == len(trainable)
-    trainer = build_trainer(cfg, RunFolder(tmp_path))
+    trainer = build_trainer(cfg, RunFolder(tmp_path), [])
     assert trainer.max_epochs == cfg.trainer.max_epochs
     assert "train" in make("data", cfg.data).splits
 

@@ -28,12 +28,12 @@ SMALL = ("data=images", "trainer=demo", "trainer.max_epochs=1", "network_scale=0
          "pca.n_components=20", "judge=false", "prior.num_components=2")  # fmt: skip
 
 
-def finished(place: Path, num_channels: int) -> RunFolder:
+def finished(place: Path, num_channels: int, *overrides: str) -> RunFolder:
     """A tiny run on images of 8 x 8 pixels, made in this process."""
     images, _ = draw_digits(300, seed=1)  # (N, 3, 32, 32)
     images = images.reshape(300, 3, 8, 4, 8, 4).mean((3, 5)).astype(np.uint8)[:, :num_channels]
     np.savez(place / "images.npz", images=images.transpose(0, 2, 3, 1))
-    folder, cfg = RunFolder(place / "run"), composed(*SMALL, f"data.root={place / 'images.npz'}")
+    folder, cfg = RunFolder(place / "run"), composed(*SMALL, *overrides, f"data.root={place / 'images.npz'}")
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's

@@ -1,19 +1,31 @@
 """Learning curves: what is logged is in history.csv, and TensorBoard reads it, also of a run that was continued."""
 
+import csv
 import errno
+import importlib.util
 import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import wandb
 from lightning.pytorch.trainer.states import TrainerFn
+from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from conftest import composed
+from svhn_vae.errors import UserError
+from svhn_vae.experiment.build import check_loggers
+from svhn_vae.report.collect import Run
 from svhn_vae.training import loggers
 from svhn_vae.training.loggers import History, TensorBoard, read_history
 from test_checkpoints import train
+from test_finished_run import SMALL, finished
 
 # --- history.csv ------------------------------------------------------------------------------------------------------
 
@@ -116,7 +128,7 @@ def read(folder) -> EventAccumulator:
 
 def logged(logger: TensorBoard) -> None:
     """As a run does: metrics, pictures and histograms, an end, and some after that."""
-    logger.announce({"variance": "fixed"})
+    logger.announce({"variance": "fixed"}, 3)
     for step in range(3):
         logger.log_metrics({"val/a": 1.5 * step}, step)
         logger.save()
@@ -198,3 +210,99 @@ def test_a_folder_that_cannot_be_made_is_one_notice(tmp_path, capsys):
     (tmp_path / "tensorboard").write_text("a file", encoding="utf-8")
     logged(board(tmp_path))
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def metadata(folder) -> SummaryMetadata:
+    return read(folder).summary_metadata
+
+
+def hparams_of(folder, tag: str) -> HParamsPluginData:
+    return HParamsPluginData.FromString(metadata(folder)[f"_hparams_/{tag}"].plugin_data.content)
+
+
+def test_the_hparams_open_with_both_sides_and_have_what_is_swept_alone(tmp_path):
+    logger = board(tmp_path)
+    logger.announce({"trainer.gradient_clip_val": None, "model.width": [3, 4], "optimizer.lr": 0.1, "shuffle": True}, 5)
+    logger.finalize("success")
+    metrics = [info.name.tag for info in hparams_of(tmp_path, "experiment").experiment.metric_infos]
+    assert metrics[:2] == ["test/bits_per_dim", "samples/frechet"]
+    shown = hparams_of(tmp_path, "session_start_info").session_start_info.hparams
+    assert {name: value.WhichOneof("kind") for name, value in shown.items()} == {
+        "trainer.gradient_clip_val": "string_value", "model.width": "string_value", "optimizer.lr": "number_value",
+        "shuffle": "string_value",
+    }  # fmt: skip
+    assert shown["trainer.gradient_clip_val"].string_value == "null"
+    assert shown["model.width"].string_value == "[3, 4]"
+
+
+def test_custom_scalars_open_with_both_sides(tmp_path):
+    logger = board(tmp_path)
+    logger.announce({}, 5)
+    logger.finalize("success")
+    layout = Layout.FromString(read(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    first = layout.category[0]
+    assert [chart.title for chart in first.chart] == ["bits/dim of validation images", "Frechet distance of samples"]
+    assert list(first.chart[1].multiline.tag) == ["samples/frechet"]
+
+
+@pytest.mark.parametrize(("num_epochs", "shown"), [(30, range(3, 30)), (5, range(1, 5)), (1, []), (-1, range(1, 30))])
+def test_compared_curves_leave_out_what_would_decide_their_axis(num_epochs, shown, tmp_path):
+    logger = board(tmp_path)
+    logger.announce({}, num_epochs)
+    for epoch in range(abs(num_epochs) if num_epochs > 0 else 30):
+        bits = 4000.0 if epoch in (0, 4) else 3.0 + 1 / (1 + epoch)
+        logger.log_metrics({"val/bits_per_dim": bits, "val/kl": 9.0 * bits, "val/other": 1.0, "epoch": epoch}, epoch)
+    logger.finalize("success")
+    whole = read(tmp_path)
+    due = [epoch for epoch in shown if epoch != 4]
+    for name in ("val/bits_per_dim", "val/kl"):
+        assert len(whole.Scalars(name)) == (abs(num_epochs) if num_epochs > 0 else 30)  # nothing is lost
+        later = whole.Scalars(f"later/{name}") if due else []
+        assert [event.step for event in later] == due
+    assert "later/val/other" not in whole.Tags()["scalars"]
+
+
+# --- other loggers ----------------------------------------------------------------------------------------------------
+
+
+def test_several_loggers_at_once(tmp_path):
+    """What each of them keeps of one run, read back."""
+    folder = finished(tmp_path, 1, "logger=[csv,mlflow,wandb]", f"logger.mlflow.tracking_uri=sqlite:///{tmp_path}/ml.db",
+                      "study=mine")  # fmt: skip
+    due = folder.result["metrics"]["test/bits_per_dim"]
+    [table] = folder.path.glob("csv/version_*/metrics.csv")
+    with table.open(newline="", encoding="utf-8") as file:
+        values = [row["test/bits_per_dim"] for row in csv.DictReader(file)]
+    assert [float(value) for value in values if value] == [pytest.approx(due)]
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/ml.db")
+    [run] = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/bits_per_dim"] == pytest.approx(due)
+    assert run.data.params["variance"] == "relu_eps"
+    assert run.info.run_name == "run"
+    assert len(client.get_metric_history(run.info.run_id, "val/bits_per_dim")) == 1
+    again = loggers.MLflow(folder.path, experiment_name="mine", tracking_uri=f"sqlite:///{tmp_path}/ml.db")
+    assert again.run_id == run.info.run_id  # of a run that is continued
+
+    [kept] = folder.path.glob("wandb/offline-run-*/*.wandb")
+    assert b"test/bits_per_dim" in kept.read_bytes()
+    assert wandb.run is None  # it has ended: the next run of this process is another
+    assert not (folder.path / "tensorboard").exists()
+
+
+def test_what_a_run_is_does_not_depend_on_its_logger():
+    words = ("logger=csv", "logger=wandb", "logger=[tensorboard,mlflow]", "~logger")
+    names = {composed(*SMALL, "data.root=x", word).hydra.run.dir for word in words}
+    assert names == {composed(*SMALL, "data.root=x").hydra.run.dir}
+    settings = {
+        Run("", "done", "", {"config": {}, "choices": {"logger": name}}).settings.get("logger") for name in words
+    }
+    assert settings == {None}
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_logger_without_its_library_says_what_to_install(name, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=rf"logger={name} needs .*svhn-vae\[{name}\]"):
+        check_loggers(composed(f"logger={name}"))

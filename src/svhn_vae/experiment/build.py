@@ -5,6 +5,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import inspect
 import os
 import shutil
@@ -17,6 +18,7 @@ import pooch
 import torch
 from hydra.utils import get_class
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -37,6 +39,8 @@ from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.checkpoints import Best, Last, WholeCheckpoints
 from svhn_vae.training.loggers import History
 from svhn_vae.training.module import LitVAE
+
+EXTRAS = ("mlflow", "wandb")  # loggers whose library comes with the extra of their name
 
 
 class Job(NamedTuple):
@@ -110,7 +114,8 @@ def try_build(cfg: DictConfig) -> LitVAE:
             module.configure_optimizers()
     check_together(cfg, module.vae)
     fit_device(cfg)
-    build_trainer(cfg, RunFolder(OUTPUTS / "not written"))
+    check_loggers(cfg)
+    build_trainer(cfg, RunFolder(OUTPUTS / "not written"), [])
     return module
 
 
@@ -152,7 +157,7 @@ def source_of(cfg: DictConfig) -> Source | Mapped:
 def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown: Sequence[str]) -> Job:
     """A whole run, its data loaded and its representation fitted. Raises what is wrong with either, in a line."""
     module = build_module(cfg)
-    trainer = build_trainer(cfg, folder)
+    trainer = build_trainer(cfg, folder, build_loggers(cfg, folder))
     data = build_data(cfg, module.vae)
     data.setup()
     if rank_zero_only.rank == 0:  # and gives the others what it starts with: see LitVAE
@@ -251,7 +256,26 @@ def fit_device(cfg: DictConfig) -> torch.device:
     return torch.device("cuda" if is_wanted and there_is else "cpu")
 
 
-def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
+def check_loggers(cfg: DictConfig) -> None:
+    """Raises UserError for settings that a logger does not have, and for libraries that are not installed. A logger
+    itself is not built before its run begins, because some make files."""
+    for name, node in loggers_of(cfg).items():
+        checked(f"logger.{name}", node)
+        if name in EXTRAS and importlib.util.find_spec(name) is None:
+            raise UserError(f"logger={name} needs {name}: pip install 'svhn-vae[{name}]', or logger=tensorboard")
+
+
+def build_loggers(cfg: DictConfig, folder: RunFolder) -> list[Logger]:
+    loggers = loggers_of(cfg).items()
+    return [make(f"logger.{name}", node)(save_dir=folder.path) for name, node in loggers]
+
+
+def loggers_of(cfg: DictConfig) -> dict[str, DictConfig]:
+    """By the names of their files; {} where ~logger left them away."""
+    return dict(cfg.logger) if "logger" in cfg else {}
+
+
+def build_trainer(cfg: DictConfig, folder: RunFolder, loggers: list[Logger]) -> L.Trainer:
     """Lightning's Trainer, writing into the run's folder alone."""
     settings = checked("trainer", cfg.trainer)
     num, on_gpu = num_processes(settings, cfg.batch_size), cfg.trainer.accelerator in ("auto", "gpu", "cuda")
@@ -264,7 +288,7 @@ def build_trainer(cfg: DictConfig, folder: RunFolder) -> L.Trainer:
         "sync_batchnorm": num > 1 and on_gpu and torch.cuda.is_available(),
         "gradient_clip_val": None,  # the module clips: it makes the updates
         "default_root_dir": folder.path,
-        "logger": make("logger", cfg.logger)(save_dir=folder.path),
+        "logger": loggers,
         "callbacks": [*callbacks, History(folder.path / "history.csv"), *checkpoints(folder, cfg)],
         # One process has the plain environment: SLURM's would requeue by itself, see interruption.py.
         "plugins": [WholeCheckpoints(folder), *([LightningEnvironment()] if num == 1 else [])],

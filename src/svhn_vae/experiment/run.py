@@ -6,7 +6,7 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.identity import Config, flatten
+from svhn_vae.runs.identity import Config, flatten, identity
 from svhn_vae.runs.installation import commit
 from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
 from svhn_vae.seeds import Stream, derive_seed
@@ -42,7 +42,7 @@ from svhn_vae.training.callbacks import OrderOfLearning, Progress
 from svhn_vae.training.checkpoints import Last, continuation
 from svhn_vae.training.divergence import load_last_finite
 from svhn_vae.training.interruption import INTERRUPTION
-from svhn_vae.training.loggers import TensorBoard, history_of
+from svhn_vae.training.loggers import TensorBoard, Wandb, history_of
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it
@@ -57,14 +57,18 @@ def run(job: Job) -> Config:
     Raises lit.Diverged for weights or losses that are not finite, and leaves what the run was before that. Raises
     Interrupted if the process was asked to leave. The test images are touched here and nowhere else, once.
     """
+    status = "failed"
     try:
-        return train_and_score(job)
+        result, status = train_and_score(job), "success"
+        return result
     except Diverged:
         try:
             leave_partial_result(job)
         except Exception as error:  # the divergence is the result
             print(f"  its last finite state could not be scored: {type(error).__name__}: {error}", flush=True)
         raise
+    finally:
+        end_loggers(job, status)
 
 
 def train_and_score(job: Job) -> Config:
@@ -85,6 +89,7 @@ def train_and_score(job: Job) -> Config:
     others = folder.facts["learnt"] | bound_of(job, "seen")
     if job.judge is not None and (judge := job.judge(job.data.dataset)) is not None:
         scores = sample_scores(job.module.vae, job.data.dataset, judge)
+        log(job, scores.metrics)
         others, score.details["posterior_predictive"] = others | scores.metrics, scores.checks
     result = result_of(job, val | others, score, folder.facts["cost"])
     folder.check_there()
@@ -146,15 +151,27 @@ def callback(trainer: L.Trainer, kind: type) -> Any:
 
 
 def announce_hyperparameters(job: Job) -> None:
-    """To TensorBoard: what tells the runs of a sweep apart, in the same columns for all of them."""
+    """To TensorBoard what tells the runs of a sweep apart, so that its table opens with this; to other loggers all."""
     settings = {**flatten(job.config), **job.choices}
-    if isinstance(job.trainer.logger, TensorBoard):
-        job.trainer.logger.announce({key: in_a_cell(settings.get(key, "deleted")) for key in job.shown})
+    for logger in job.trainer.loggers:
+        if isinstance(logger, TensorBoard):
+            logger.announce({key: settings.get(key, "deleted") for key in job.shown}, job.trainer.max_epochs or -1)
+        else:
+            logger.log_hyperparams({**identity(job.config), **job.choices})  # pyright: ignore[reportArgumentType]
 
 
-def in_a_cell(value: Any) -> bool | float | str:
-    """TensorBoard leaves out what is no number, truth value or text."""
-    return value if isinstance(value, bool | int | float | str) else "null" if value is None else str(value)
+def log(job: Job, metrics: Mapping[str, float]) -> None:
+    """To all loggers, at the end of training."""
+    for logger in job.trainer.loggers:
+        logger.log_metrics(dict(metrics), job.folder.facts["cost"]["steps"])
+        logger.save()
+
+
+def end_loggers(job: Job, status: str) -> None:
+    for logger in job.trainer.loggers:
+        logger.finalize(status)
+        if isinstance(logger, Wandb):
+            logger.end()
 
 
 def fit_prior(job: Job) -> None:
@@ -167,20 +184,17 @@ def fit_prior(job: Job) -> None:
 
 
 def validate(job: Job) -> dict[str, float | None]:
-    """The best checkpoint's `val/` metrics, which TensorBoard has as `best/`: they are no part of the curves."""
+    """The best checkpoint's `val/` metrics, which loggers have as `best/`: they are no part of the curves."""
     metrics = bound_of(job, "val")
-    best = {f"best/{name.removeprefix('val/')}": value for name, value in metrics.items() if value is not None}
-    job.trainer.logger.log_metrics(best, job.folder.facts["cost"]["steps"])
+    log(job, {f"best/{name.removeprefix('val/')}": value for name, value in metrics.items() if value is not None})
     return metrics
 
 
 def score_test(job: Job) -> Score:
-    """Scores the test images, for TensorBoard and image by image for the run folder."""
-    logger = job.trainer.logger
+    """Scores the test images, for loggers and image by image for the run folder."""
     with on_device(job) as vae:
         score = score_run(vae, job.data.evaluation, split="test", iw_samples=job.config["iw_samples"])
-    logger.log_metrics(score.metrics, job.folder.facts["cost"]["steps"])
-    logger.finalize("success")
+    log(job, score.metrics)
     save_tensors(score.per_image, job.folder.path / "per_image.safetensors")
     return score
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.identity import COUNT_OR_FRACTION, identity
+from svhn_vae.runs.identity import COUNT_OR_FRACTION, identity, is_decisive
 
 METRIC, FRECHET = "test/bits_per_dim", "samples/frechet"
 PARTS = {"seed": int, "data": dict, "metrics": dict, "config": dict, "choices": dict, "cost": dict}  # of result.json
@@ -66,7 +66,8 @@ class Run(NamedTuple):
     @property
     def settings(self) -> dict[str, Any]:
         """Choices, and by dotted key every value that decides the result, but for the seed."""
-        return {**self.choices, **{key: value for key, value in identity(self.config).items() if key != "seed"}}
+        chosen = {group: choice for group, choice in self.choices.items() if is_decisive(group)}
+        return {**chosen, **{key: value for key, value in identity(self.config).items() if key != "seed"}}
 
     def number(self, part: str, name: str) -> float:
         """Of a part of result.json; NaN where there is none."""

@@ -155,23 +155,22 @@ class Pictures(Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: L.Trainer, pl_module: LitVAE) -> None:
-        is_wanted = trainer.is_global_zero and isinstance(trainer.logger, TensorBoard)
-        if trainer.state.fn != TrainerFn.FITTING or not is_wanted:
+        logger = next((logger for logger in trainer.loggers if isinstance(logger, TensorBoard)), None)
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero or logger is None:
             return
         self._num_validations += 1
         if self._num_validations % self.every_n_validations != 1 % self.every_n_validations:
             return
-        vae, logger, step = pl_module.vae, trainer.logger, trainer.global_step - 1
-        board = logger.experiment  # pyright: ignore[reportAttributeAccessIssue]
+        vae, board, step = pl_module.vae, logger.experiment, trainer.global_step - 1
         subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", 0, 1.0)  # pyright: ignore[reportAttributeAccessIssue]
         for name in ("samples", "reconstructions"):
-            logger.attempt(board.add_image, name, draw(subject, name), step, dataformats="HWC")  # pyright: ignore[reportAttributeAccessIssue]
+            logger.attempt(board.add_image, name, draw(subject, name), step, dataformats="HWC")
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood  # pyright: ignore[reportAttributeAccessIssue]
         log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()[:100_000]
         finite = log_sigma[log_sigma.isfinite()]
         if len(finite):  # else the next updates will be left out, and the run ends as diverged
-            logger.attempt(board.add_histogram, "sigma/log10", finite, step)  # pyright: ignore[reportAttributeAccessIssue]
+            logger.attempt(board.add_histogram, "sigma/log10", finite, step)
 
 
 class OrderOfLearning(Callback):

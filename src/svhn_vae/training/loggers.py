@@ -1,15 +1,16 @@
-"""A run's learning curves: TensorBoard's, for people to watch, and history.csv, for programs and people to read."""
+"""A run's learning curves: TensorBoard's and other loggers', to watch, and history.csv, for programs and people."""
 
 import contextlib
 import csv
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
@@ -20,17 +21,30 @@ from svhn_vae.runs.files import replacing
 
 SECONDS_BETWEEN_WRITES = 5.0
 PLACE = ("epoch", "step", "seconds")  # the columns before those of the metrics
-HPARAMS_METRICS = ("best/negative_elbo", "best/bits_per_dim", "test/bits_per_dim", "test/kl", "test/active_units")
+BOTH_SIDES = ("test/bits_per_dim", "samples/frechet")
+HPARAMS_METRICS = (*BOTH_SIDES, "best/negative_elbo", "test/kl", "test/active_units")
+# Curves for comparisons are logged a second time: without the first tenth of the training, whose values are far above
+# all later ones, and without what is worse than no model, 8 bits/dim. Else both decide the scale of the axis.
+LATER, FIRST_SHARE, NO_MODEL = "later", 0.1, 8.0
+COMPARED = ("bits_per_dim", "negative_elbo", "kl", "log_likelihood")
+
+
+def chart(quantity: str, split: str = "val") -> list[Any]:
+    """Of one split alone, because the gap between two would decide the axis."""
+    return ["Multiline", [f"{LATER}/{split}/{quantity}"]]
+
 
 # TensorBoard's custom scalars: category -> chart -> the metrics in it
 DASHBOARD = {
-    "the bound": {
-        "bits/dim": ["Multiline", ["train/bits_per_dim", "val/bits_per_dim"]],
-        "negative ELBO, nats": ["Multiline", ["train/negative_elbo", "val/negative_elbo"]],
-        "KL, nats": ["Multiline", ["train/kl", "val/kl"]],
-        "log p(y | z), nats": ["Multiline", ["train/log_likelihood", "val/log_likelihood"]],
-        "log p(r | z), nats": ["Multiline", ["train/residual", "val/residual"]],
-        "the post's loss, nats": ["Multiline", ["train/post_loss", "val/post_loss"]],
+    "both sides: density and pictures": {
+        "bits/dim of validation images": chart("bits_per_dim"),
+        "Frechet distance of samples": ["Multiline", ["samples/frechet"]],
+    },
+    "the bound, without the beginning": {
+        "bits/dim of training images": chart("bits_per_dim", "train"),
+        "negative ELBO, nats": chart("negative_elbo"),
+        "KL, nats": chart("kl"),
+        "log p(y | z), nats": chart("log_likelihood"),
     },
     "sigma": {
         "share of elements": ["Multiline", [f"val/sigma/{name}_fraction" for name in ("floor", "ceiling", "dead")]]
@@ -49,6 +63,7 @@ class TensorBoard(TensorBoardLogger):
 
     _has_failed = False
     _has_begun = False
+    _first_compared = 1.0  # the epoch from which on curves are compared, counted from 0
 
     @property
     def experiment(self) -> Any:
@@ -63,11 +78,14 @@ class TensorBoard(TensorBoardLogger):
             print(f"  TensorBoard cannot be written ({error}): the run goes on without it", flush=True)
 
     @rank_zero_only
-    def announce(self, hyperparameters: dict[str, bool | float | str]) -> None:
+    def announce(self, hyperparameters: Mapping[str, Any], num_epochs: int) -> None:
         """The layout of the custom scalars, and the HPARAMS tab's entry with the tags of the real metrics, which get
-        their values when they are logged. Lightning's way logs a placeholder, which then stands in the curves."""
-        board = self.experiment
-        for summary in hparams(hyperparameters, dict.fromkeys(HPARAMS_METRICS, 0.0)):
+        their values when they are logged. Lightning's way logs a placeholder, which then stands in the curves.
+
+        num_epochs: of the training, at most; -1 where no number ends it.
+        """
+        board, self._first_compared = self.experiment, min(max(1, FIRST_SHARE * num_epochs), max(num_epochs - 1, 1))
+        for summary in hparams(as_cells(hyperparameters), dict.fromkeys(HPARAMS_METRICS, 0.0)):
             self.attempt(lambda each=summary: board.file_writer.add_summary(each))
         self.attempt(board.add_custom_scalars, DASHBOARD)
 
@@ -80,9 +98,17 @@ class TensorBoard(TensorBoardLogger):
         if not self._has_begun:  # what earlier files have from this step on no longer counts
             board.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
             self._has_begun = True
-        for name, value in metrics.items():
+        for name, value in (metrics | self._compared(metrics)).items():
             board.add_scalar(name, value, step)
         board.flush()  # else a killed run would lose what a continuation does not make again
+
+    def _compared(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Those of an epoch's row that charts of comparisons show; none of a row that would decide their scale."""
+        named = {f"{split}/{quantity}" for split in ("train", "val") for quantity in COMPARED}
+        bits = [value for name, value in metrics.items() if name in ("train/bits_per_dim", "val/bits_per_dim")]
+        if metrics.get("epoch", 0) < self._first_compared or not all(value <= NO_MODEL for value in bits):
+            return {}
+        return {f"{LATER}/{name}": value for name, value in metrics.items() if name in named}
 
     def save(self) -> None:
         """Writes no hparams.yaml beside the events: .hydra/config.yaml has it all, and is whole or not there."""
@@ -90,6 +116,43 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.attempt(super().finalize, status)
+
+
+def as_cells(settings: Mapping[str, Any]) -> dict[str, int | float | str]:
+    """Settings as TensorBoard's table takes them: what is neither a number nor text, as null and lists, as text,
+    because it leaves out all else, and then runs have not the same columns."""
+    shown = {
+        key: isinstance(value, int | float | str) and not isinstance(value, bool) for key, value in settings.items()
+    }
+    return {key: value if shown[key] else json.dumps(value, default=str) for key, value in settings.items()}
+
+
+class MLflow(MLFlowLogger):
+    """Lightning's, of one run of MLflow per run folder: a continued run goes on with it."""
+
+    def __init__(self, save_dir: Path, *, experiment_name: str, tracking_uri: str) -> None:
+        self._noted = save_dir / "mlflow.txt"
+        known = self._noted.read_text(encoding="utf-8") if self._noted.is_file() else None
+        super().__init__(experiment_name, run_name=save_dir.name, tracking_uri=tracking_uri, run_id=known)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        self._noted.write_text(str(self.run_id), encoding="utf-8")
+        super().log_hyperparams(params)
+
+
+class Wandb(WandbLogger):
+    """Lightning's, of one run of W&B per run folder: a continued run goes on with it. `end` says that it is over."""
+
+    def __init__(self, save_dir: Path, *, project: str, group: str, offline: bool) -> None:
+        name, settings = save_dir.name, {"silent": True}
+        super().__init__(name, save_dir, project=project, group=group, offline=offline, id=f"{group}-{name}",
+                         resume="allow", settings=settings)  # fmt: skip
+
+    @rank_zero_only
+    def end(self) -> None:
+        """Else the next run of this process would be logged to it."""
+        self.experiment.finish()
 
 
 class History(Checkpoint):
