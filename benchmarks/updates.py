@@ -57,7 +57,7 @@ def fit_of(cfg: DictConfig, folder: Path, num_images: int) -> Fit:
     """Of a composed configuration, on so many training images, without validations and checkpoints."""
     module, run = build_module(cfg), RunFolder(folder)
     run.begin("", {}, {})
-    trainer = build_trainer(cfg, run)
+    trainer = build_trainer(cfg, run, loggers=[])
     trainer.limit_val_batches, trainer.callbacks[:] = 0, [history_of(trainer)]  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit_loop.max_epochs = 10**9
     data = build_data(cfg, module.vae)

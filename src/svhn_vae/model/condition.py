@@ -127,7 +127,7 @@ class LabelledPrior(Prior):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Of the latents of the most frequent label."""
         label = self.logits.argmax()
-        mean, spread = self.priors[int(label)].moments()
+        mean, spread = self.priors[int(label)].moments()  # pyright: ignore[reportCallIssue]
         one_hot = F.one_hot(label, len(self.priors))
         return torch.cat([mean, one_hot]), torch.cat([spread, torch.zeros_like(one_hot)])
 
@@ -138,7 +138,7 @@ class LabelledPrior(Prior):
         for number, prior in enumerate(self.priors):
             rows = (label == number).nonzero()[:, 0]
             rows = rows if len(rows) > 1 else torch.arange(len(label), device=label.device)
-            prior.fit(mean[rows], log_variance[rows], seed + number)
+            prior.fit(mean[rows], log_variance[rows], seed + number)  # pyright: ignore[reportCallIssue]
 
     def _parts(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return z[:, : self.latent_dim], z[:, self.latent_dim :].argmax(1)

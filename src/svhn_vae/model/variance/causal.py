@@ -180,18 +180,20 @@ class CausalNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.reach = reach
-        self.predictor = Predictor(*size, reach)
+        height, image_width = size
+        self.predictor = Predictor(height, image_width, reach)
         self.window = nn.Linear(10 * len(offsets(reach)) + 7, width)
         self.features = nn.Linear(num_features, width, bias=False) if num_features else None
         self.shared = Residual(width)
         self.own = nn.ModuleList(nn.Linear(width + 2 + 3 * colour, width) for colour in range(3))
         self.hidden = nn.ModuleList(nn.Sequential(*[Residual(width) for _ in range(depth)]) for _ in range(3))
-        self.last = nn.ModuleList(nn.Linear(width, 3 * num_mixtures) for _ in range(3))
+        last = [nn.Linear(width, 3 * num_mixtures) for _ in range(3)]
         zero, spread = torch.zeros(num_mixtures), torch.linspace(-1.5, 0.5, num_mixtures)
         with torch.no_grad():
-            for layer in self.last:  # begins nearly as errors by the prediction alone
+            for layer in last:  # begins nearly as errors by the prediction alone
                 layer.weight.mul_(0.01)
                 layer.bias.copy_(torch.cat([zero, zero, spread]))
+        self.last = nn.ModuleList(last)
 
     def forward(self, u: Tensor, features: Tensor, rows: slice) -> Mixture:
         seen = padded(self._seen(u, u - self.predictor.value(u)), self.reach)[:, :, rows.start : rows.stop + self.reach]
