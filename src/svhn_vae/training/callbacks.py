@@ -56,7 +56,7 @@ class Progress(ProgressBar):
         self._bar = RichProgress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)), BarColumn(bar_width=None),
             console=self.console, transient=True, expand=True, disable=self._is_disabled or not self._is_bar,
-            refresh_per_second=4,
+            refresh_per_second=4, redirect_stdout=sys.stdout.isatty(),  # else what is printed belongs in a file
         )  # fmt: skip
         self._total = trainer.max_epochs * updates_per_epoch(trainer)  # pyright: ignore[reportOptionalOperand]
         self._task = self._bar.add_task("", total=self._total)
