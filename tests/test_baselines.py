@@ -1,5 +1,6 @@
 """Baselines: scipy and scikit-learn are the oracles on small images, the figures of references.md on the real ones."""
 
+import errno
 import functools
 import json
 from pathlib import Path
@@ -248,6 +249,16 @@ def test_scored_once_and_read_afterwards(scored, scores, tmp_path):
     assert json.loads(path.read_text(encoding="utf-8"))["scores"] == scores
     assert baselines(dataset, None, 10, cache) == scores  # without moments, which cost more than the scores
     assert scored == [10]
+
+
+def test_scores_that_another_user_keeps_cost_time_and_no_run(scored, scores, tmp_path, monkeypatch):
+    """Root may read everything, so the refusal is simulated."""
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert baselines(dataset_of(TEST), TRAINING_MOMENTS, 10, tmp_path) == scores
 
 
 def test_other_images_and_other_components_are_scored_apart(scored, tmp_path):

@@ -55,6 +55,15 @@ def test_where_there_is_no_terminal_a_line_now_and_then_tells_how_far_it_is(monk
     assert capsys.readouterr().out == ""
 
 
+def test_a_log_beside_a_terminal_has_its_lines_too(monkeypatch, capsys):
+    """python src/train.py | tee log: the bar is on the terminal, the lines are in the log."""
+    progress = begun(monkeypatch, is_terminal=True, seconds=5)
+    progress.on_train_batch_end(trainer_at(10), None, None, BATCHES, 0)
+    progress._stop()
+    assert "90 s left" in capsys.readouterr().out
+    assert "90 s left" in progress.console.file.getvalue()
+
+
 def test_the_jobs_that_are_left_are_told_with_the_time_they_take(monkeypatch, capsys):
     monkeypatch.setattr(Progress, "num_jobs_left", 3)
     monkeypatch.setattr(Progress, "seconds_per_job", 600.0)

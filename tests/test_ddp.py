@@ -229,7 +229,7 @@ def test_each_process_has_its_own_images_and_noise():
 )
 def test_what_is_not_supported_is_refused_in_a_line(overrides, message, tmp_path):
     with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
-        build_trainer(composed(*overrides), RunFolder(tmp_path))
+        build_trainer(composed(*overrides), RunFolder(tmp_path), loggers=[])
     assert str(caught.value).startswith(message)
 
 
@@ -237,4 +237,4 @@ def test_torchrun_must_have_started_as_many_as_are_wanted(monkeypatch, tmp_path)
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=r"^torchrun has started 4 processes, and .* is 2 x 1: they must be as many$"):
-        build_trainer(composed("trainer=ddp"), RunFolder(tmp_path))
+        build_trainer(composed("trainer=ddp"), RunFolder(tmp_path), loggers=[])

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from conftest import CONF, composed, options
+from conftest import CONF, composed, composed_once, options
 from svhn_vae.experiment import configuration
 from svhn_vae.experiment.configuration import choices, extended, plain, recognised
 from svhn_vae.runs.identity import NOT_IDENTITY, differences, flatten, identity, run_name
@@ -110,10 +110,10 @@ def conf(tmp_path, monkeypatch):
     folder = shutil.copytree(CONF, tmp_path / "conf")
     monkeypatch.setattr(configuration, "CONF", folder)
     monkeypatch.setattr("conftest.CONF", folder)
-    for cached in (extended, configuration.shipped_files):
+    for cached in (extended, configuration.shipped_files, composed_once):
         cached.cache_clear()
     yield folder
-    for cached in (extended, configuration.shipped_files):
+    for cached in (extended, configuration.shipped_files, composed_once):
         cached.cache_clear()
 
 
@@ -139,7 +139,7 @@ def test_a_setting_that_is_added_with_a_default_and_a_class_that_moves_rename_no
     (conf / "train.yaml").write_text(
         text.replace("  - optimizer: adam", "  - drift: none\n  - optimizer: adam"), encoding="utf-8"
     )
-    for cached in (extended, configuration.shipped_files):
+    for cached in (extended, configuration.shipped_files, composed_once):
         cached.cache_clear()
     assert choices(composed().hydra)["drift"] == "none"
     assert [name(*words) for words in COMMANDS] == before

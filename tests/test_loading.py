@@ -21,6 +21,7 @@ from svhn_vae.evaluation import bound
 from svhn_vae.evaluation.score import score_run
 from svhn_vae.experiment import loading
 from svhn_vae.experiment.build import build_vae
+from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.loading import BASES, load_dataset, load_run, registered, trusted
 from svhn_vae.report.page import write_report
 from svhn_vae.runs.files import write_json
@@ -68,6 +69,7 @@ def test_every_choice_is_registered_and_can_be_loaded(tmp_path):
 # --- a stranger's folder ----------------------------------------------------------------------------------------------
 
 CONFIG = OmegaConf.to_container(OmegaConf.load(OLD / "conv" / ".hydra" / "config.yaml"))
+CONFIG["condition"] = {"_target_": "svhn_vae.model.condition.DigitVAE", "alpha": 0.1, "labels": 1.0}
 CONFIG["prior"] = {"_target_": "svhn_vae.model.prior.Mixture", "num_components": 3}
 NAMES = tuple(malice.configurations(CONFIG, Path("nowhere")))
 
@@ -107,7 +109,8 @@ def test_nothing_of_a_strangers_configuration_is_called(name, run, tmp_path):
 def test_the_payloads_would_run(group, tmp_path):
     """Under Hydra's recursive instantiation a nested function of ours writes its file."""
     cfg = OmegaConf.create(malice.configurations(CONFIG, tmp_path)[f"ours, a function: {group}"])
-    instantiate({**cfg[group], "_target_": "builtins.dict"})
+    register_resolvers()  # a size is one of ours
+    instantiate({**OmegaConf.to_container(cfg, resolve=True)[group], "_target_": "builtins.dict"})
     assert (tmp_path / malice.MARK).exists()
 
 

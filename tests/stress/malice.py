@@ -99,7 +99,7 @@ def configurations(config: dict, folder: Path) -> dict[str, str]:
         "partial": {"variance": {**call, "_partial_": True}},
         "not recursive": {"variance": {**config["variance"], "_recursive_": False, "epsilon": call}},
     }
-    for group in ("pca", "model", "variance", "prior", "data"):
+    for group in ("pca", "model", "variance", "prior", "data", "condition"):
         changes |= {f"{name}: {group}": {group: {**config.get(group, {}), first(config.get(group, {})): [value]}}
                     for name, value in ours(folder).items()}  # fmt: skip
         changes |= {

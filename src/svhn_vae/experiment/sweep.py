@@ -142,7 +142,7 @@ class Sweep:
         num_begun = len(self.outcomes)
         Progress.num_jobs_left = sum(not folder.is_finished for folder in folders[num_begun + 1 :])
         facts = [folder.facts for folder in folders[:num_begun]]
-        times = [each["ended"] - each["started"] for each in facts if each.get("started", 0) >= self.begun]
+        times = [each["ended"] - each["started"] for each in facts if "ended" in each and each["started"] >= self.begun]
         Progress.seconds_per_job = sum(times) / len(times) if times else None
 
     def _run_job(self, cfg: DictConfig, folder: RunFolder) -> Outcome:

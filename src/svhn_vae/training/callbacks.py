@@ -28,7 +28,7 @@ HOUR = 3600.0
 
 class Progress(ProgressBar):
     """How far the run is: epoch, time left, jobs left, validation bits per dimension, images/s. A bar where stderr is a
-    terminal, else a line on stdout every `seconds_between_lines`, so that a log of a long run is alive.
+    terminal. Where it or stdout is none, a line on stdout every `seconds_between_lines`: a log of a long run is alive.
 
     After a few steps it also says whether the run would take more than an hour, and what would shorten it.
     """
@@ -51,14 +51,12 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start, self._first_step, self._score = None, trainer.global_step, ""
-        self._is_bar, self._last_line = (
-            sys.stderr.isatty(),
-            time.monotonic(),
-        )  # no bar where colours are forced into a file
+        self._is_bar = sys.stderr.isatty()  # no bar where colours are forced into a file
+        self._last_line = time.monotonic()
         self._bar = RichProgress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)), BarColumn(bar_width=None),
             console=self.console, transient=True, expand=True, disable=self._is_disabled or not self._is_bar,
-            refresh_per_second=4,
+            refresh_per_second=4, redirect_stdout=sys.stdout.isatty(),  # else what is printed belongs in a file
         )  # fmt: skip
         self._total = trainer.max_epochs * updates_per_epoch(trainer)  # pyright: ignore[reportOptionalOperand]
         self._task = self._bar.add_task("", total=self._total)
@@ -100,7 +98,8 @@ class Progress(ProgressBar):
 
     def _tell(self, trainer: L.Trainer, batch_size: int) -> None:
         now, per_step = time.monotonic(), self._seconds_per_step(trainer)
-        is_due = now - self._last_line >= self.seconds_between_lines
+        is_log = not (self._is_bar and sys.stdout.isatty())
+        is_due = is_log and now - self._last_line >= self.seconds_between_lines
         if not (self._is_bar or is_due):
             return
         left = per_step * (self._total - trainer.global_step)
@@ -110,7 +109,7 @@ class Progress(ProgressBar):
         if self._is_bar:
             text = fitting(parts, self.console.width)
             self._bar.update(self._task, completed=trainer.global_step, description=text)  # pyright: ignore[reportOptionalMemberAccess]
-        else:
+        if is_due:
             self._last_line = now
             print(f"  {', '.join(part for part in parts if part)}", flush=True)
 
