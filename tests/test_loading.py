@@ -48,7 +48,8 @@ def test_a_run_of_0010f91_gives_its_figures_again(monkeypatch):
 
 def test_a_configuration_of_0010f91_builds_the_same_modules():
     run = OLD / "dense"
-    vae = build_vae(trusted(run / ".hydra" / "config.yaml", "pca", "model", "variance", "prior"), (3, 32, 32))
+    groups = ("pca", "model", "variance", "prior", "condition")
+    vae = build_vae(trusted(run / ".hydra" / "config.yaml", *groups), (3, 32, 32))
     load_weights(vae, run / "checkpoints" / "best.ckpt")  # strictly: every name and every shape
     due = json.loads((run / "result.json").read_text(encoding="utf-8"))["cost"]["num_parameters"]
     assert sum(parameter.numel() for parameter in vae.parameters()) == due

@@ -104,7 +104,7 @@ def test_gaussian_in_y_is_scikit_learns_probabilistic_pca(num_components, whiten
     x = images(3000)
     oracle = SklearnPCA(num_components, svd_solver="covariance_eigh").fit(x.flatten(1).double().numpy())
     pca = built("default", n_components=num_components, whiten=whiten, residual="isotropic").fit(moments())
-    y, energy, log_det = pca(x)
+    y, energy, log_det, *_ = pca(x)
     spread = torch.from_numpy(oracle.explained_variance_).sqrt().float() / pca.scale[:num_components]
     log_px = Normal(0, spread).log_prob(y).sum(1) + log_det + pca.residual.log_prob(energy, x.new_empty(len(x), 0))
     expected = torch.from_numpy(oracle.score_samples(x.flatten(1).double().numpy())).float()
@@ -136,7 +136,7 @@ def test_a_basis_with_its_residual_is_one_gaussian(pca, num_components):
     cut = built(pca, n_components=num_components, whiten=True, residual="spectrum").fit(fitted)
     axes, variances = cut.basis(fitted)
     scores = (x.flatten(1).double() - fitted.mean) @ axes.double().T
-    y, energy, log_det = cut(x)
+    y, energy, log_det, *_ = cut(x)
     log_px = Normal(0, 1).log_prob(y).sum(1) + log_det + cut.residual.log_prob(energy, x.new_empty(50, 0))
     expected = norm(0, variances.sqrt()).logpdf(scores).sum(1)
     np.testing.assert_allclose(log_px.numpy(), expected, rtol=1e-4, atol=1e-2)

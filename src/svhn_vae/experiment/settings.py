@@ -48,9 +48,11 @@ FREE = ("study", "hypotheses")  # checked by what reads them
 # Least values; all others are 0, but where the default is negative.
 ONE_OR_MORE = re.compile(
     r"batch_size|.*_every_n_epochs?|.*every_n_validations|epochs_per_noise|updates_per_step|repeats|trainer\.max_epochs"
-    r"|.*times_per_doubling|data\.num_(train|test)|data\.limit"
+    r"|.*times_per_doubling|data\.num_(train|test)"
 )
-ABOVE_0 = re.compile(r"network_scale|trainer\.limit_train_batches|trainer\.gradient_clip_val|skips\.max_gradient_norm")
+ABOVE_0 = re.compile(
+    r"network_scale|data\.limit|trainer\.limit_train_batches|trainer\.gradient_clip_val|skips\.max_gradient_norm"
+)
 ANY_SIGN = re.compile(r".*\.min_delta")
 PAIR = re.compile(r".*_range|optimizer\.betas")
 AT_MOST = {  # patterns -> what no run of this framework needs, and some machine would try for hours
