@@ -20,7 +20,7 @@ from svhn_vae.commands.export import Decoder, without_places
 from svhn_vae.errors import Damaged, UserError
 from svhn_vae.evaluation.finished_run import FinishedRun
 from svhn_vae.experiment.build import make
-from svhn_vae.experiment.loading import BASES, load_dataset, registered
+from svhn_vae.experiment.loading import BASES, load_dataset, registered, shipped
 from svhn_vae.model.variance.head import VarianceHead
 from test_finished_run import finished
 from test_lit import fitted
@@ -192,7 +192,7 @@ def test_nothing_of_a_strangers_configuration_is_called(stranger, tmp_path):
 @pytest.mark.parametrize("group", BASES)
 def test_a_nested_target_is_refused(group, stranger):
     config = OmegaConf.load(stranger / "config.yaml")
-    inner = {"_target_": next(iter(registered(group).values()))}  # even one of its own group
+    inner = {"_target_": next(iter(registered(shipped(group)).values()))}  # even one of its own group
     config[group] = {**config[group], "anything": {"deep": [inner]}}
     OmegaConf.save(config, stranger / "config.yaml")
     read = functools.partial(load_dataset, data_root=None, other_images=False) if group == "data" else svhn_vae.load_run

@@ -22,7 +22,7 @@ from svhn_vae.evaluation.score import score_run
 from svhn_vae.experiment import loading
 from svhn_vae.experiment.build import build_vae
 from svhn_vae.experiment.configuration import register_resolvers
-from svhn_vae.experiment.loading import BASES, load_dataset, load_run, registered, trusted
+from svhn_vae.experiment.loading import BASES, load_dataset, load_run, registered, shipped, trusted
 from svhn_vae.report.page import write_report
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.weights import load_weights
@@ -64,7 +64,7 @@ def test_every_choice_is_registered_and_can_be_loaded(tmp_path):
             )
             found = trusted(tmp_path / "config.yaml", *BASES)
             assert found[group]._target_ == cfg[group]._target_
-            assert cfg[group]._target_ in registered(group).values()
+            assert cfg[group]._target_ in registered(shipped(group)).values()
 
 
 # --- a stranger's folder ----------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class FinishedRun:
 
     def encode(self, images: Images) -> Tensor:
         """The means z (N, Z) of the posteriors."""
-        return self._by_chunk(lambda x: self._inferred_mean(self.vae.representation(x)), self._x(images))
+        return self._by_chunk(lambda x: self.vae.at_mean(self.vae.representation(x).y).z, self._x(images))
 
     def decode(self, z: Tensor | np.ndarray) -> Tensor:
         """Latents z (N, Z) -> the decoder's mean images x (N, C, H, W) in [0, 1]."""
@@ -102,10 +102,6 @@ class FinishedRun:
     def _x(self, images: Images) -> Tensor:
         found = pixels(images, self.image_shape)
         return found if found.is_floating_point() else centred(found, 0)
-
-    def _inferred_mean(self, features: Features) -> Tensor:
-        noise = torch.zeros(len(features.y), self.vae.networks.latent_dim, device=self.vae.device)
-        return self.vae.networks(features.y, noise).z
 
     @torch.no_grad()
     def _by_chunk(self, work: Callable[[Tensor], Tensor], whole: Tensor) -> Tensor:

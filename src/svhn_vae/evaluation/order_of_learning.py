@@ -26,8 +26,7 @@ def explained_variance(vae: VAE, features: Features) -> Tensor:
 
     1: reconstructed exactly; 0: as well as by the mean; below: worse. Images of pixels are looked at by frequency.
     """
-    noise = torch.zeros(len(features.y), vae.networks.latent_dim, device=vae.device)
-    reconstruction = vae.variance(vae.networks(features.y, noise).params).mean
+    reconstruction = vae.variance(vae.at_mean(features.y).params).mean
     y, error = (in_components(vae, array) for array in (features.y, features.y - reconstruction))
     variance = y.var(0, correction=0).clamp(min=torch.finfo(torch.float32).tiny)
     ratio = (error.square().mean(0) / variance).flatten().cpu()

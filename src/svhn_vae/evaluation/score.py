@@ -182,8 +182,7 @@ def label_metrics(vae: VAE, splits: EvaluationSplits, batches: EvaluationBatches
 def codes(vae: VAE, batches: EvaluationBatches) -> Iterator[np.ndarray]:
     """The posterior means (B, Z) of each batch."""
     for batch in batches:
-        noise = torch.zeros(len(batch.y), vae.networks.latent_dim, device=vae.device)
-        yield vae.networks(batch.y, noise).mean.cpu().numpy()
+        yield vae.at_mean(batch.y).mean.cpu().numpy()
 
 
 def lacks(result: dict[str, Any], *, judge: bool, iw_samples: int) -> bool:

@@ -110,7 +110,8 @@ def trusted(config: Path, *groups: str) -> DictConfig:
 def own(config: Path, group: str, content: Any) -> dict[str, Any]:
     """The group with its class as conf/ names it now. Raises UserError."""
     settings = content if isinstance(content, dict) else {}
-    target, known = settings.get("_target_"), registered(group)
+    files = shipped(group)
+    target, known = settings.get("_target_"), registered(files)
     name = str(target).rpartition(".")[2]
     is_ours = str(target).startswith("svhn_vae.") or target == known.get(name)
     if not is_ours or name not in known or not issubclass(get_class(known[name]), BASES[group]):
@@ -119,25 +120,28 @@ def own(config: Path, group: str, content: Any) -> dict[str, Any]:
     for value in strings(values):
         if "${" in value or (value.startswith("_") and value.endswith("_")):
             raise UserError(f"{config}: {group} must hold plain values below its class, got {value}")
-    return {"_target_": known[name], **shipped(group, known[name]), **values}
+    return {"_target_": known[name], **defaults(files, known[name]), **values}
 
 
-def shipped(group: str, target: str) -> dict[str, Any]:
+def shipped(group: str) -> list[dict[str, Any]]:
+    """The settings of a group in each of its files, in the order of their names."""
+    files: list[Any] = [OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONF / group).glob("*.yaml"))]
+    return [file.get(group, file) for file in files]
+
+
+def defaults(files: list[dict[str, Any]], target: str) -> dict[str, Any]:
     """The plain settings of a class as conf/ ships them, for a run that is older than one of them."""
     found: dict[str, Any] = {}
-    for path in sorted((CONF / group).glob("*.yaml"), reverse=True):
-        file: Any = OmegaConf.to_container(OmegaConf.load(path))
-        settings = file.get(group, file)
+    for settings in reversed(files):
         if settings.get("_target_") == target:
             found |= {key: value for key, value in settings.items() if key != "_target_" and "${" not in str(value)}
     found.pop("defaults", None)
     return found
 
 
-def registered(group: str) -> dict[str, str]:
+def registered(files: list[dict[str, Any]]) -> dict[str, str]:
     """Name of a class -> where it is now, of all that the files of a group choose."""
-    files: list[Any] = [OmegaConf.load(path) for path in sorted((CONF / group).glob("*.yaml"))]
-    targets = [file.get(group, file).get("_target_") for file in files]
+    targets = [settings.get("_target_") for settings in files]
     return {target.rpartition(".")[2]: target for target in targets if target}
 
 

@@ -61,6 +61,10 @@ class VAE(nn.Module):
             self.variance.observe(inferred.params, features.y)
         return self.bound(features, inferred)
 
+    def at_mean(self, y: Tensor) -> Inferred:
+        """What the networks make of y (B, *E) where z is the posterior's mean."""
+        return self.networks(y, torch.zeros(len(y), self.networks.latent_dim, device=self.device))
+
     def inferences(self, y: Tensor, noise: Tensor) -> Iterator[Inferred]:
         """All that p(x) is the sum over: here what the networks make of y."""
         yield self.networks(y, noise)
@@ -85,8 +89,7 @@ class VAE(nn.Module):
     @torch.no_grad()
     def reconstruct(self, features: Features) -> Tensor:
         """Features of B images -> their images (B, C, H, W) through the posterior's mean."""
-        noise = torch.zeros(len(features.y), self.networks.latent_dim, device=self.device)
-        return self.representation.inverse(self.variance(self.networks(features.y, noise).params).mean)
+        return self.representation.inverse(self.variance(self.at_mean(features.y).params).mean)
 
     @torch.no_grad()
     def decode_mean(self, z: Tensor) -> Tensor:

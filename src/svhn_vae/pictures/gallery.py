@@ -286,7 +286,7 @@ def decoder_noise(subject: Subject) -> Iterator[None]:
 
 def infer(vae: VAE, x: Tensor) -> Inferred:
     """Images -> what the networks make of them at the posterior's mean."""
-    return vae.networks(vae.representation(x).y, torch.zeros(len(x), vae.networks.latent_dim, device=vae.device))
+    return vae.at_mean(vae.representation(x).y)
 
 
 def pixels(images: Tensor, count: int) -> Tensor:
