@@ -127,7 +127,7 @@ def check_together(cfg: DictConfig, vae: VAE) -> None:
         name = type(vae.variance).__name__
         raise UserError(f"monitor={cfg.monitor} needs a density of pixels, and variance={name} is none: use post_loss")
     if cfg.ema is not None and cfg.trainer.strategy == "ddp":
-        raise UserError("ema must be null with trainer.strategy=ddp: the average would begin before the basis is shared")
+        raise UserError("ema must be null with trainer.strategy=ddp: it would begin before the basis is shared")
     compilers = [os.environ.get("CXX"), "g++", "clang++", "c++"]
     if cfg.compile and not any(shutil.which(compiler) for compiler in compilers if compiler):
         raise UserError("compile=true needs a C++ compiler, and there is none: install g++, or set CXX")

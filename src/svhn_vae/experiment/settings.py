@@ -37,8 +37,8 @@ ONE_OF = {
 }
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 NULLABLE = {  # what null, their default, stands for
-    "trainer.gradient_clip_val": float, "skips.max_gradient_norm": float, "data.limit": float, "ema": float, "updates_per_step": int,
-    "iw_samples": int, "data.size": int, "data.channels": int, "cache": str, "data.root": str, "data_root": str,
+    "trainer.gradient_clip_val": float, "skips.max_gradient_norm": float, "data.limit": float, "ema": float,
+    "updates_per_step": int, "iw_samples": int, "data.size": int, "data.channels": int, "cache": str, "data.root": str, "data_root": str,
     "run": str, "to": str, "question": str, "trainer.profiler": str,
 }  # fmt: skip
 ADDED = {  # settings of Lightning's Trainer that runs are made for, and trainer=default has not
