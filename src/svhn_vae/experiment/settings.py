@@ -38,8 +38,8 @@ ONE_OF = {
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 NULLABLE = {  # what null, their default, stands for
     "trainer.gradient_clip_val": float, "skips.max_gradient_norm": float, "data.limit": float, "ema": float,
-    "updates_per_step": int, "iw_samples": int, "data.size": int, "data.channels": int, "cache": str, "data.root": str, "data_root": str,
-    "run": str, "to": str, "question": str, "trainer.profiler": str,
+    "updates_per_step": int, "iw_samples": int, "data.size": int, "data.channels": int, "cache": str, "data.root": str,
+    "data_root": str, "run": str, "to": str, "question": str, "trainer.profiler": str,
 }  # fmt: skip
 ADDED = {  # settings of Lightning's Trainer that runs are made for, and trainer=default has not
     "trainer.max_time": str, "trainer.deterministic": bool, "trainer.benchmark": bool, "trainer.sync_batchnorm": bool,
