@@ -9,7 +9,7 @@ import pytest
 from conftest import composed, options, shared_jobs_of
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import composing, plain, quiet, recognised, register_resolvers
-from svhn_vae.experiment.preflight import Composer, Job, Refused, configured, jobs_of, with_home
+from svhn_vae.experiment.preflight import Composer, Job, configured, jobs_of, with_home
 from svhn_vae.experiment.settings import FREE, NULLABLE, check
 from svhn_vae.runs.identity import flatten
 
@@ -25,9 +25,9 @@ def faults(*overrides: str, is_sweep: bool = True) -> list[str]:
     """All that is wrong with the command or any of its jobs, each once."""
     try:
         jobs = planned(*overrides, is_sweep=is_sweep)
-    except Refused as refused:
-        return refused.lines
-    return list(dict.fromkeys(fault for job in jobs for fault in (*job.wrong, job.impossible) if fault))
+    except UserError as refused:
+        return [str(refused)]
+    return list(dict.fromkeys(fault for job in jobs if (fault := job.wrong or job.impossible)))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_what_is_wrong_in_an_experiments_own_sweep_or_keys_is_found(tmp_path):
         ("typo", "batchsize is no setting: did you mean batch_size?"),
     ):
         jobs = jobs_of([f"experiment={name}"], is_sweep=True, config_dir=str(tmp_path))
-        assert [fault for job in jobs for fault in job.wrong] == [message]
+        assert [job.wrong for job in jobs if job.wrong] == [message]
 
 
 def test_impossible_pairs_are_told_from_those_that_are_wrong():

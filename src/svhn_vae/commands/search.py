@@ -93,8 +93,8 @@ def check(searched: dict[str, Any], fixed: list[str]) -> Path:
     corners = [{key: values[min(place, len(values) - 1)] for key, values in ends.items()}
                for place in range(max(map(len, ends.values())))]  # fmt: skip
     jobs = list(itertools.chain(*(jobs_of([*fixed, *words_of(corner)], is_sweep=False) for corner in corners)))
-    if faults := list(dict.fromkeys(fault for job in jobs for fault in (*job.wrong, job.impossible) if fault)):
-        raise UserError("; ".join(faults))
+    if faults := [fault for job in jobs if (fault := job.wrong or job.impossible)]:
+        raise UserError("; ".join(dict.fromkeys(faults)))
     return OUTPUTS / str(jobs[0].settings["study"])
 
 

@@ -36,29 +36,21 @@ MAX_LINE = 1000  # characters of what a library says of settings
 KEY = r"[+~]{0,2}[\w./@]+"
 
 
-class Refused(UserError):
-    """What was typed cannot be run; `lines` has one for each fault."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__("; ".join(lines))
-        self.lines = list(lines)
-
-
 class Job(NamedTuple):
-    """One job of a command. `wrong`: what was misspelt; `impossible`: why it cannot be built."""
+    """One job of a command."""
 
     overrides: tuple[str, ...]
     settings: Config  # resolved; {} of one that cannot be composed
     name: str  # of its run folder
-    wrong: tuple[str, ...] = ()
-    impossible: str = ""
+    wrong: str = ""  # what was misspelt, in a line
+    impossible: str = ""  # why it cannot be built, in a line
     launcher: str = "basic"  # of Hydra's
 
 
 def jobs_of(
     words: list[str], *, is_sweep: bool, config_name: str = "train", config_dir: str | None = None
 ) -> list[Job]:
-    """The jobs of a command, in order. Raises Refused if already the command cannot be read."""
+    """The jobs of a command, in order. Raises UserError if already the command cannot be read."""
     with composing():
         composer = Composer(config_name, config_dir)
         return [composer.job(job) for job in composer.overrides_of_jobs(words, is_sweep=is_sweep)]
@@ -76,7 +68,7 @@ def from_command_line(config_name: str, description: str | None, *, is_run: bool
 
 
 def configured(config_name: str, words: list[str], *, is_run: bool = False) -> DictConfig:
-    """The checked configuration of a command that runs no jobs, such as evaluate. Raises Refused.
+    """The checked configuration of a command that runs no jobs, such as evaluate. Raises UserError.
 
     is_run: it has a run's settings, which are checked and built as a run's are.
     """
@@ -85,8 +77,8 @@ def configured(config_name: str, words: list[str], *, is_run: bool = False) -> D
         [words] = composer.overrides_of_jobs([with_home(word) for word in words], is_sweep=False)
         if is_run:
             job = composer.job(words)
-            if faults := [*job.wrong, *([job.impossible] if job.impossible else [])]:
-                raise Refused(*faults)
+            if fault := job.wrong or job.impossible:
+                raise UserError(fault)
         cfg = composer.composed(words)
         if not is_run:
             check_values(plain(cfg), flatten(plain(composer.base(()))))
@@ -111,14 +103,14 @@ class Composer:
         self._built: dict[str, str] = {}
 
     def overrides_of_jobs(self, words: list[str], *, is_sweep: bool) -> list[list[str]]:
-        """The overrides of each job, those of the experiment's own sweep included. Raises Refused."""
+        """The overrides of each job, those of the experiment's own sweep included. Raises UserError."""
         parsed = [self.parsed(word) for word in words]
         if not is_sweep:
             for override in parsed:
                 if override.is_sweep_override():
                     word = str(override.input_line)
                     text = f", or type {self._quoted(word)} for a path" if "/" in word or " " in word else ""
-                    raise Refused(f"{word} has several values: put -m before it to run them all{text}")
+                    raise UserError(f"{word} has several values: put -m before it to run them all{text}")
             return [words]
         fixed = [word for word, override in zip(words, parsed, strict=True) if not override.is_sweep_override()]
         try:
@@ -127,9 +119,9 @@ class Composer:
             swept = [*self.parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *task]
             batch = product(swept)
         except Exception as error:  # Hydra's and OmegaConf's have no common class
-            raise Refused(one_line_of(error)) from None
+            raise UserError(one_line_of(error)) from None
         if not batch:
-            raise Refused(f"{' '.join(words)} has no jobs: a glob, a range or a list in it has no values")
+            raise UserError(f"{' '.join(words)} has no jobs: a glob, a range or a list in it has no values")
         hydras = [override.input_line for override in parsed if override.is_hydra_override()]
         return [[*hydras, *job] for job in batch]  # pyright: ignore[reportReturnType]
 
@@ -140,28 +132,28 @@ class Composer:
             found = recognised(cfg)
             check(found.settings, found.defaults)
         except Exception as error:  # Hydra's, OmegaConf's, yaml's and ours
-            return Job(tuple(overrides), {}, "", wrong=(one_line_of(error),))
+            return Job(tuple(overrides), {}, "", wrong=one_line_of(error))
         launcher = cfg.hydra.runtime.choices[LAUNCHER]
         impossible = self._impossible(cfg, found.settings, launcher)
         return Job(tuple(overrides), found.settings, found.name, impossible=impossible, launcher=launcher)
 
     def composed(self, overrides: list[str]) -> DictConfig:
         """As Hydra composes it: the files, and then the values. Jobs that choose the same files share that part, which
-        takes most of the time. Raises Refused."""
+        takes most of the time. Raises UserError."""
         chosen = tuple(word for word in overrides if not self._is_value(self.parsed(word)))
         cfg = copy.deepcopy(self.base(chosen))
         for override in (self.parsed(word) for word in overrides if word not in chosen):
             try:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
             except (ConfigKeyError, ConfigAttributeError):
-                raise Refused(self._no_setting(override.key_or_group, chosen)) from None
+                raise UserError(self._no_setting(override.key_or_group, chosen)) from None
         return cfg
 
     def base(self, chosen: tuple[str, ...]) -> DictConfig:
-        """What is composed of these choices, with no value given. Raises Refused."""
+        """What is composed of these choices, with no value given. Raises UserError."""
         found = self.composition(chosen)
         if isinstance(found, str):
-            raise Refused(found)
+            raise UserError(found)
         return found
 
     def _composition(self, chosen: tuple[str, ...]) -> DictConfig | str:
@@ -194,7 +186,7 @@ class Composer:
         except Exception as error:  # Hydra's, which says what it expected
             typed = self._quoted(word)
             why = f"a text or path with such characters is typed {typed}" if typed else one_line_of(error)[:300]
-            raise Refused(f"{word} cannot be read, expected KEY=VALUE: {why}") from None
+            raise UserError(f"{word} cannot be read, expected KEY=VALUE: {why}") from None
 
     def _quoted(self, word: str) -> str:
         """The words for a shell that give this value as a text; "" where it has no key."""

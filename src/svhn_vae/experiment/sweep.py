@@ -16,12 +16,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from svhn_vae.errors import TRACEBACKS, Busy, Interrupted, one_line, printable, root_of
+from svhn_vae.errors import TRACEBACKS, Busy, Interrupted, UserError, one_line, printable, root_of
 from svhn_vae.experiment.attempt import Outcome, fit_as_child, run_job
 from svhn_vae.experiment.build import Request
 from svhn_vae.experiment.configuration import OUTPUTS, choices, quiet
 from svhn_vae.experiment.launchers import Command, launching, run_in_worker
-from svhn_vae.experiment.preflight import Job, Refused, jobs_of, with_home
+from svhn_vae.experiment.preflight import Job, jobs_of, with_home
 from svhn_vae.experiment.processes import PROCESSES, is_started_by_lightning, silence_others, train_as_child
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
@@ -162,8 +162,8 @@ class Sweep:
         name = asked.config_name or "train"
         try:
             self.jobs = jobs_of(asked.overrides, is_sweep=is_sweep, config_name=name, config_dir=asked.config_dir)
-        except Refused as refused:
-            return refuse(refused.lines)
+        except UserError as error:
+            return refuse([str(error)])
         if faults := self._faults():
             self.jobs = []
             return refuse(faults)
@@ -211,7 +211,7 @@ class Sweep:
 
     def _faults(self) -> list[str]:
         """A line for each fault that keeps the command from beginning."""
-        wrong = [(job, fault) for job in self.jobs for fault in job.wrong]
+        wrong = [(job, job.wrong) for job in self.jobs if job.wrong]
         impossible = [
             (job, job.impossible) for job in self.jobs if job.impossible and job.settings["impossible"] != "skip"
         ]
