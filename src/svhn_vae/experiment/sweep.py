@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -211,15 +211,19 @@ class Sweep:
 
     def _faults(self) -> list[str]:
         """A line for each fault that keeps the command from beginning."""
-        wrong = [(job, job.wrong) for job in self.jobs if job.wrong]
-        impossible = [
-            (job, job.impossible) for job in self.jobs if job.impossible and job.settings["impossible"] != "skip"
-        ]
-        lines = [f"{fault}{self._where(jobs)}" for fault, jobs in by_fault([*wrong, *impossible]).items()]
-        possible = len(self.jobs) - len(impossible)
-        if impossible and possible and not wrong:
-            lines.append(f"impossible=skip leaves these out and runs the other {possible}")
+        wrong = [job for job in self.jobs if job.wrong]
+        impossible = [job for job in self.jobs if job.impossible and job.settings["impossible"] != "skip"]
+        lines, num_possible = self._lines([*wrong, *impossible]), len(self.jobs) - len(impossible)
+        if impossible and num_possible and not wrong:
+            lines.append(f"impossible=skip leaves these out and runs the other {num_possible}")
         return lines
+
+    def _lines(self, jobs: list[Job]) -> list[str]:
+        """What is the matter with jobs: a line for each fault, and for all that share it."""
+        sharing = defaultdict(list)
+        for job in jobs:
+            sharing[job.wrong or job.impossible].append(job)
+        return [f"{fault}{self._where(those)}" for fault, those in sharing.items()]
 
     def _where(self, jobs: list[Job]) -> str:
         """Which of all jobs, by what tells them apart."""
@@ -236,7 +240,7 @@ class Sweep:
         names = defaultdict(list)  # status -> runs
         for outcome in self.outcomes:
             names[outcome.status].append(outcome.name)
-        impossible = by_fault([(job, job.impossible) for job in self.jobs if job.impossible])
+        impossible = [job for job in self.jobs if job.impossible]
         if len(self.jobs) == 1 and not impossible and self.command is None and not names["done"] + names["diverged"]:
             return
         for table in self.tables.values():
@@ -245,7 +249,7 @@ class Sweep:
         listed("left to another process", names["elsewhere"])
         listed("interrupted, the same command continues them", names["interrupted"])
         listed("not begun, the same command runs them", names["not begun"])
-        listed("left out as impossible", [f"{fault}{self._where(jobs)}" for fault, jobs in impossible.items()])
+        listed("left out as impossible", self._lines(impossible))
 
 
 def shown(jobs: list[Job]) -> list[str]:
@@ -293,13 +297,6 @@ class Steadfast:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             return None
-
-
-def by_fault(found: Iterable[tuple[Job, str]]) -> dict[str, list[Job]]:
-    jobs = defaultdict(list)
-    for job, fault in found:
-        jobs[fault].append(job)
-    return jobs
 
 
 def refuse(lines: list[str]) -> int:
