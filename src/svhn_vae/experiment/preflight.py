@@ -24,7 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
 from svhn_vae.experiment.build import check_memory, try_build
-from svhn_vae.experiment.configuration import composing, plain, quiet, recognised, without_hydras
+from svhn_vae.experiment.configuration import OUTPUTS, composing, plain, quiet, recognised, without_hydras
 from svhn_vae.experiment.settings import check, check_keys, check_values
 from svhn_vae.runs.identity import Config, flatten
 from svhn_vae.runs.installation import parser_of
@@ -45,6 +45,11 @@ class Job(NamedTuple):
     wrong: str = ""  # what was misspelt, in a line
     impossible: str = ""  # why it cannot be built, in a line
     launcher: str = "basic"  # of Hydra's
+
+    @property
+    def path(self) -> Path:
+        """Of its run folder."""
+        return OUTPUTS / str(self.settings["study"]) / self.name
 
 
 def jobs_of(

@@ -139,9 +139,7 @@ class Sweep:
 
     def _note_jobs_left(self) -> None:
         """For the bar: how many jobs after this one are to be run, and how long those before it have taken."""
-        folders = [
-            RunFolder(OUTPUTS / str(job.settings["study"]) / job.name) for job in self.jobs if not job.impossible
-        ]
+        folders = [RunFolder(job.path) for job in self.jobs if not job.impossible]
         num_begun = len(self.outcomes)
         Progress.num_jobs_left = sum(not folder.is_finished for folder in folders[num_begun + 1 :])
         facts = [folder.facts for folder in folders[:num_begun]]
@@ -190,10 +188,9 @@ class Sweep:
 
     def _launch_elsewhere(self, main: Callable[[], Any]) -> None:
         """Has a launcher run the jobs in other processes, and reads what became of them. Raises as `main` does."""
-        possible = [job for job in self.jobs if not job.impossible]
-        self.command = Command([OUTPUTS.resolve() / str(job.settings["study"]) / job.name for job in possible])
+        self.command = Command([job.path.absolute() for job in self.jobs if not job.impossible])
         if self.launcher.startswith("submitit"):
-            logs = OUTPUTS / str(self.jobs[0].settings["study"]) / ".submitit"
+            logs = self.jobs[0].path.with_name(".submitit")
             print(f"{len(self.jobs)} jobs with {self.launcher}, which print to {logs}", flush=True)
         try:
             with launching(self.launcher, self.command):
