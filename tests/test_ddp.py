@@ -93,7 +93,8 @@ def gradient_of_both(overrides: tuple[str, ...]) -> dict[str, torch.Tensor]:
         [batch] = next(iter(data.train_dataloader()))
         assert len(batch.y) == 25
         seed_device(torch.device("cpu"), derive_seed(Stream.STEP, cfg.seed, 0, rank))
-        module.objective.loss(module.vae, module.vae(batch), batch.y, torch.zeros(())).backward()
+        _, loss = module.objective(module.vae, batch, torch.zeros(()))
+        loss.backward()
         for name, weights in module.named_parameters():
             if weights.grad is not None:
                 found[name] = found.get(name, 0) + weights.grad / 2

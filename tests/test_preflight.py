@@ -138,6 +138,8 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["variance=bernoulli", "model=conv", "monitor=val/bits_per_dim"], "needs a density of pixels"),
         (["model.width=1000000"], "lower network_scale, or the model's widths"),
         (["model.encoder_depth=1000000"], "model.encoder_depth must be at most 1,000"),
+        (["ema=1"], "ema must be above 0 and below 1, or null, got 1"),
+        (["ema=0.9", "trainer=ddp"], "ema must be null with trainer.strategy=ddp"),
         (["logger=null"], "logger=None is no choice: choose from "),
         (["experiment=null"], "experiment=None is no choice"),
         (["trainer.accelerator=tpu"], "trainer.accelerator must be one of auto, cpu"),

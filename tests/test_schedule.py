@@ -1,13 +1,15 @@
-"""The learning rate: its formula, and what a training makes of it."""
+"""The learning rate and the average of the weights: their formulas, and what a training makes of them."""
 
 import math
 
 import pytest
+import torch
 
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import read_checkpoint
+from svhn_vae.training.module import LitVAE
 from svhn_vae.training.schedule import Schedule
-from test_checkpoints import train
+from test_checkpoints import assert_same, left, train, train_until, undisturbed  # noqa: F401  a fixture of all tests
 
 STEPS = 1000
 
@@ -41,3 +43,31 @@ def test_a_training_ends_with_the_rate_that_is_left(tmp_path):
     [group] = state["param_groups"]
     assert group["initial_lr"] == 0.01
     assert group["lr"] == pytest.approx(0.001)
+
+
+def test_with_ema_what_is_kept_is_the_average_of_the_weights(tmp_path, monkeypatch):
+    """By its formula, from the weights after each update; the first update's are its beginning."""
+    seen: list[dict[str, torch.Tensor]] = []
+    training_step = LitVAE.training_step
+
+    def noted(self: LitVAE, batch, batch_idx):
+        training_step(self, batch, batch_idx)
+        seen.append({name: value.detach().clone() for name, value in self.named_parameters()})
+
+    monkeypatch.setattr(LitVAE, "training_step", noted)
+    train(tmp_path, "trainer.max_epochs=2", "ema=0.7")
+    average = seen[0]
+    for weights in seen[1:]:
+        average = {name: 0.7 * average[name] + 0.3 * weights[name] for name in average}
+    kept = read_checkpoint(RunFolder(tmp_path).last_checkpoint)["state_dict"]
+    assert len(seen) == 6
+    for name, value in average.items():
+        torch.testing.assert_close(kept[name], value)
+        assert not torch.equal(kept[name], seen[-1][name])
+
+
+def test_a_training_with_ema_continues_to_the_same_end(tmp_path, monkeypatch):
+    train(tmp_path / "alone", "ema=0.7")
+    train_until(11, tmp_path / "stopped", monkeypatch, "ema=0.7")
+    train(tmp_path / "stopped", "ema=0.7")
+    assert_same(left(tmp_path / "stopped"), left(tmp_path / "alone"))

@@ -17,7 +17,7 @@ import lightning as L  # noqa: N812  its usual name
 import pooch
 import torch
 from hydra.utils import get_class
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -126,6 +126,8 @@ def check_together(cfg: DictConfig, vae: VAE) -> None:
     if not vae.variance.is_density and cfg.monitor.endswith("bits_per_dim"):
         name = type(vae.variance).__name__
         raise UserError(f"monitor={cfg.monitor} needs a density of pixels, and variance={name} is none: use post_loss")
+    if cfg.ema is not None and cfg.trainer.strategy == "ddp":
+        raise UserError("ema must be null with trainer.strategy=ddp: it would begin before the basis is shared")
     compilers = [os.environ.get("CXX"), "g++", "clang++", "c++"]
     if cfg.compile and not any(shutil.which(compiler) for compiler in compilers if compiler):
         raise UserError("compile=true needs a C++ compiler, and there is none: install g++, or set CXX")
@@ -242,8 +244,10 @@ def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
 
 
 def is_one_per_step(cfg: DictConfig) -> bool:
-    """limit_train_batches limits steps, and ddp averages the gradients of a step's first update alone."""
-    return cfg.trainer.limit_train_batches != 1.0 or cfg.trainer.devices * cfg.trainer.num_nodes > 1
+    """limit_train_batches limits steps, ddp averages the gradients of a step's first update alone, and Lightning
+    averages weights after each step."""
+    is_limited = cfg.trainer.limit_train_batches != 1.0 or cfg.ema is not None
+    return is_limited or cfg.trainer.devices * cfg.trainer.num_nodes > 1
 
 
 def fit_device(cfg: DictConfig) -> torch.device:
@@ -280,6 +284,8 @@ def build_trainer(cfg: DictConfig, folder: RunFolder, loggers: list[Logger]) -> 
     settings = checked("trainer", cfg.trainer)
     num, on_gpu = num_processes(settings, cfg.batch_size), cfg.trainer.accelerator in ("auto", "gpu", "cuda")
     callbacks = [make(f"callbacks.{name}", node) for name, node in cfg.callbacks.items()]
+    if cfg.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=cfg.ema))
     # Any weights may be without a gradient, where a head takes no parameters of images. Buffers are the basis, too:
     # those that differ are shared before validations, see LitVAE.
     ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)

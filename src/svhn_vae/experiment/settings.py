@@ -37,9 +37,9 @@ ONE_OF = {
 }
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 NULLABLE = {  # what null, their default, stands for
-    "trainer.gradient_clip_val": float, "skips.max_gradient_norm": float, "data.limit": float, "updates_per_step": int,
-    "iw_samples": int, "data.size": int, "data.channels": int, "cache": str, "data.root": str, "data_root": str,
-    "run": str, "to": str, "question": str, "trainer.profiler": str,
+    "trainer.gradient_clip_val": float, "skips.max_gradient_norm": float, "data.limit": float, "ema": float,
+    "updates_per_step": int, "iw_samples": int, "data.size": int, "data.channels": int, "cache": str, "data.root": str,
+    "data_root": str, "run": str, "to": str, "question": str, "trainer.profiler": str,
 }  # fmt: skip
 ADDED = {  # settings of Lightning's Trainer that runs are made for, and trainer=default has not
     "trainer.max_time": str, "trainer.deterministic": bool, "trainer.benchmark": bool, "trainer.sync_batchnorm": bool,
@@ -86,6 +86,8 @@ def check(settings: Config, defaults: Config) -> None:
             raise UserError(f"{key} is no setting of a run{did_you_mean(key, [*defaults, *ADDED])}")
     if not 0 < values["labels"] <= 1:
         raise UserError(f"labels must be a share of the training images, above 0 and up to 1, got {values['labels']}")
+    if values["ema"] is not None and not 0 < values["ema"] < 1:
+        raise UserError(f"ema must be above 0 and below 1, or null, got {values['ema']}")
     every_n, last = values["trainer.check_val_every_n_epoch"], values["trainer.max_epochs"]
     if every_n > last:
         raise UserError(

@@ -177,8 +177,8 @@ class DigitVAE(VAE):
             raise UserError(f"condition.alpha must be 0 or more, got {alpha}")
         self.alpha, self.labels, self.num_labels = alpha, labels, networks.num_labels
 
-    def forward(self, features: Features) -> Pass:
-        return self._learn(features) if self.training else self._marginal(features)
+    def forward(self, features: Features, *, hold_mean: bool = False) -> Pass:
+        return self._learn(features, hold_mean) if self.training else self._marginal(features)
 
     def inferences(self, y: Tensor, noise: Tensor) -> Iterator[Inferred]:
         """Of each label in turn."""
@@ -208,7 +208,7 @@ class DigitVAE(VAE):
         """Of the bound on log p(x, c), for each label."""
         return [self.bound(features, inferred).terms for inferred in self.inferences(features.y, noise)]
 
-    def _learn(self, features: Features) -> Pass:
+    def _learn(self, features: Features, hold_mean: bool) -> Pass:
         """n = 1 pass of each image where all labels are known, else n = L; see Pass.weight."""
         seen, label = self.networks.see(features.y), features.label
         is_known, given = label >= 0, F.one_hot(label.clamp(min=0), self.num_labels).float()
@@ -224,7 +224,7 @@ class DigitVAE(VAE):
         inferred = self.networks.infer(seen.repeated(n), label, self._noise(len(label)))
         likely = weight.view(-1, n).argmax(1) + n * torch.arange(len(features.y), device=label.device)
         self.variance.observe(inferred.params[likely], features.y)
-        result = self.bound(repeated, inferred)
+        result = self.bound(repeated, inferred, hold_mean)
         uncertain = result.terms._replace(kl=result.terms.kl + weight.clamp(min=1e-12).log())
         kl = uncertain.kl
         return Pass(inferred, result.likelihood, uncertain, kl[:, None], kl, weight, cost)

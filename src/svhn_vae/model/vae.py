@@ -54,12 +54,15 @@ class VAE(nn.Module):
         if variance.initial_factor != 1:
             networks.shrink(variance.initial_factor)
 
-    def forward(self, features: Features) -> Pass:
-        """Features of B images -> the terms of the bound on log p(x), with one sample of z, and what led there."""
+    def forward(self, features: Features, *, hold_mean: bool = False) -> Pass:
+        """Features of B images -> the terms of the bound on log p(x), with one sample of z, and what led there.
+
+        hold_mean: the head's mean gets no gradient from the likelihood; its value is the same.
+        """
         inferred = self.networks(features.y, self._noise(len(features.y)))
         if self.training:
             self.variance.observe(inferred.params, features.y)
-        return self.bound(features, inferred)
+        return self.bound(features, inferred, hold_mean)
 
     def at_mean(self, y: Tensor) -> Inferred:
         """What the networks make of y (B, *E) where z is the posterior's mean."""
@@ -72,8 +75,9 @@ class VAE(nn.Module):
     def labels_of(self, y: Tensor) -> Tensor | None:
         """The labels (B,) that the encoder recognises; None: it was told of none."""
 
-    def bound(self, features: Features, inferred: Inferred) -> Pass:
-        likelihood = self.variance(inferred.params)
+    def bound(self, features: Features, inferred: Inferred, hold_mean: bool = False) -> Pass:
+        held = self.variance.detach_mean(inferred.params) if hold_mean else inferred.params
+        likelihood = self.variance(held)
         kl = self.prior.kl(inferred.mean, inferred.log_variance, inferred.z)
         terms = ElboTerms(
             log_likelihood=likelihood.log_prob(features.y),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from svhn_vae.errors import UserError
+from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE, Pass
 from svhn_vae.model.variance import DiagonalNormal
 
@@ -44,6 +45,11 @@ class Objective:
         self.beta, self.free_bits, self.kl_warmup_epochs = beta, free_bits, kl_warmup_epochs
         self.mean_weight, self.mean_sigma = mean_weight, mean_sigma
 
+    def __call__(self, vae: VAE, batch: Features, epoch: Tensor | int) -> tuple[Pass, Tensor]:
+        """A training pass of a batch, whose gradients come as the class says, and its loss ()."""
+        result = vae(batch, hold_mean=self.mean_weight > 0)
+        return result, self.loss(vae, result, batch.y, epoch)
+
     def loss(self, vae: VAE, result: Pass, y: Tensor, epoch: Tensor | int) -> Tensor:
         """A pass of images with features y (B, *E), in the epoch () counted from 0 -> the mean loss, ()."""
         terms, y = result.terms, y.repeat_interleave(len(result.terms.kl) // len(y), 0)
@@ -55,8 +61,7 @@ class Objective:
             kl = result.mean(result.latents_kl).clamp(min=self.free_bits).sum()
         log_likelihood = terms.log_likelihood
         if self.mean_weight:
-            around = vae.variance(vae.variance.detach_mean(result.inferred.params)).log_prob(y)
-            log_likelihood = around + self.mean_weight * self.of_the_mean(vae, result, y)
+            log_likelihood = log_likelihood + self.mean_weight * self.of_the_mean(vae, result, y)
         penalty = vae.variance.penalty(result.inferred.params)
         loss = rate * kl + penalty - log_likelihood - terms.residual - terms.log_det
         return result.mean(loss) + result.label_cost
@@ -64,5 +69,5 @@ class Objective:
     def of_the_mean(self, vae: VAE, result: Pass, y: Tensor) -> Tensor:
         """log N(y; the decoder's mean, mean_sigma^2) (B,), mean_sigma brought to the units of y."""
         log_variance = 2 * (self.mean_sigma / vae.representation.y_scale).log()
-        mean = result.likelihood.mean
+        mean = vae.variance(result.inferred.params).mean
         return DiagonalNormal(mean, log_variance.to(mean)).log_prob(y)

@@ -71,8 +71,7 @@ class Update:
         return Record(as_number, size, means)
 
     def _forward(self, batch: Features, epoch: Tensor) -> tuple[Tensor, list[Tensor]]:
-        result = self.vae(batch)
-        loss = self.objective.loss(self.vae, result, batch.y, epoch)
+        result, loss = self.objective(self.vae, batch, epoch)
         return loss, [result.mean(term).detach() for term in per_image(result)]
 
     def _clipped_size(self) -> Tensor:
