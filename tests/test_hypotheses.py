@@ -309,17 +309,6 @@ def test_what_follows_from_a_choice_does_not_keep_runs_apart(study):
     assert found.reason.endswith("; the sides differ also in pca")
 
 
-def test_what_was_swept_on_one_side_alone_with_values_of_its_own_is_averaged(study):
-    """K, of which conv has none."""
-    for seed in range(3):
-        study.add(3.0 + NOISE[0, seed], seed=seed, pca__n_components=100)
-        study.add(3.2 + NOISE[0, seed], seed=seed, pca__n_components=500)
-        study.add(3.4, seed=seed, model="conv", pca="none", pca__n_components=None)
-    found = study.verdict(favours={"model": "dense"}, over={"model": "conv"})
-    assert found.effect.mean == pytest.approx(3.4 - 3.1 - NOISE[0, :3].mean())
-    assert found.reason.startswith("matched by seed; ")
-
-
 def test_what_follows_from_a_crossed_setting_and_the_claim_does_not_keep_runs_apart(study):
     """The batch follows from the rate, on either side in its way, and 200 is on both."""
     for seed, (lr, batch) in itertools.product(range(3), ((1e-4, 100), (1e-3, 200))):
@@ -519,15 +508,6 @@ def test_nothing_diverged(study):
     assert (found.verdict, found.effect.mean) == ("undecided", 0.0)
     assert found.effect.high - found.effect.low > 0.5
     assert study.verdict(**DIVERGENCE, margin=-0.6).verdict == "supported"
-
-
-def test_shares_of_one_seed_decide_nothing(study):
-    for lr in np.geomspace(1e-4, 1, 20).tolist():
-        study.add(3.0, variance="relu_eps", optimizer__lr=lr)
-        study.add(None, "diverged", variance="logvar", optimizer__lr=lr)
-    found = study.verdict(**DIVERGENCE)
-    assert (found.verdict, found.num_seeds) == ("undecided", 1)
-    assert found.effect.low > 0.5
 
 
 # --- the picture ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from svhn_vae.pictures.sheet import captioned, grid, write_png
 from svhn_vae.report import plots
 from svhn_vae.report.collect import read_runs, variants
 from svhn_vae.report.page import ROWS, webp
-from svhn_vae.report.plots import COLOURS, MAX_POINTS, drawing, limits, read_curves
+from svhn_vae.report.plots import COLOURS, drawing, limits, read_curves
 from test_report import setting, write_run
 from test_report_page import add_arrays
 
@@ -50,15 +50,6 @@ def test_a_damaged_history_has_no_curves(history, content):
     assert read_curves(history) == {}
     history.write_text(content, encoding="utf-8")
     assert read_curves(history) == {}
-
-
-def test_a_long_curve_is_thinned_to_points_of_its_own(history):
-    rows = "\n".join(f"{at},0,{2 * at},{3 * at}" for at in range(5000))
-    history.write_text(f"epoch,step,seconds,val/kl\n{rows}", encoding="utf-8")
-    found = read_curves(history)["val/kl"]
-    assert len(found.values) == MAX_POINTS
-    assert found.epochs[[0, -1]].tolist() == [0, 4999]
-    assert (3 * found.epochs == found.values).all()
 
 
 def test_limits_do_not_follow_a_spike():
