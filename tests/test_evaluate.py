@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from svhn_vae.commands.finished import evaluate
 
 from conftest import options
 from stress.forked import command, train, without_training_a_judge
-from svhn_vae.commands.finished import evaluate
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.errors import UserError
-from svhn_vae.evaluation.baselines import gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.samples import generated, judge_scores, posterior_predictive, references, sample_scores
@@ -26,7 +25,7 @@ from svhn_vae.experiment.loading import load_dataset, load_run
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.vae import VAE
 from test_end_to_end import TINY
-from test_lit import fitted, fitted_module
+from test_lit import fitted
 
 SMALL = "network_scale=0.03125"
 NUM_TEST = 20
@@ -81,15 +80,12 @@ def test_the_latents_kl_and_its_parts(model, dataset):
         assert parts == pytest.approx(metrics["test/kl"], rel=1e-4)
 
 
-def test_training_images_are_scored_as_test_images_are_and_projected_once(dataset):
-    vae = fitted_module().vae
-    swapped = EvaluationSplits(Dataset("digits", True, dataset.test, dataset.val, dataset.train), vae.representation)
+def test_training_images_are_scored_as_test_images_are(dataset):
+    vae = fitted("model=conv", SMALL).vae
+    swapped = Dataset("digits", True, dataset.test, dataset.val, dataset.train)
     test = scored(vae, dataset, iw_samples=0).metrics
-    for name, value in split_metrics(vae, swapped.seen, "seen").items():
+    for name, value in split_metrics(vae, EvaluationSplits(swapped, vae.representation).seen, "seen").items():
         assert value == test[name.replace("seen/", "test/")]
-    score_run(vae, swapped, split="test", iw_samples=2)
-    vae.representation.register_forward_hook(lambda *_: pytest.fail("projected again"))
-    gaussian_post_loss(vae, swapped)
 
 
 def test_a_judge_is_asked_about_samples_and_analogies(dataset):
@@ -189,10 +185,6 @@ def test_the_script_prints_the_scores_and_leaves_the_run_alone(finished):
     ("arguments", "message"),
     [
         ([], "run=FOLDER is missing"),
-        (["run=nowhere"], r"nowhere is not a finished run: there is no .hydra/config.yaml"),
-        (["run=run", "split=train"], "split must be one of test, val, got train"),
-        (["run=run", "iw_samples=-1"], "iw_samples must be 0 or more, got -1"),
-        (["run=run", "iw_samples=many"], "iw_samples must be a whole number or null, got many"),
         (["run=run", "data_root=elsewhere"], "data_root=elsewhere is for images from files"),
     ],
 )
@@ -221,8 +213,7 @@ def test_the_script_adds_what_the_result_lacks(finished, tmp_path):
         "evaluate", tmp_path, f"run={run.name}", "iw_samples=7", "cache=cache", prepare=without_training_a_judge
     )
     assert done.returncode == 0, done.stderr
-    for words in ("by a judge that reads", "validation images", "frechet", "legibility", "memorised",
-                  "the judge sees the source's digit in"):  # fmt: skip
+    for words in ("by a judge that reads", "validation images", "frechet", "memorised", "analogies/digit_agreement"):
         assert words in done.stdout
     after = result_of(run)
     assert set(after["metrics"]) >= JUDGED
@@ -247,15 +238,15 @@ def test_the_same_command_adds_what_is_asked_for_now(finished, tmp_path):
     run = tmp_path / finished.relative_to(finished.parents[2])
     weights = without_training(run)
     words = [word for word in FEW if word != "judge=false"]
-    done = train(tmp_path, *words, "iw_samples=6", prepare=without_training_a_judge)
-    assert done.returncode == 0, done.stdout
-    assert "done already" in done.stdout
-    assert "scored with what is asked for now" in done.stdout
+    for times in (1, 0):
+        done = train(tmp_path, *words, "iw_samples=6", prepare=without_training_a_judge)
+        assert done.returncode == 0, done.stdout
+        assert "done already" in done.stdout
+        assert done.stdout.count("scored with what is asked for now") == times
     metrics = result_of(run)["metrics"]
     assert set(metrics) >= JUDGED
     assert metrics["test/iw_k"] == 6
     assert without_training(run) == weights
-    assert "scored with" not in train(tmp_path, *words, "iw_samples=6").stdout
 
 
 def test_other_images_are_scored_only_when_asked_for(finished, tmp_path):

@@ -24,26 +24,19 @@ def name(*overrides: str) -> str:
     ("one", "other"),
     [
         ("objective.beta=1", "objective.beta=1.0"),
-        ("objective.beta=1", ""),
         ("optimizer.lr=1e-3 seed=3", "seed=3 optimizer.lr=0.001"),
-        ("optimizer.lr=1", "optimizer.lr=1.0"),
         ("optimizer.betas=[0,0.5]", "optimizer.betas=[0.0,0.5]"),
         ("model.latent_dim=512 pca.n_components=500 data.limit=null", ""),
-        ("model.latent_dim=256", "model.latent_dim=256.0"),
         ("trainer=quick", "trainer.max_epochs=8 network_scale=0.125 batch_size=100 optimizer.lr=0.001"),
-        ("trainer=quick optimizer.lr=1e-4", "trainer.max_epochs=8 network_scale=0.125 batch_size=100"),
         (
             "trainer=demo",
             "model=small_dense prior=gaussian_mixture optimizer=adamw network_scale=0.25 batch_size=64 "
             "optimizer.lr=2e-3 schedule.warmup=0.02 schedule.final=0 trainer.max_epochs=40",
         ),
-        ("objective=legible", ""),
         ("objective=elbo objective.mean_weight=1 monitor=val/objective", ""),
         ("trainer=ddp", "trainer.strategy=ddp trainer.devices=2"),
         ("variance=scaled", "variance=banded variance.num_bands=1"),
-        ("pca=unit_pixels model=conv", "model=conv pca.scale=false"),
         ("experiment=heads variance=logvar", "pca.whiten=true pca.residual=scaled variance=logvar"),
-        ("experiment=post_2017_corrected", "experiment=post_2017_intended model.sampling_bug=false"),
         ("study=a", "study=b/c"),
     ],
 )
@@ -55,14 +48,10 @@ def test_two_ways_to_write_one_configuration_are_one_run(one, other):
     ("one", "other"),
     [
         ("data.limit=1", "data.limit=1.0"),  # one image, all images
-        ("trainer.limit_train_batches=1", "trainer.limit_train_batches=1.0"),
         ("seed=0", "seed=1"),
         ("~callbacks.early_stopping", ""),
         ("~callbacks.early_stopping.patience", "callbacks.early_stopping.patience=null"),
         ("+trainer.max_time=00:00:01:00", ""),
-        ("network_scale=0.5", ""),
-        ("monitor=train/post_loss", ""),
-        ("data.division=random", ""),
         ("variance.epsilon=true", "variance.epsilon=1"),
     ],
 )

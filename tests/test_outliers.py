@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from svhn_vae.commands.finished import outlier_table
+from svhn_vae.commands.scores import outlier_table
 from svhn_vae.data.batches import EvaluationBatches
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.sources import Dataset, LabelledImages

@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,17 +43,24 @@ from svhn_vae.training.module import LitVAE
 EXTRAS = ("mlflow", "wandb")  # loggers whose library comes with the extra of their name
 
 
+class Request(NamedTuple):
+    """A run that is asked for."""
+
+    cfg: DictConfig
+    choices: dict[str, str]  # group -> file
+    folder: RunFolder
+    shown: Sequence[str] = ()  # the settings by which TensorBoard tells runs apart
+
+
 class Job(NamedTuple):
     """Everything of a run, built."""
 
+    request: Request
     folder: RunFolder
     config: Config  # resolved, plain
-    choices: dict[str, str]  # group -> file
     data: DataModule  # set up
     module: LitVAE
     trainer: L.Trainer
-    judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
-    shown: Sequence[str]  # the settings by which TensorBoard tells runs apart
 
 
 def make(group: str, node: DictConfig, **wired: Any) -> Any:
@@ -156,8 +163,9 @@ def source_of(cfg: DictConfig) -> Source | Mapped:
     return Mapped(source, cache_folder(cfg)) if cfg.memory_map else source
 
 
-def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown: Sequence[str]) -> Job:
+def build_job(request: Request) -> Job:
     """A whole run, its data loaded and its representation fitted. Raises what is wrong with either, in a line."""
+    cfg, folder = request.cfg, request.folder
     module = build_module(cfg)
     trainer = build_trainer(cfg, folder, build_loggers(cfg, folder))
     data = build_data(cfg, module.vae)
@@ -165,8 +173,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown:
     if rank_zero_only.rank == 0:  # and gives the others what it starts with: see LitVAE
         module.vae.prior.start(data.evaluation.seen)
         module.vae.variance.start(data.evaluation.seen)
-    judge = functools.partial(load_judge, cfg) if cfg.judge else None
-    return Job(folder, plain(cfg), chosen, data, module, trainer, judge, shown)
+    return Job(request, folder, plain(cfg), data, module, trainer)
 
 
 def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None, num_labels: int | None = None) -> VAE:

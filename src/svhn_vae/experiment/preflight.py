@@ -3,41 +3,33 @@
 What is wrong with the last job of a sweep is said before the first one, in a line that names it.
 """
 
-import argparse
 import copy
-import inspect
 import itertools
 import json
 import math
 import os
 import re
 import shlex
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
-from svhn_vae.experiment.attempt import quiet
 from svhn_vae.experiment.build import check_memory, try_build
-from svhn_vae.experiment.configuration import composing, plain, recognised
+from svhn_vae.experiment.configuration import composing, plain, quiet, recognised, without_hydras
 from svhn_vae.experiment.settings import check, check_keys, check_values
 from svhn_vae.runs.identity import Config, flatten
-from svhn_vae.runs.installation import as_typed, program
+from svhn_vae.runs.installation import parser_of
 
 MAX_JOBS = 10_000  # of a command; all are composed before the first begins
 LAUNCHER = "hydra/launcher"
-PLUGINS = {  # start of a launcher's name -> what is to be installed for it
-    "joblib": "-e '.[joblib]'",
-    "submitit": "-e '.[submitit]'",
-    "ray": "hydra-ray-launcher",
-}
+PLUGINS = ("joblib", "submitit")  # how launchers begin that are there once the extra of this name is installed
 MAX_LINE = 1000  # characters of what a library says of settings
 KEY = r"[+~]{0,2}[\w./@]+"
 
@@ -72,11 +64,7 @@ def jobs_of(
 
 def from_command_line(config_name: str, description: str | None, *, is_run: bool = False) -> DictConfig:
     """The checked configuration of a command that was typed as KEY=VALUE ..., see `configured`. Raises UserError."""
-    parser = argparse.ArgumentParser(
-        prog=program(),
-        description=as_typed(inspect.cleandoc(description or "")),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(description)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for train.py")
     asked, flags = parser.parse_known_args()
     if flags:
@@ -103,7 +91,7 @@ def configured(config_name: str, words: list[str], *, is_run: bool = False) -> D
         cfg = composer.composed(words)
         if not is_run:
             check_values(plain(cfg), flatten(plain(composer.base(()))))
-    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return without_hydras(cfg)
 
 
 def with_home(word: str) -> str:
@@ -120,15 +108,15 @@ class Composer:
         self.where = [f"hydra.searchpath=['file://{self.own}']"] if self.own else []
         self.loader = GlobalHydra.instance().config_loader()
         self.parser = OverridesParser.create(config_loader=self.loader)
-        self.groups = list(self._nested_groups())
         self.base, self.parsed, self.options = cache(self._base), cache(self._parsed), cache(self._options)
         self._built: dict[str, str] = {}
 
     def overrides_of_jobs(self, words: list[str], *, is_sweep: bool) -> list[list[str]]:
         """The overrides of each job, those of the experiment's own sweep included. Raises Refused."""
         parsed = [self.parsed(word) for word in words]
-        if launchers := [line for override in parsed if (line := self._fault_of_launcher(override))]:
-            raise Refused(*launchers)
+        launchers = [override for override in parsed if override.key_or_group == LAUNCHER]
+        if faults := [line for override in launchers if (line := self._fault_of_group(override))]:
+            raise Refused(*faults)
         if not is_sweep:
             for override in parsed:
                 if override.is_sweep_override():
@@ -143,7 +131,6 @@ class Composer:
             params = self.base(tuple(fixed)).hydra.sweeper.params or {}
             task = [override for override in parsed if not override.is_hydra_override()]
             swept = [*self.parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *task]
-            check_number(swept)
             batch = product(swept)
         except Exception as error:  # Hydra's and OmegaConf's have no common class
             raise Refused(one_line_of(error)) from None
@@ -181,7 +168,7 @@ class Composer:
         if any(override.key_or_group == "hydra.searchpath" for override in parsed):
             return []  # there may be others: Hydra's composition says it
         named = [override for override in parsed if not override.is_hydra_override() and "@" not in override.input_line]  # pyright: ignore[reportOperatorIssue]
-        lines = [self._fault_of_group(override) for override in named if override.key_or_group in self.groups]
+        lines = [self._fault_of_group(override) for override in named if self._is_group(override.key_or_group)]
         if not any(lines):
             lines = [self._fault_of_key(override, overrides) for override in named]
         return [line for line in lines if line]
@@ -207,34 +194,29 @@ class Composer:
 
     def _fault_of_group(self, override: Override) -> str:
         group, value = override.key_or_group, override.value()
-        there_are = self.options(group)
         for choice in value if isinstance(value, list) else [value]:
             is_named = isinstance(choice, str) or (choice is None and not override.is_delete())
-            if is_named and choice not in there_are:
-                near = did_you_mean(str(choice), there_are) or f": choose from {', '.join(there_are)}"
-                return f"{group}={choice} is no choice{near}"
+            if is_named and choice not in self.options(group):
+                return f"{group}={choice} {self._instead_of(str(choice), group)}"
         return ""
 
-    def _fault_of_launcher(self, override: Override) -> str:
-        """Those of plugins are there once they are installed."""
-        there_are = self.options(LAUNCHER)
-        if override.key_or_group != LAUNCHER or override.value() in there_are:
-            return ""
-        plugin = next((plugin for start, plugin in PLUGINS.items() if str(override.value()).startswith(start)), None)
-        if plugin is None:
-            near = did_you_mean(str(override.value()), [*there_are, *PLUGINS])
-            return f"{override.input_line} is no choice" + (near or f": choose from {', '.join(there_are)}")
-        return f"{override.input_line} needs a plugin that is not installed: pip install {plugin}"
+    def _instead_of(self, choice: str, group: str) -> str:
+        """What to choose, or to install."""
+        plugin = next((name for name in PLUGINS if choice.startswith(name)), "")
+        if group == LAUNCHER and plugin:
+            return f"needs a plugin: pip install 'svhn-vae[{plugin}]'"
+        there_are = self.options(group)
+        return "is no choice" + (did_you_mean(choice, there_are) or f": choose from {', '.join(there_are)}")
 
     def _fault_of_key(self, override: Override, overrides: list[str]) -> str:
         key = override.key_or_group
-        if key in self.groups or override.is_add() or override.is_force_add():
+        if self._is_group(key) or override.is_add() or override.is_force_add():
             return ""
         chosen = tuple(word for word in self._choosing(overrides) if not self.parsed(word).is_delete())
         try:
             base = self.base(chosen)
             is_there = OmegaConf.select(base, key, default=self) is not self  # null is a value
-            known = [] if is_there else [*flatten(plain(base)), *plain(base), *self.groups]
+            known = [] if is_there else [*flatten(plain(base)), *plain(base), *self.loader.list_groups("")]
         except Exception:  # the job's composition says it
             return ""
         near = did_you_mean(key, known) or ", with these choices; --cfg job prints all"
@@ -245,13 +227,8 @@ class Composer:
         own = sorted(path.stem for path in (self.own / group).glob("*.yaml")) if self.own else []
         return [*self.loader.get_group_options(group), *own, *inner]
 
-    def _nested_groups(self, parent: str = "") -> Iterator[str]:
-        """All groups but Hydra's own, those inside others included: experiment/claims/convolutions."""
-        for name in self.loader.list_groups(parent):
-            group = f"{parent}/{name}".lstrip("/")
-            if group != "hydra":
-                yield group
-                yield from self._nested_groups(group)
+    def _is_group(self, key: str) -> bool:
+        return bool(self.loader.get_group_options(key))
 
     def _choosing(self, overrides: list[str]) -> tuple[str, ...]:
         """All that do more than give a new value to a setting that there is."""
@@ -259,7 +236,7 @@ class Composer:
 
     def _is_value(self, override: Override) -> bool:
         is_change = not (override.is_add() or override.is_force_add() or override.is_delete())
-        return is_change and override.key_or_group not in self.groups and not override.is_hydra_override()
+        return is_change and not self._is_group(override.key_or_group) and not override.is_hydra_override()
 
     def _base(self, chosen: tuple[str, ...]) -> DictConfig:
         return compose(self.config_name, [*self.where, *chosen], return_hydra_config=True)
@@ -281,7 +258,8 @@ class Composer:
 
 
 def product(overrides: list[Override]) -> list[list[str]]:
-    """The words of each job, as Hydra's own sweeper makes them: of a key that is given twice, the last counts."""
+    """The words of each job, as Hydra's own sweeper makes them: of a key that is given twice, the last counts. Raises
+    UserError for more than MAX_JOBS, before they are made: a range may have a billion values, or no end."""
     by_key: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
@@ -289,31 +267,11 @@ def product(overrides: list[Override]) -> list[list[str]]:
             raise UserError(f"{override.input_line} has no end of values: list them, or take a range")
         is_swept = override.is_sweep_override()
         values = override.sweep_string_iterator() if is_swept else [override.get_value_element_as_str()]
-        by_key[key] = [f"{key}={value}" for value in values]
-    return [list(words) for words in itertools.product(*by_key.values())]
-
-
-def check_number(overrides: list[Override]) -> None:
-    """Raises UserError for more than MAX_JOBS jobs, before any is made.
-
-    Of a key that is given twice the last values count, but Hydra makes the others, too.
-    """
-    by_key = {override.get_key_element(): num_values(override) for override in overrides}
-    counts = [math.prod(by_key.values()), *map(num_values, overrides)]
-    if not all(count <= MAX_JOBS for count in counts):  # nor where it is no number
-        words = ", ".join(override.input_line for override in overrides if override.is_sweep_override())  # pyright: ignore[reportArgumentType, reportCallIssue]
+        by_key[key] = [f"{key}={value}" for value in itertools.islice(values, MAX_JOBS + 1)]
+    if math.prod(map(len, by_key.values())) > MAX_JOBS:
+        words = ", ".join(str(override.input_line) for override in overrides if override.is_sweep_override())
         raise UserError(f"{words}: more than {MAX_JOBS:,} jobs, take fewer values or several commands")
-
-
-def num_values(override: Override) -> float:
-    """How many it has, without making those of a range, which may be a billion; not a number if it never ends."""
-    if not override.is_discrete_sweep():
-        return 1
-    values: Any = override.value()
-    if not isinstance(values, RangeSweep):
-        return len(list(override.sweep_iterator()))
-    count = -((values.start - values.stop) // (values.step or 1))  # a step of 0 is Hydra's to refuse  # pyright: ignore[reportOperatorIssue]
-    return 0 if count < 0 else count
+    return [list(words) for words in itertools.product(*by_key.values())]
 
 
 def one_line_of(error: BaseException) -> str:

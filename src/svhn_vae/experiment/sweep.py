@@ -16,9 +16,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from svhn_vae.errors import TRACEBACKS, Interrupted, one_line, printable, root_of
-from svhn_vae.experiment.attempt import Outcome, fit_again, quiet, run_job
-from svhn_vae.experiment.configuration import OUTPUTS, choices
+from svhn_vae.errors import TRACEBACKS, Busy, Interrupted, one_line, printable, root_of
+from svhn_vae.experiment.attempt import Outcome, fit_as_child, run_job
+from svhn_vae.experiment.build import Request
+from svhn_vae.experiment.configuration import OUTPUTS, choices, quiet
 from svhn_vae.experiment.launchers import Command, launching, run_in_worker
 from svhn_vae.experiment.preflight import Job, Refused, jobs_of, with_home
 from svhn_vae.experiment.processes import PROCESSES, is_started_by_lightning, silence_others, train_as_child
@@ -48,14 +49,16 @@ class StudyTable:
         self._has_noted = False  # in this process
 
     def begin(self) -> None:
-        """When the first of its jobs has its data, in whatever process; before, there is nothing to note. Raises Busy,
-        or OSError where it cannot be written, once."""
+        """When the first of its jobs has its data, in whatever process; before, there is nothing to note."""
         if self._has_begun():
             return
         self._has_noted = True  # even where it cannot be noted: that is said once, and what is there has its table
-        with locked(self.study / "study.json", wait=10):  # another command may be writing it
-            if self._time not in noted_times(self.study):
-                note_command(self.study, self._command, self._time, *self._asked)
+        try:
+            with locked(self.study / "study.json", wait=10):  # another command may be writing it
+                if self._time not in noted_times(self.study):
+                    note_command(self.study, self._command, self._time, *self._asked)
+        except (OSError, Busy) as error:  # the runs go on: one that cannot be written says so itself
+            print(f"  the command cannot be noted in {self.study}: {one_line(error)}", flush=True)
 
     def _has_begun(self) -> bool:
         return self._has_noted or self._time in noted_times(self.study)
@@ -93,7 +96,7 @@ class Sweep:
         What asks for help or for the configuration is left to Hydra.
         """
         if is_started_by_lightning():
-            train_as_child(fit_again)
+            train_as_child(fit_as_child)
         silence_others()
         sys.argv[1:] = [with_home(word) for word in sys.argv[1:]]
         asked = arguments()
@@ -147,7 +150,8 @@ class Sweep:
 
     def _run_job(self, cfg: DictConfig, folder: RunFolder) -> Outcome:
         try:
-            return run_job(cfg, choices(HydraConfig.get()), folder, self.shown, self.tables[cfg.study].begin)
+            request = Request(cfg, choices(HydraConfig.get()), folder, self.shown)
+            return run_job(request, self.tables[cfg.study].begin)
         finally:
             gc.collect()  # what an error's frames held
             torch.cuda.empty_cache()
