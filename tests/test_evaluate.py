@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from svhn_vae.commands.finished import evaluate
 
 from conftest import options
 from stress.forked import command, train, without_training_a_judge
+from svhn_vae.commands.scores import evaluate
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, LabelledImages

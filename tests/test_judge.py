@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from svhn_vae.commands import images
+from svhn_vae.commands import scores
 from svhn_vae.data import cache as cache_module
 from svhn_vae.data.digits import Synthetic
 from svhn_vae.data.sources import Dataset, LabelledImages
@@ -224,7 +224,7 @@ def test_the_command_trains_and_then_finds(tmp_path, monkeypatch, capsys):
     for _ in range(2):
         module._loaded.clear()
         cache_module._in_memory.clear()
-        images.judge()
+        scores.judge()
         printed.append(capsys.readouterr().out.splitlines())
     epoch, *lines = printed[0]
     assert epoch.startswith("  judge: epoch 1, ")
