@@ -115,8 +115,8 @@ def test_a_setting_that_is_added_with_a_default_and_a_class_that_moves_rename_no
         "train.yaml": "hydra:|new: 3\nhydra:",
         "model/dense.yaml": "width: |extra_width: ${scaled:64}\nwidth: ",
         "trainer/default.yaml": "profiler: |num_nodes_of_tomorrow: 1\nprofiler: ",
-        "variance/fixed.yaml": "model.variance.constant.Fixed|heads.constant.Fixed",
-        "variance/banded.yaml": "model.variance.constant.Banded|heads.Banded\nslope: [1.0, 2.0]",
+        "variance/fixed.yaml": "model.variance.gaussian.Fixed|heads.constant.Fixed",
+        "variance/banded.yaml": "model.variance.gaussian.Banded|heads.Banded\nslope: [1.0, 2.0]",
     }
     for file, change in added.items():
         text = (conf / file).read_text(encoding="utf-8")
