@@ -1,6 +1,7 @@
 """What every test shares: the choices of each config group, composed configurations, a cache folder of its own."""
 
 import copy
+import csv
 import functools
 import os
 import re
@@ -69,6 +70,12 @@ def shared_composer() -> Composer:
 def in_batches(x: ArrayLike) -> list[torch.Tensor]:
     """Images x (N, D) as what moments are fitted on: some at a time."""
     return list(torch.as_tensor(x, dtype=torch.float64).split(100))
+
+
+def rows_of(path: Path) -> list[dict[str, float]]:
+    """Of a history.csv; of each row the metrics that it has."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

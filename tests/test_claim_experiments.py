@@ -2,15 +2,14 @@
 
 import functools
 import math
-from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from conftest import CONF, composed
+from conftest import CONF, composed, shared_jobs_of
 from svhn_vae.experiment.configuration import plain
-from svhn_vae.experiment.preflight import Job, jobs_of
+from svhn_vae.experiment.preflight import Job
 from svhn_vae.report.hypotheses import parse
 from svhn_vae.runs.identity import flatten
 
@@ -37,18 +36,19 @@ def sweep(name: str) -> dict[str, list[str]]:
 @functools.cache
 def jobs(name: str) -> list[Job]:
     """Of one seed: those of the others differ in nothing else."""
-    return jobs_of([f"experiment=claims/{name}", f"seed={sweep(name)['seed'][0]}"], is_sweep=True)
+    return shared_jobs_of([f"experiment=claims/{name}", f"seed={sweep(name)['seed'][0]}"], is_sweep=True)
 
 
 @functools.cache
-def runs(name: str) -> list[dict[str, object]]:
-    """The settings and choices of each of its runs, seeds apart."""
-    return [settings(f"experiment=claims/{name}", *job.overrides) for job in jobs(name)]
+def choices(*overrides: str) -> dict[str, str]:
+    return OmegaConf.to_container(composed(*overrides).hydra.runtime.choices)
 
 
-def settings(*overrides: str) -> dict[str, object]:
-    cfg = composed(*overrides)
-    return {**flatten(plain(cfg)), **OmegaConf.to_container(cfg.hydra.runtime.choices)}
+def settings(name: str, job: Job) -> dict[str, object]:
+    """Of a job: values and choices."""
+    groups = choices(f"experiment=claims/{name}")
+    chosen = [override for override in job.overrides if override.partition("=")[0] in groups]
+    return {**flatten(job.settings), **choices(f"experiment=claims/{name}", *chosen)}
 
 
 def selects(run: dict[str, object], conditions: dict[str, object]) -> bool:
@@ -63,48 +63,34 @@ def test_there_are_24_claims_of_the_post_and_two_of_ours():
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_an_experiment_says_how_to_run_it_and_what_it_asks(name):
-    package, command, *_ = Path(FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+def test_an_experiment_says_how_to_run_it_at_both_sizes_and_what_it_asks(name):
+    text, swept = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), sweep(name)
+    package, command, *_ = text.splitlines()
     assert package == "# @package _global_"
     assert command == f"# python src/train.py -m experiment=claims/{name} data.root=FOLDER data.verify=none"
     cfg = composed(f"experiment=claims/{name}")
     assert cfg.study == f"claims/{name}"
     assert cfg.question.endswith("?")
-
-
-@pytest.mark.parametrize("name", CLAIMS)
-def test_its_hypotheses_are_of_runs_that_its_sweep_has(name):
-    stated = OmegaConf.to_container(composed(f"experiment=claims/{name}").hypotheses)
-    assert stated
-    varied = runs(name)
-    for hypothesis in map(parse, stated):
-        sides = [hypothesis.favours] + ([] if hypothesis.over is None else [hypothesis.over])
-        chosen = [[selects(run, side) for run in varied] for side in sides]
-        assert all(any(side) for side in chosen), hypothesis.claim
-        assert not any(all(both) for both in zip(*chosen, strict=True)) or len(sides) == 1, hypothesis.claim
-
-
-@pytest.mark.parametrize("name", CLAIMS)
-def test_one_override_makes_it_the_full_size(name):
-    swept = sweep(name)
-    full = settings(f"experiment=claims/{name}", "trainer=default")
-    expected = {key: value for key, value in FULL_SIZE.items() if key not in swept}
-    assert {key: full[key] for key in expected} == expected
-    header = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").split("defaults:")[0]
+    of_judge = [one for one in cfg.hypotheses if str(one.metric).startswith(("samples/", "analogies/"))]
+    assert cfg.judge or not of_judge
+    full = flatten(plain(composed(f"experiment=claims/{name}", "trainer=default")))
+    due = {key: value for key, value in FULL_SIZE.items() if key not in swept}
+    assert {key: full[key] for key in due} == due
+    header = text.split("defaults:")[0]
     assert "Full size, on a GPU: the same with trainer=default" in header
     assert all(f"{key}=" in header for key in SWEPT_AT_BOTH_SIZES & swept.keys())
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_the_command_takes_every_run_of_it_with_three_seeds(name):
+def test_its_hypotheses_are_of_runs_that_its_command_makes_with_three_seeds(name):
     assert not [(job.wrong, job.impossible) for job in jobs(name) if job.wrong or job.impossible]
     num_runs = math.prod(len(values) for key, values in sweep(name).items() if key != "seed")
     assert len({job.name for job in jobs(name)}) == len(jobs(name)) == num_runs
     assert len(set(sweep(name)["seed"])) >= MIN_SEEDS
-
-
-def test_the_judge_is_asked_where_its_figures_are_claimed():
-    for name in CLAIMS:
-        cfg = composed(f"experiment=claims/{name}")
-        of_judge = [h for h in cfg.hypotheses if str(h.metric).startswith(("samples/", "analogies/"))]
-        assert cfg.judge or not of_judge, name
+    stated = OmegaConf.to_container(composed(f"experiment=claims/{name}").hypotheses)
+    assert stated
+    varied = [settings(name, job) for job in jobs(name)]
+    for hypothesis in map(parse, stated):
+        chosen = [[selects(run, side) for run in varied] for side in hypothesis.sides]
+        assert all(any(side) for side in chosen), hypothesis.claim
+        assert not any(all(both) for both in zip(*chosen, strict=True)) or len(chosen) == 1, hypothesis.claim

@@ -1,15 +1,14 @@
-"""The table of claims, by the command itself: every study's verdicts, what has no runs, what is damaged."""
+"""The table of claims, by its command: every study's verdicts, what has no runs, what is damaged."""
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from conftest import REPO
+from svhn_vae.commands import studies
 from svhn_vae.report.claims import HEADER, NOTE, gather, table
 from svhn_vae.report.hypotheses import effect_text
 from svhn_vae.report.statistics import Estimate
@@ -38,21 +37,11 @@ hydra:
 """
 
 
-def run_claims(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, REPO / "src" / "claims.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
-
-
 def write_study(path: Path, *hypotheses: dict, num_seeds: int = 6) -> None:
     """Whose favoured side is lower by about 0.1 bits."""
-    study = Study(path)
-    for seed, (a, b) in enumerate(NOISE.T[:num_seeds]):
-        study.add(3.0 + a, seed=seed, variance="per_dimension")
-        study.add(3.1 + b, seed=seed)
+    Study(path).add_sides(*(NOISE[:, :num_seeds] + [[3.0], [3.1]]))
     path.mkdir(parents=True, exist_ok=True)
-    (path / "study.json").write_text(
-        json.dumps({"question": "?", "hypotheses": hypotheses, "commands": []}), encoding="utf-8"
-    )
+    (path / "study.json").write_text(json.dumps({"hypotheses": hypotheses}), encoding="utf-8")
 
 
 @pytest.fixture
@@ -83,25 +72,23 @@ DUE = [
     ("claims/02_rates", "It is better [by much] | or not.", "supported"),
     ("claims/09_whitening", "Whitening fails.", "not run"),
 ]
+COMMAND = "python src/train.py -m experiment=claims/09_whitening"
 
 
 # --- gathered -------------------------------------------------------------------------------------------------------
 
 
 def test_studies_of_both_depths_and_experiments_that_have_not_run(outputs, experiments):
+    """What has been asked, and has no runs, has not run either; a command is made where no comment has it."""
     assert found(outputs, experiments) == DUE
-    [*_, (_, waiting)] = gather(outputs, experiments).found
-    assert waiting.reason == "python src/train.py -m experiment=claims/09_whitening trainer=demo"
-
-
-def test_an_experiment_that_has_run_is_there_once(outputs, experiments):
-    write_study(outputs / "claims" / "09_whitening", hypothesis(claim="Whitening fails."))
-    assert found(outputs, experiments) == [*DUE[:-1], ("claims/09_whitening", "Whitening fails.", "supported")]
-
-
-def test_an_experiment_that_has_only_been_asked_is_not_run(outputs, experiments):
+    assert gather(outputs, experiments).found[-1][1].reason == f"{COMMAND} trainer=demo"
+    text = EXPERIMENT[EXPERIMENT.index("defaults") :]
+    (experiments / "09_whitening.yaml").write_text(text, encoding="utf-8")
+    assert gather(outputs, experiments).found[-1][1].reason == COMMAND
     write_study(outputs / "claims" / "09_whitening", hypothesis(claim="Whitening fails."), num_seeds=0)
     assert found(outputs, experiments) == DUE
+    write_study(outputs / "claims" / "09_whitening", hypothesis(claim="Whitening fails."))
+    assert found(outputs, experiments) == [*DUE[:-1], ("claims/09_whitening", "Whitening fails.", "supported")]
 
 
 def test_what_states_no_hypothesis_is_no_claim(outputs, experiments):
@@ -113,7 +100,7 @@ def test_what_states_no_hypothesis_is_no_claim(outputs, experiments):
     assert gather(outputs, experiments).damaged == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"hypotheses": "all"}', "{}"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"hypotheses": "all"}', "{}"])
 def test_a_damaged_study_is_said_and_the_others_go_on(outputs, experiments, content):
     write_study(outputs / "claims" / "09_whitening", hypothesis())
     path = outputs / "claims" / "09_whitening" / "study.json"
@@ -141,12 +128,6 @@ def test_a_damaged_experiment_is_said_and_the_others_go_on(outputs, experiments,
     assert "\n" not in line
 
 
-def test_a_command_is_made_where_no_comment_has_it(outputs, experiments):
-    (experiments / "09_whitening.yaml").write_text(EXPERIMENT[EXPERIMENT.index("defaults") :], encoding="utf-8")
-    [*_, (_, waiting)] = gather(outputs, experiments).found
-    assert waiting.reason == "python src/train.py -m experiment=claims/09_whitening"
-
-
 def test_a_bad_hypothesis_of_a_study_is_a_row(outputs, experiments):
     write_study(outputs / "ablation2", {"claim": "It has no metric."})
     row = gather(outputs, experiments).found[2]
@@ -157,24 +138,31 @@ def test_a_bad_hypothesis_of_a_study_is_a_row(outputs, experiments):
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_prints_a_table_and_writes_it(outputs, experiments):
-    done = run_claims(outputs, "--experiments", experiments)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert all(name in done.stdout for name in (*HEADER, *NOTE))
-    assert "supported" in done.stdout
-    assert "…" not in done.stdout
-    assert any("[by" in line for line in lines if line.startswith("│"))  # no markup
-    assert max(len(line) for line in lines if line.startswith("│")) <= 120
-    assert any(
-        line.startswith("ablation, A tenth: the interval holds the margin 0.1; matched by seed") for line in lines
-    )
-    assert any(line.endswith("python src/train.py -m experiment=claims/09_whitening trainer=demo") for line in lines)
-    assert "nothing is corrected for their number" in done.stdout
+@pytest.fixture
+def claims(monkeypatch, capsys):
+    """The command's output, once it was called with its arguments."""
+
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["src/claims.py", *map(str, arguments)])
+        studies.claims()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_the_command_prints_a_table_and_writes_it(outputs, experiments, claims):
+    text = claims(outputs, "--experiments", experiments)
+    table = [line for line in text.splitlines() if line.startswith("│")]
+    assert all(words in text for words in (*HEADER, *NOTE, "supported"))
+    assert "…" not in text
+    assert any("[by" in line for line in table)  # no markup
+    assert max(map(len, table)) <= 120
+    assert "\nablation, A tenth: the interval holds the margin 0.1; matched by seed" in text
+    assert f"{COMMAND} trainer=demo\n" in text
     assert [path.name for path in outputs.glob("*claims.md*")] == ["claims.md"]
 
 
-@pytest.mark.parametrize("width", range(40, 121, 5))
+@pytest.mark.parametrize("width", [40, 55, 69, 85, 100])
 def test_claims_and_verdicts_can_be_read_at_every_width(outputs, experiments, width):
     console = Console(file=io.StringIO(), width=width)
     console.print(table(gather(outputs, experiments), width))
@@ -187,45 +175,34 @@ def test_claims_and_verdicts_can_be_read_at_every_width(outputs, experiments, wi
         assert all(row[HEADER.index(name)].replace(" ", "") in folded for row in DUE)
 
 
-def test_markdown_is_what_is_written(outputs, experiments):
+def test_markdown_is_what_is_written(outputs, experiments, claims):
     (outputs / "hurt").mkdir()
     (outputs / "hurt" / "study.json").write_text("{", encoding="utf-8")
-    done = run_claims(outputs, "--experiments", experiments, "--markdown")
-    assert done.stdout == (outputs / "claims.md").read_text(encoding="utf-8")
-    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    text = claims(outputs, "--experiments", experiments, "--markdown")
+    assert text == (outputs / "claims.md").read_text(encoding="utf-8")
+    table = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")] for line in table]
     assert cells[0] == list(HEADER)
     assert all(len(row) == len(HEADER) for row in cells)
-    due = [[cell.replace("|", "/") for cell in row] for row in DUE]
-    assert [row[:3] for row in cells[2:]] == due
+    assert [row[:3] for row in cells[2:]] == [[cell.replace("|", "/") for cell in row] for row in DUE]
     mean = 0.1 + (NOISE[1] - NOISE[0]).mean()
     assert cells[4][3].startswith(f"{mean:+.3f} [+0.0")
     assert cells[4][3].endswith("] test/bits_per_dim")
     size = "svhn train (01234567), 6,749 images, 8 epochs, batch 500, 0.97 M weights"
     assert cells[4][4:] == ["0", "6", size]
     assert cells[5][3:] == ["test/bits_per_dim", "0.25", "", ""]
-    assert f"{outputs / 'hurt' / 'study.json'} is damaged" in done.stdout
+    assert f"{outputs / 'hurt' / 'study.json'} is damaged" in text
 
 
-def test_nothing_claimed_is_a_line(tmp_path):
-    done = run_claims(tmp_path, "--experiments", tmp_path / "none")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("no claims: neither a study under ")
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "claims.md").exists()
-
-
-def test_a_missing_folder_is_a_line(tmp_path):
-    done = run_claims(tmp_path / "missing")
-    assert done.returncode == 2
-    assert f"no folder {tmp_path / 'missing'}" in done.stderr
-
-
-def test_claims_need_neither_torch_nor_matplotlib():
-    heavy = "{'torch', 'lightning', 'hydra', 'matplotlib'}"
-    code = f"import sys, svhn_vae.report.claims; print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
+@pytest.mark.parametrize(
+    ("folder", "code", "message"), [(".", 1, "no claims: neither a study under "), ("missing", 2, "no folder ")]
+)
+def test_nothing_claimed_and_a_missing_folder_are_a_line(claims, tmp_path, capsys, folder, code, message):
+    with pytest.raises(SystemExit) as left:
+        claims(tmp_path / folder, "--experiments", tmp_path / "none")
+    assert left.value.code == code
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 # --- figures in the table -------------------------------------------------------------------------------------------

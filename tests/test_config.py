@@ -1,7 +1,6 @@
 """Every YAML file composes, and every one that names a class builds it."""
 
 import pytest
-from hydra.errors import ConfigCompositionException
 
 from conftest import CONF, REPO, composed, options
 from svhn_vae.errors import UserError
@@ -46,21 +45,18 @@ def test_every_file_describes_itself_in_the_help():
         assert len(line.split(maxsplit=1)[1]) > 10, line
 
 
-@pytest.mark.parametrize("pca", ["default"])
 @pytest.mark.parametrize("variance", options("variance"))
-def test_every_cell_of_the_ablation_builds_or_says_in_a_line_that_it_needs_images(pca, variance):
-    for whiten in ("false", "true"):
-        cfg = composed(f"pca={pca}", f"pca.whiten={whiten}", f"variance={variance}", *SMALL)
-        if accepts(variance, (20,)):
-            build_vae(cfg)
-            continue
-        with pytest.raises(UserError, match=r"needs .*, got .*\(20,\).*: use ") as caught:
-            build_vae(cfg)
-        assert "\n" not in str(caught.value)
+def test_every_head_goes_with_a_pca_or_says_in_a_line_that_it_needs_images(variance):
+    cfg = composed("pca=default", f"variance={variance}", *SMALL)
+    if accepts(variance, (20,)):
+        build_vae(cfg)
+        return
+    with pytest.raises(UserError, match=r"needs .*, got .*\(20,\).*: use ") as caught:
+        build_vae(cfg)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("model", ["dense", "conv"])
-@pytest.mark.parametrize("variance", ["bernoulli", "logistic_mixture"])
+@pytest.mark.parametrize(("model", "variance"), [("dense", "bernoulli"), ("conv", "logistic_mixture")])
 def test_a_head_of_pixel_values_chooses_the_pixels_as_they_are(model, variance):
     cfg = composed(f"model={model}", f"variance={variance}", "network_scale=0.03125")
     assert cfg.hydra.runtime.choices.pca == "unit_pixels"
@@ -69,24 +65,11 @@ def test_a_head_of_pixel_values_chooses_the_pixels_as_they_are(model, variance):
         build_vae(composed(f"model={model}", f"variance={variance}", "pca=none", "network_scale=0.03125"))
 
 
-@pytest.mark.parametrize("variance", options("variance"))
-def test_every_head_goes_with_convolutions(variance):
-    build_vae(composed("model=conv", f"variance={variance}", "network_scale=0.0625"))
-
-
 def test_no_argument_is_the_real_thing():
     cfg = composed()
     chosen = cfg.hydra.runtime.choices
     assert (chosen.data, chosen.model, cfg.pca.n_components, cfg.model.width) == ("svhn", "dense", 500, 2048)
     assert (cfg.batch_size, cfg.optimizer.lr, cfg.trainer.max_epochs) == (1000, 1e-4, 2000)
-
-
-@pytest.mark.parametrize(
-    ("override", "name"), [("variance.sigmaa=1", "sigmaa"), ("varience=fixed", "varience"), ("model=gan", "gan")]
-)
-def test_unknown_names_are_errors_that_name_them(override, name):
-    with pytest.raises(ConfigCompositionException, match=name):
-        composed(override)
 
 
 def test_a_preset_does_not_undo_what_the_user_sets():
@@ -116,11 +99,6 @@ def test_a_setting_of_another_choice_is_refused_in_a_line(overrides, message):
     with pytest.raises(Exception, match=message) as caught:
         build_vae(composed(*overrides, "network_scale=0.03125"))
     assert "\n" not in str(caught.value.__cause__ or caught.value)
-
-
-def test_the_published_run_sweeps_over_other_heads():
-    for variance in ("logvar", "fixed", "student_t"):
-        build_vae(composed("experiment=post_2017_as_run", f"variance={variance}", *SMALL))
 
 
 def test_what_is_built_without_data_takes_no_memory(monkeypatch):

@@ -176,7 +176,7 @@ run("train")
 def test_an_error_in_one_process_ends_all_with_its_message(fault, said, tmp_path):
     script = tmp_path / "broken.py"
     script.write_text(BROKEN.format(fault), encoding="utf-8")
-    process = start(tmp_path, str(script), *SMALL, "trainer.max_epochs=5", *TWO)
+    process = start(tmp_path, str(script), *SMALL, "trainer.max_epochs=2", *TWO)
     printed = end(process)
     assert said in printed
     assert process.returncode == 1
@@ -213,16 +213,13 @@ def test_each_process_has_its_own_images_and_noise():
     assert len(found[0]) == len(found[1]) == len(images) // 2
     assert not found[0] & found[1]
     assert shards[0].num_batches == shards[1].num_batches == len(images) // 2 // 25
-    assert shards[0].seed != shards[1].seed
+    assert shards[0].batching.seed != shards[1].batching.seed
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["trainer.devices=2"], "trainer.devices=2 and trainer.num_nodes=1 need trainer.strategy=ddp, got auto"),
-        (["trainer=ddp", "trainer.devices=auto"], "trainer.devices must be a number, 1 or more, got auto"),
-        (["trainer=ddp", "trainer.devices=-1"], "trainer.devices must be a number"),
-        (["trainer=ddp", "trainer.num_nodes=0"], "trainer.num_nodes must be a number"),
         (["trainer=ddp", "batch_size=101"], "batch_size must be a multiple of the 2 processes that share it, got 101"),
         (["trainer=ddp", "trainer.num_nodes=2"], "trainer.num_nodes=2 needs torchrun or srun"),
         (["trainer.num_nodes=2"], "trainer.devices=1 and trainer.num_nodes=2 need trainer.strategy=ddp"),

@@ -15,8 +15,8 @@ from svhn_vae.experiment import run as job
 from svhn_vae.model.coordinates import Features
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import read_checkpoint
-from svhn_vae.training.divergence import Skips, head_state, load_last_finite
-from svhn_vae.training.update import Record, Update
+from svhn_vae.training.module import head_state
+from svhn_vae.training.update import Record, Skips, Update
 from test_checkpoints import tiny_job
 from test_lit import features, fitted_module
 
@@ -55,14 +55,6 @@ def test_the_last_finite_state_stays(diverging, tmp_path):
     assert read_checkpoint(whole.folder.last_checkpoint)["global_step"] == 6
 
 
-def test_before_the_first_checkpoint_there_is_nothing_to_keep(diverging, tmp_path):
-    diverging(0)
-    with pytest.raises(Diverged):
-        job.run(tiny_job(tmp_path / "run", "skips.max_skips=1"))
-    assert not (tmp_path / "run" / "partial_result.json").exists()
-    assert not list(tmp_path.rglob("*.ckpt"))
-
-
 def test_what_cannot_be_scored_does_not_hide_the_divergence(diverging, tmp_path, monkeypatch, capsys):
     diverging(4)
     monkeypatch.setattr(job.gallery, "draw", lambda *_: 1 / 0)
@@ -92,13 +84,13 @@ def test_the_heads_state_is_its_standing_and_the_range_of_sigma():
 
 def test_the_best_checkpoint_is_taken_and_where_it_is_damaged_the_last(tmp_path):
     vae, folder = fitted_module().vae, RunFolder(tmp_path)
-    assert load_last_finite(vae, folder) is None
+    assert job.load_last_finite(vae, folder) is None
     folder.checkpoints.mkdir()
     torch.save({"state_dict": vae.state_dict()}, folder.last_checkpoint)
     folder.best_checkpoint.write_bytes(b"garbage")
-    assert load_last_finite(vae, folder) == folder.last_checkpoint
+    assert job.load_last_finite(vae, folder) == folder.last_checkpoint
     torch.save({"state_dict": vae.state_dict()}, folder.best_checkpoint)
-    assert load_last_finite(vae, folder) == Path(folder.best_checkpoint)
+    assert job.load_last_finite(vae, folder) == Path(folder.best_checkpoint)
 
 
 def noted(*losses: float, max_skips: int = 2, size: float = 0.0) -> Skips:

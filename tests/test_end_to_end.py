@@ -146,12 +146,12 @@ def test_a_run_loads_from_a_folder_moved_elsewhere(sweep, tmp_path):
     assert images.isfinite().all()
 
 
-def test_convolutions_run_with_nothing_else_named(tmp_path):
-    done = train(
-        tmp_path, "model=conv", "variance=shared", *TINY, "network_scale=0.125", "trainer.limit_train_batches=2"
-    )
+def test_convolutions_run_with_nothing_else_named_and_are_profiled(tmp_path):
+    small = ("network_scale=0.125", "trainer.limit_train_batches=2", "trainer.profiler=simple")
+    done = train(tmp_path, "model=conv", "variance=shared", *TINY, *small)
     assert done.returncode == 0, done.stdout + done.stderr
     assert result(tmp_path)["choices"]["pca"] == "none"
+    assert "run_training_epoch" in done.stdout
 
 
 def test_divergence_is_a_result_and_the_sweep_goes_on(tmp_path):
@@ -172,18 +172,10 @@ def test_divergence_is_a_result_and_the_sweep_goes_on(tmp_path):
         assert all(value.isfinite().all() for value in weights.values())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["model=conv", "pca.whiten=true"], "refused: pca.whiten=true needs a PCA"),
-        (["varience=fixed"], "refused: varience is no setting: did you mean variance?"),
-        (["trainer.accelerator=gpu"], "gpu"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_a_line(tmp_path, arguments, message):
-    done = train(tmp_path, *TINY, *arguments)
+def test_what_cannot_be_is_refused_in_a_line(tmp_path):
+    done = train(tmp_path, *TINY, "varience=fixed")
     [line] = done.stdout.strip().splitlines()
-    assert message in line
+    assert line == "refused: varience is no setting: did you mean variance?"
     assert (done.returncode, done.stderr) == (1, "")
     assert not os.listdir(tmp_path)
 
@@ -192,7 +184,6 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path, arguments, message):
     ("arguments", "message"),
     [
         (["batch_size=5000"], "batch_size must be in 1..1080"),
-        (["data=svhn", "data.root=/nowhere"], "data.root=/nowhere"),
         (["data=svhn", "data.url=http://127.0.0.1:9"], "set data.root=FOLDER, or try data=synthetic"),
     ],
 )
@@ -205,33 +196,6 @@ def test_what_the_data_do_not_allow_is_one_line(tmp_path, arguments, message):
     assert message in line
     assert "Traceback" not in done.stdout + done.stderr
     assert bool(os.listdir(tmp_path)) == (arguments == ["batch_size=5000"])  # the others never began
-
-
-EARLY_END = ["callbacks.early_stopping.min_delta=1000", "callbacks.early_stopping.patience=2"]
-
-
-@pytest.mark.parametrize(
-    ("due", "arguments"),
-    [
-        ("last.ckpt", ["trainer.check_val_every_n_epoch=2", "monitor=train/bits_per_dim"]),
-        ("data.png", EARLY_END),  # killed after its training
-    ],
-)
-def test_an_interrupted_run_continues_to_the_same_end(due, arguments, tmp_path):
-    """Killed outright and continued by the same command: every figure as if left alone."""
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    arguments = [*TINY, "trainer.max_epochs=12", *arguments]
-    assert train(alone, *arguments).returncode == 0
-    running = Command(killed, *arguments)
-    until(lambda: list(killed.rglob(due)), running)
-    running.kill()
-    assert running.wait().returncode == -signal.SIGKILL
-    [status] = runs(killed).values()
-    assert status["status"] == "running"
-    done = train(killed, *arguments)
-    assert done.returncode == 0, done.stdout
-    assert ("continues from" in done.stdout) == (due == "last.ckpt")
-    assert result(killed)["metrics"] == result(alone)["metrics"]
 
 
 def until(found: Callable[[], object], running: Command) -> None:
@@ -249,10 +213,3 @@ def test_ctrl_c_says_that_the_same_command_continues(tmp_path):
     assert re.search(r"  interrupted after \d+ epochs: the same command continues it\n$", done.stdout)
     assert done.returncode == 128 + signal.SIGINT
     assert [status["status"] for status in runs(tmp_path / "run").values()] == ["interrupted"]
-
-
-def test_profile_prints_the_profilers_table(tmp_path):
-    done = train(tmp_path, *TINY, "trainer=profile", "trainer.max_epochs=1")
-    assert done.returncode == 0, done.stdout
-    assert "run_training_epoch" in done.stdout
-    assert runs(tmp_path, "debug")

@@ -16,16 +16,8 @@ from safetensors.torch import save_file
 
 from svhn_vae.errors import Busy
 from svhn_vae.runs import files
-from svhn_vae.runs.files import ABANDONED, locked, read_json, remove_partials, replacing, write_json
+from svhn_vae.runs.files import locked, read_json, remove_partials, replacing, write_json
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from svhn_vae.runs.files import replacing
-with replacing(Path(sys.argv[1])) as beside:
-    beside.write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -70,21 +62,6 @@ def test_two_writers_of_one_process_number_do_not_meet(tmp_path):
     assert ((tmp_path / "a").read_text(encoding="utf-8"), names(tmp_path)) == ("first", ["a"])
 
 
-def test_what_a_killed_process_left_goes_after_a_day_and_nothing_else(tmp_path):
-    path = tmp_path / "a[1].json"  # a pattern, taken as one
-    subprocess.run([sys.executable, "-c", KILLED, str(path)])
-    [left] = tmp_path.iterdir()
-    write(path, "whole")
-    assert names(tmp_path) == sorted(["a[1].json", left.name])  # somebody may still be writing it
-    old = time.time() - ABANDONED - 60
-    other = tmp_path / "b[1].json.0123.partial"
-    other.touch()
-    for each in (left, other):
-        os.utime(each, (old, old))
-    write(path, "whole")
-    assert names(tmp_path) == ["a[1].json", other.name]
-
-
 def test_under_a_lock_all_partial_files_go_but_what_cannot_be_removed(tmp_path):
     for name in ("a.1.partial", "a.host.12.partial", "inner/a.0f.partial", "inner/whole", "folder.partial/whole"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -95,7 +72,7 @@ def test_under_a_lock_all_partial_files_go_but_what_cannot_be_removed(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_files_have_the_rights_that_the_umask_leaves(tmp_path, mask):
     """safetensors writes private files whatever the umask."""
     before = os.umask(mask)
@@ -110,14 +87,6 @@ def test_files_have_the_rights_that_the_umask_leaves(tmp_path, mask):
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
-
-
-def test_written_content_is_read(tmp_path):
-    content = {"a": [1, 2.5, None, True], "b": {"c": "é\n"}}
-    write_json(tmp_path / "x.json", content)
-    assert read_json(tmp_path / "x.json") == json.loads((tmp_path / "x.json").read_text("utf-8")) == content
-    write_json(tmp_path / "x.json", {})
-    assert (tmp_path / "x.json").read_text(encoding="utf-8") == "{}"
 
 
 def test_json_has_no_numbers_that_are_not_finite(tmp_path):
@@ -140,36 +109,23 @@ def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("before", [None, '{"old": 1}'], ids=["no file", "a file"])
 @pytest.mark.parametrize(
     ("place", "name", "crash"),
     [(json, "dump", crash_while_writing), (os, "fsync", full_disk), (os, "replace", full_disk)],
     ids=["writing", "flushing", "moving"],
 )
-def test_crash_leaves_the_old_file(tmp_path, monkeypatch, before, place, name, crash):
+def test_crash_leaves_the_old_file(tmp_path, monkeypatch, place, name, crash):
     path = tmp_path / "status.json"
-    if before is not None:
-        path.write_text(before, encoding="utf-8")
+    path.write_text('{"old": 1}', encoding="utf-8")
     monkeypatch.setattr(place, name, crash)
     with pytest.raises((KeyboardInterrupt, OSError)) as caught:
         write_json(path, {"new": 2})
-    assert [file.read_text(encoding="utf-8") for file in tmp_path.iterdir()] == ([] if before is None else [before])
+    assert [file.read_text(encoding="utf-8") for file in tmp_path.iterdir()] == ['{"old": 1}']
     if crash is full_disk:
         assert str(path) in str(caught.value)  # a full disk does not say where
 
 
-def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
-    path = tmp_path / "result.json"
-    write_json(path, {"old": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"first": 1, "second": object()})
-    assert list(tmp_path.iterdir()) == [path]
-    assert read_json(path) == {"old": 1}
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"a": 1', b'{"a": 1}}', b"[1]", b"3", b"null", b'"text"', b"\xff\xfe\x00", bytes(100)]
-)
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b"\xff\xfe\x00"])
 def test_damaged_file_reads_as_nothing(tmp_path, content):
     path = tmp_path / "result.json"
     path.write_bytes(content)
@@ -198,12 +154,6 @@ def test_a_second_process_is_told_who_has_it_and_a_killed_one_has_it_no_more(tmp
     with locked(path):
         pass
     assert not path.exists()  # a lock makes no run
-
-
-def test_it_is_free_after_an_error(tmp_path):
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), locked(tmp_path / "run"):
-            raise KeyboardInterrupt
 
 
 def test_who_has_it_may_be_unknown(tmp_path):

@@ -1,28 +1,40 @@
-"""`svhn_vae.load_run`: what a program asks of a finished run, and that the answers are those of its result."""
+"""A finished run in a program's hands: `svhn_vae.load_run` answers what the run's result says. What `export` writes
+answers the same, decodes elsewhere, and trusts nobody."""
 
 import functools
+import importlib.util
 import json
+import re
+import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
 import svhn_vae
-from conftest import composed
+from conftest import CONF, composed, options
+from stress import malice
+from svhn_vae.commands import export as exporting
+from svhn_vae.commands.export import Decoder, without_places
 from svhn_vae.data.batches import centred, dequantise
 from svhn_vae.data.digits import draw_digits
-from svhn_vae.errors import UserError
-from svhn_vae.evaluation.finished_run import pixels
+from svhn_vae.errors import Damaged, UserError
+from svhn_vae.evaluation.finished_run import FinishedRun, pixels
 from svhn_vae.experiment.attempt import run_job
+from svhn_vae.experiment.build import make
 from svhn_vae.experiment.configuration import choices
-from svhn_vae.experiment.loading import load_dataset
+from svhn_vae.experiment.loading import BASES, load_dataset, registered, shipped
+from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.pictures.sheet import grid
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import load_tensors
+from test_lit import fitted
 
 SMALL = ("data=images", "trainer=demo", "trainer.max_epochs=1", "network_scale=0.1", "batch_size=50", "iw_samples=4",
          "pca.n_components=20", "judge=false", "prior.num_components=2")  # fmt: skip
@@ -42,9 +54,16 @@ def finished(place: Path, num_channels: int, *overrides: str) -> RunFolder:
     return folder
 
 
-@pytest.fixture(scope="module", params=[3, 1], ids=["colour", "grey"])
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("colour"), 3)
+
+
+@pytest.fixture(scope="module", params=["colour", "grey"])
 def folder(request, tmp_path_factory):
-    return finished(tmp_path_factory.mktemp("finished"), request.param)
+    if request.param == "colour":
+        return request.getfixturevalue("colour")
+    return finished(tmp_path_factory.mktemp("grey"), 1)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +73,11 @@ def run(folder):
 
 @pytest.fixture(scope="module")
 def test_images(folder):
-    return load_dataset(folder.path, None, other_images=False).test.images
+    return images_of(folder.path)
+
+
+def images_of(path: Path, data_root: str | None = None) -> torch.Tensor:
+    return load_dataset(path, data_root, other_images=False).test.images
 
 
 def test_the_scores_of_the_test_images_are_those_of_the_result(run, folder, test_images):
@@ -104,13 +127,14 @@ def spellings(levels: torch.Tensor) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("form", spellings(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
-def test_every_form_of_images_is_the_same_images(form, run, test_images):
-    given = spellings(test_images)[form]
-    assert torch.equal(run.encode(given), run.encode(test_images))
-    assert torch.equal(run.bits_per_dim(given), run.bits_per_dim(test_images))
-    assert torch.equal(run.encode(given[:1]), run.encode(test_images[:1]))
-    assert torch.equal(run.encode(given[0]), run.encode(test_images[:1]))
+def test_every_form_of_images_is_the_same_images(run, test_images):
+    z, bits = run.encode(test_images), run.bits_per_dim(test_images)
+    first = run.encode(test_images[:1])
+    for form, given in spellings(test_images).items():
+        assert torch.equal(run.encode(given), z), form
+        assert torch.equal(run.bits_per_dim(given), bits), form
+        assert torch.equal(run.encode(given[:1]), first), form
+        assert torch.equal(run.encode(given[0]), first), form
 
 
 def test_floating_point_is_taken_as_it_is(run, test_images):
@@ -156,20 +180,13 @@ def test_other_images_are_refused_in_a_line(name):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("method", ["encode", "reconstruct", "log_prob", "bits_per_dim"])
-def test_every_method_refuses_them(method, run):
-    with pytest.raises(UserError, match=r"^expected .*got"):
-        getattr(run, method)(np.zeros((1, 4, 9, 9), np.uint8))
-
-
-def test_an_order_that_cannot_be_told_is_refused():
-    with pytest.raises(UserError, match="both orders fit"):
-        pixels(np.zeros((2, 3, 3, 3), np.uint8), (3, 3, 3))
-
-
 @pytest.mark.parametrize(
     "call",
     [
+        lambda run: run.encode(np.zeros((1, 4, 9, 9), np.uint8)),
+        lambda run: run.reconstruct(np.zeros((1, 4, 9, 9), np.uint8)),
+        lambda run: run.log_prob(np.zeros((1, 4, 9, 9), np.uint8)),
+        lambda run: run.bits_per_dim(np.zeros((1, 4, 9, 9), np.uint8)),
         lambda run: run.decode(torch.zeros(2, run.latent_dim + 1)),
         lambda run: run.decode(torch.zeros(run.latent_dim)),
         lambda run: run.decode(torch.zeros(2, run.latent_dim).long()),
@@ -178,9 +195,14 @@ def test_an_order_that_cannot_be_told_is_refused():
         lambda run: run.log_prob(np.zeros((1, *run.image_shape), np.uint8), k=0),
     ],
 )
-def test_other_arguments_are_refused_in_a_line(call, run):
+def test_other_arguments_are_refused_in_a_line(call, colour):
     with pytest.raises(UserError, match=r"^expected .*got"):
-        call(run)
+        call(svhn_vae.load_run(colour.path))
+
+
+def test_an_order_that_cannot_be_told_is_refused():
+    with pytest.raises(UserError, match="both orders fit"):
+        pixels(np.zeros((2, 3, 3, 3), np.uint8), (3, 3, 3))
 
 
 def test_the_callers_generators_and_images_are_left_alone(folder, test_images):
@@ -216,3 +238,171 @@ def test_a_gpu_gives_the_same_to_rounding(folder, run, test_images):
         assert found.device.type == "cpu"
         torch.testing.assert_close(found, getattr(run, method)(test_images), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(there.sample(5), run.sample(5), rtol=1e-3, atol=1e-3)
+
+
+# --- a model to take along ------------------------------------------------------------------------------------------
+
+
+def settings(**given) -> OmegaConf:
+    return OmegaConf.merge(OmegaConf.load(CONF / "export.yaml"), given)
+
+
+@pytest.fixture(scope="module")
+def exported(colour):
+    to = colour.path.parent / "model"
+    exporting.exported(settings(run=str(colour.path), to=str(to)))
+    return to
+
+
+def test_an_exported_folder_answers_as_its_run(exported, colour):
+    found, run = svhn_vae.load_run(exported), svhn_vae.load_run(colour.path)
+    images = images_of(colour.path)
+    assert torch.equal(found.encode(images), run.encode(images))
+    assert torch.equal(found.sample(5, seed=2), run.sample(5, seed=2))
+    assert torch.equal(found.log_prob(images, k=3), run.log_prob(images, k=3))
+    assert found.result["metrics"] == run.result["metrics"]
+    assert torch.equal(images_of(exported, run.result["config"]["data"]["root"]), images)
+    onnx.checker.check_model(exported / "decoder.onnx", full_check=True)
+    session = onnxruntime.InferenceSession(exported / "decoder.onnx", providers=["CPUExecutionProvider"])
+    graph = torch.export.load(exported / "decoder.pt2").module()
+    for num in (1, 2, 7):
+        z = torch.randn(num, run.latent_dim)
+        due = run.decode(z)
+        torch.testing.assert_close(graph(z), due, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(session.run(["x"], {"z": z.numpy()})[0], due, rtol=0, atol=1e-4)
+
+
+def test_the_card_has_both_sides_and_what_made_them(exported, colour):
+    card, result = (exported / "README.md").read_text(encoding="utf-8"), colour.result
+    metrics, data = result["metrics"], result["data"]
+    assert re.search(rf"bits/dim \(test images\) \| {metrics['test/bits_per_dim']:.4f} ± \d\.\d+ \(30\)", card)
+    assert all(str(fact) in card for fact in (data["digest"], data["num_train"], result["commit"]))
+    assert "ask whoever made them" in card
+    for picture in re.findall(r"\]\((figures/.*)\)", card):
+        assert (exported / picture).read_bytes() == (colour.path / picture).read_bytes()
+    assert card.count("](figures/") == 2
+    made = card.split("```bash")[1]
+    assert "python src/train.py data=images" in made
+    assert made.split("```")[0].rstrip().endswith("data.root=FOLDER")
+    for path in exported.rglob("*"):  # a place on this machine is nobody's business
+        if path.suffix in (".md", ".json", ".yaml"):
+            assert str(colour.path.parent) not in path.read_text(encoding="utf-8"), path
+
+
+def test_paths_are_left_out_and_nothing_else():
+    given = {"root": "/home/a", "cache": "~/b", "name": "a/b", "list": [1, "/c", {"d": "~"}], "none": None}
+    assert without_places(given) == {"root": None, "cache": None, "name": "a/b", "list": [1, None, {"d": None}],
+                                     "none": None}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"to": "x"}, "run=FOLDER is missing"),
+        ({"run": "x"}, "to=FOLDER is missing"),
+        ({"run": "x", "to": "."}, "is there already"),
+    ],
+)
+def test_what_cannot_be_exported_says_so(given, message):
+    with pytest.raises(UserError, match=message):
+        exporting.exported(settings(**given))
+
+
+def test_without_the_extra_or_with_another_graph_there_is_no_folder(colour, tmp_path, monkeypatch):
+    given = {"run": str(colour.path), "to": str(tmp_path / "to")}
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(UserError, match=r"svhn-vae\[export\].*onnx=false"):
+            exporting.exported(settings(**given))
+    monkeypatch.setattr(Decoder, "forward", lambda self, z: self.vae.decode_mean(z).clamp(0, 1) * 0.999)
+    with pytest.raises(RuntimeError, match="differs from the decoder"):
+        exporting.exported(settings(**given, onnx=False))
+    assert not list(tmp_path.iterdir())
+
+
+def is_a_graph(module: torch.nn.Module, *shape: int) -> None:
+    """Of any number of latents, or of the parameters of images."""
+    number = torch.export.Dim("number", min=1)
+    with torch.no_grad():
+        graph = torch.export.export(module, (torch.randn(3, *shape),), dynamic_shapes=({0: number},)).module()
+        for num in (1, 5):
+            given = torch.randn(num, *shape)
+            torch.testing.assert_close(graph(given), module(given), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_every_decoder_is_a_graph(model):
+    own = ["experiment=spectral"] if model == "spectral" else [f"model={model}", "variance=relu_eps"]
+    run = FinishedRun(fitted(*own, "network_scale=0.03", "data=synthetic").vae, {})
+    is_a_graph(Decoder(run).eval(), run.latent_dim)
+
+
+class Mean(torch.nn.Module):
+    def __init__(self, head: VarianceHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, params: torch.Tensor) -> torch.Tensor:
+        return self.head(params).mean
+
+
+@pytest.mark.parametrize("variance", options("variance"))
+def test_every_heads_mean_is_in_it(variance):
+    shape = (3, 8, 8)
+    head = make("variance", composed(f"variance={variance}").variance, event_shape=torch.Size(shape))
+    is_a_graph(Mean(head).eval(), head.params_per_element, *shape)
+
+
+# --- a stranger's folder --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stranger(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "stranger")
+
+
+load_images = functools.partial(load_dataset, data_root=None, other_images=False)
+
+
+def test_nothing_of_a_strangers_configuration_is_called(stranger, tmp_path):
+    """Our own functions, nested in each group; test_loading.py tries all others on the same reader."""
+    config = OmegaConf.to_container(OmegaConf.load(stranger / "config.yaml"))
+    payloads = {name: text for name, text in malice.configurations(config, tmp_path).items() if name.startswith("ours")}
+    assert len(payloads) >= len(BASES)
+    for name, text in payloads.items():
+        (stranger / "config.yaml").write_text(text, encoding="utf-8")
+        refused = []
+        for read in (svhn_vae.load_run, load_images):
+            try:
+                read(stranger)
+            except UserError as error:
+                refused.append(str(error))
+        assert refused, name
+        assert "\n" not in "".join(refused)
+        assert not (tmp_path / malice.MARK).exists(), name
+
+
+def test_a_nested_target_is_refused(stranger):
+    config = OmegaConf.to_container(OmegaConf.load(stranger / "config.yaml"))
+    for group in BASES:
+        inner = {"_target_": next(iter(registered(shipped(group)).values()))}  # even one of its own group
+        changed = config | {group: {**config[group], "anything": {"deep": [inner]}}}
+        OmegaConf.save(OmegaConf.create(changed), stranger / "config.yaml")
+        with pytest.raises(UserError, match="must hold plain values below its class"):
+            (load_images if group == "data" else svhn_vae.load_run)(stranger)
+
+
+def test_its_weights_are_not_unpickled_and_checked(stranger, tmp_path):
+    path = stranger / "model.safetensors"
+    content = path.read_bytes()
+    for bad in (*malice.pickles(tmp_path).values(), content[:-5], content[:-1] + bytes([content[-1] ^ 1])):
+        path.write_bytes(bad)
+        with pytest.raises(Damaged):
+            svhn_vae.load_run(stranger)
+    assert not (tmp_path / malice.MARK).exists()
+    path.write_bytes(content)
+    config = OmegaConf.load(stranger / "config.yaml")
+    config.pca.n_components = 19
+    OmegaConf.save(config, stranger / "config.yaml")
+    with pytest.raises(Damaged, match="of the shape"):  # another model's
+        svhn_vae.load_run(stranger)

@@ -55,30 +55,17 @@ def test_the_pictures_of_training_are_generated_again_and_another_seed_gives_oth
     run = shutil.copytree(finished, tmp_path / finished.name)
     drawn = {path.name: path.read_bytes() for path in (run / "figures").iterdir()}
     assert set(drawn) >= {f"{name}.png" for name in ("data", "samples", "reconstructions")}
-    assert generate(tmp_path, f"run={run}", "pictures=samples").returncode == 0
-    assert (run / "figures" / "samples.png").read_bytes() == drawn["samples.png"]
-    for other in ("seed=1", "temperature=0.5"):
-        assert generate(tmp_path, f"run={run}", "pictures=samples", other).returncode == 0
-        assert (run / "figures" / "samples.png").read_bytes() != drawn["samples.png"]
+    for words, is_same in (((), True), (("seed=1", "temperature=0.5"), False)):
+        assert generate(tmp_path, f"run={run}", "pictures=samples", *words).returncode == 0
+        assert ((run / "figures" / "samples.png").read_bytes() == drawn["samples.png"]) == is_same
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "run=FOLDER is missing"),
-        (["run=nowhere"], "nowhere is not a finished run: there is no .hydra/config.yaml"),
-        (["run=run", "pictures=[samples,sample]"], "pictures must be among data, samples, "),
-        (["run=run", "temperature=-1"], "temperature must be 0 or more, got -1"),
-        (["run=run", "seed=-1"], "seed must be 0 or more, got -1"),
-        (["run=run", "data_root=elsewhere"], "data_root=elsewhere is for images from files"),
-    ],
-)
-def test_bad_input_is_one_line(arguments, message, finished, tmp_path):
+def test_a_picture_that_there_is_not_is_one_line(finished, tmp_path):
     (tmp_path / "run").symlink_to(finished)
-    refused(generate(tmp_path, *arguments), message)
+    refused(generate(tmp_path, "run=run", "pictures=[samples,sample]"), "pictures must be among data, samples, ")
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "svg"])
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline"])
 def test_plots_are_drawn_whatever_a_notebook_exports(backend):
     """MPLBACKEND of a backend that is not installed: matplotlib itself cannot be imported with it."""
     plot = (
@@ -105,21 +92,6 @@ def test_other_images_are_refused(finished, tmp_path):
     result["data"]["digest"] = "another"
     (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
     refused(generate(tmp_path, "run=run"), f"ran on other images (data another, found {found})")
-
-
-def test_a_run_without_its_result_is_refused(finished, tmp_path):
-    run = shutil.copytree(finished, tmp_path / "run")
-    (run / "result.json").unlink()
-    refused(generate(tmp_path, "run=run"), "run is not a finished run: there is no result.json")
-
-
-def test_data_of_others_are_not_built(finished, tmp_path):
-    run = shutil.copytree(finished, tmp_path / "run")
-    config = run / ".hydra" / "config.yaml"
-    config.write_text(
-        config.read_text(encoding="utf-8").replace("svhn_vae.data.digits.Synthetic", "os.system"), encoding="utf-8"
-    )
-    refused(generate(tmp_path, "run=run"), "data must be a class of svhn_vae, one of ")
 
 
 def test_files_may_have_moved(tmp_path):

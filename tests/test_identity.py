@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from conftest import CONF, composed, composed_once, options
 from svhn_vae.experiment import configuration
 from svhn_vae.experiment.configuration import choices, extended, plain, recognised
-from svhn_vae.runs.identity import NOT_IDENTITY, differences, flatten, identity, run_name
+from svhn_vae.runs.identity import NOT_IDENTITY, differences, identity, run_name
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
@@ -24,26 +24,19 @@ def name(*overrides: str) -> str:
     ("one", "other"),
     [
         ("objective.beta=1", "objective.beta=1.0"),
-        ("objective.beta=1", ""),
         ("optimizer.lr=1e-3 seed=3", "seed=3 optimizer.lr=0.001"),
-        ("optimizer.lr=1", "optimizer.lr=1.0"),
         ("optimizer.betas=[0,0.5]", "optimizer.betas=[0.0,0.5]"),
         ("model.latent_dim=512 pca.n_components=500 data.limit=null", ""),
-        ("model.latent_dim=256", "model.latent_dim=256.0"),
         ("trainer=quick", "trainer.max_epochs=8 network_scale=0.125 batch_size=100 optimizer.lr=0.001"),
-        ("trainer=quick optimizer.lr=1e-4", "trainer.max_epochs=8 network_scale=0.125 batch_size=100"),
         (
             "trainer=demo",
             "model=small_dense prior=gaussian_mixture optimizer=adamw network_scale=0.25 batch_size=64 "
             "optimizer.lr=2e-3 schedule.warmup=0.02 schedule.final=0 trainer.max_epochs=40",
         ),
-        ("objective=legible", ""),
         ("objective=elbo objective.mean_weight=1 monitor=val/objective", ""),
         ("trainer=ddp", "trainer.strategy=ddp trainer.devices=2"),
         ("variance=scaled", "variance=banded variance.num_bands=1"),
-        ("pca=unit_pixels model=conv", "model=conv pca.scale=false"),
         ("experiment=heads variance=logvar", "pca.whiten=true pca.residual=scaled variance=logvar"),
-        ("experiment=post_2017_corrected", "experiment=post_2017_intended model.sampling_bug=false"),
         ("study=a", "study=b/c"),
     ],
 )
@@ -55,14 +48,10 @@ def test_two_ways_to_write_one_configuration_are_one_run(one, other):
     ("one", "other"),
     [
         ("data.limit=1", "data.limit=1.0"),  # one image, all images
-        ("trainer.limit_train_batches=1", "trainer.limit_train_batches=1.0"),
         ("seed=0", "seed=1"),
         ("~callbacks.early_stopping", ""),
         ("~callbacks.early_stopping.patience", "callbacks.early_stopping.patience=null"),
         ("+trainer.max_time=00:00:01:00", ""),
-        ("network_scale=0.5", ""),
-        ("monitor=train/post_loss", ""),
-        ("data.division=random", ""),
         ("variance.epsilon=true", "variance.epsilon=1"),
     ],
 )
@@ -126,8 +115,8 @@ def test_a_setting_that_is_added_with_a_default_and_a_class_that_moves_rename_no
         "train.yaml": "hydra:|new: 3\nhydra:",
         "model/dense.yaml": "width: |extra_width: ${scaled:64}\nwidth: ",
         "trainer/default.yaml": "profiler: |num_nodes_of_tomorrow: 1\nprofiler: ",
-        "variance/fixed.yaml": "model.variance.constant.Fixed|heads.constant.Fixed",
-        "variance/banded.yaml": "model.variance.constant.Banded|heads.Banded\nslope: [1.0, 2.0]",
+        "variance/fixed.yaml": "model.variance.gaussian.Fixed|heads.constant.Fixed",
+        "variance/banded.yaml": "model.variance.gaussian.Banded|heads.Banded\nslope: [1.0, 2.0]",
     }
     for file, change in added.items():
         text = (conf / file).read_text(encoding="utf-8")
@@ -159,12 +148,6 @@ def test_a_name_is_readable_and_safe():
         found = name(*overrides)
         assert re.fullmatch(re.escape(text) + "-[0-9a-f]{8}", found)
         assert composed(*overrides).hydra.run.dir == f"outputs/default/{found}"
-
-
-def test_flat_settings_have_no_names_of_classes():
-    config = {"a": {"_target_": "x", "_partial_": True, "b": {"_args_": 1, "c": 2}}, "study": "x"}
-    assert flatten({"a": 1, "b": {"c": [2, 3], "d": {"e": None}}}) == {"a": 1, "b.c": [2, 3], "b.d.e": None}
-    assert identity(config) == {"a.b.c": 2}
 
 
 def test_the_names_of_folders_on_disks():

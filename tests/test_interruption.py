@@ -20,7 +20,7 @@ def interruption():
         signal.signal(signum, handler)
 
 
-@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
 def test_outside_an_epoch_it_leaves_at_once(interruption, signum):
     interruption.listen()
     with pytest.raises(Interrupted) as error:
@@ -28,7 +28,7 @@ def test_outside_an_epoch_it_leaves_at_once(interruption, signum):
     assert error.value.signum == signum
 
 
-@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
 def test_in_an_epoch_the_second_one_does(interruption, signum, capfd):
     interruption.listen()
     interruption.in_epoch = True
@@ -47,10 +47,6 @@ def test_a_signal_that_was_switched_off_stays_so(interruption):
     assert not interruption.is_requested
 
 
-def test_nothing_on_its_way_takes_it_for_a_failure():
-    assert not issubclass(Interrupted, Exception)
-
-
 MOMENTS = {
     "import": "importlib.import_module = interrupt",
     "work": "module.evaluate = interrupt",
@@ -65,7 +61,7 @@ def test_ctrl_c_is_one_line_whenever_it_comes(moment):
 import atexit, importlib, os, signal, sys, types
 from svhn_vae import commands
 interrupt = lambda *_: os.kill(os.getpid(), signal.SIGINT)
-module = sys.modules["svhn_vae.commands.finished"] = types.ModuleType("finished")
+module = sys.modules["svhn_vae.commands.scores"] = types.ModuleType("scores")
 {MOMENTS[moment]}
 commands.run("evaluate")
 """

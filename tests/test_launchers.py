@@ -15,13 +15,14 @@ from hydra.core.plugins import Plugins
 
 from conftest import REPO
 from stress.fingerprint import fingerprints
-from svhn_vae.experiment.preflight import Refused, jobs_of
+from svhn_vae.errors import UserError
+from svhn_vae.experiment.preflight import jobs_of
 
 TRAIN = REPO / "src" / "train.py"
 SWEEP = (
     "pca.n_components=20,300", "seed=0,1",  # 300 components need more images
     "data=synthetic", "data.num_train=240", "data.num_test=40", "trainer=demo", "network_scale=0.03125",
-    "trainer.max_epochs=60", "batch_size=100", "iw_samples=2", "judge=false",
+    "trainer.max_epochs=40", "batch_size=100", "iw_samples=2", "judge=false",
 )  # fmt: skip
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 SUBMITIT = ("hydra/launcher=submitit_local",)
@@ -128,14 +129,13 @@ def said(folder: Path, text: str) -> bool:
 @pytest.mark.parametrize(
     ("launcher", "line"),
     [
-        ("joblib", "hydra/launcher=joblib needs a plugin that is not installed: pip install -e '.[joblib]'"),
-        ("ray", "hydra/launcher=ray needs a plugin that is not installed: pip install hydra-ray-launcher"),
+        ("joblib", "hydra/launcher=joblib needs a plugin: pip install 'svhn-vae[joblib]'"),
         ("basik", "hydra/launcher=basik is no choice: did you mean basic?"),
     ],
 )
 def test_a_launcher_that_is_not_there_is_refused_in_a_line(launcher, line, monkeypatch):
     Plugins.instance()
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         jobs_of([f"hydra/launcher={launcher}", "seed=0,1"], is_sweep=True)
-    assert refused.value.lines == [line]
+    assert str(refused.value) == line

@@ -18,14 +18,13 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from conftest import composed
+from conftest import composed, rows_of
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.build import check_loggers
-from svhn_vae.report.collect import Run
 from svhn_vae.training import loggers
-from svhn_vae.training.loggers import History, TensorBoard, read_history
+from svhn_vae.training.loggers import History, TensorBoard
 from test_checkpoints import train
-from test_finished_run import SMALL, finished
+from test_finished_run import finished
 
 # --- history.csv ------------------------------------------------------------------------------------------------------
 
@@ -64,7 +63,7 @@ def test_an_epoch_is_a_row_and_a_metric_that_was_not_logged_is_missing(tmp_path,
     epoch_of(table, clock, 1, train={"train/b": float("inf")})
     table.on_train_end(SimpleNamespace(is_global_zero=True), None)
     as_float32 = torch.tensor([1 / 3, 1e-30]).tolist()
-    assert read_history(tmp_path / "h.csv") == [
+    assert rows_of(tmp_path / "h.csv") == [
         {"epoch": 0, "step": 4, "seconds": 10, "val/a": as_float32[0], "train/b": as_float32[1]},
         {"epoch": 1, "step": 9, "seconds": 20, "train/b": float("inf")},
     ]
@@ -81,38 +80,7 @@ def test_a_continued_run_takes_up_the_checkpoints_rows_and_clock(tmp_path, clock
     table = begun(path, kept)
     epoch_of(table, clock, 1, train={"train/b": 2.0})
     table.on_train_end(SimpleNamespace(is_global_zero=True), None)
-    assert [(row["step"], row["train/b"], row["seconds"]) for row in read_history(path)] == [(4, 1, 10), (9, 2, 20)]
-
-
-def test_a_folder_that_was_removed_is_not_made_again(tmp_path, clock):
-    table = begun(tmp_path / "gone" / "h.csv")
-    epoch_of(table, clock, 0, train={"train/b": 1.0})
-    assert not table.path.parent.exists()
-
-
-def test_the_file_is_written_now_and_then(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(loggers, "SECONDS_BETWEEN_WRITES", 15)
-    table = begun(tmp_path / "h.csv")
-    written = []
-    for epoch in range(4):
-        epoch_of(table, clock, epoch, train={"train/b": 1.0})
-        written.append(len(read_history(tmp_path / "h.csv")))
-    assert written == [1, 1, 3, 3]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "epoch,step\n1,2\n", "\x00\x01", "epoch,step,seconds,a\n1,2,3,x\n", "a\n\n1,2,3\n",
-             "epoch,step,seconds,a\n0,5,1.5,2.25\n1,9,2", "epoch,step,seconds,a\n0,5,1.5,2.25\n1,9,2.5,2.2"],
-)  # fmt: skip
-def test_a_damaged_table_is_no_table(tmp_path, text):
-    (tmp_path / "h.csv").write_text(text, encoding="utf-8")
-    assert read_history(tmp_path / "h.csv") == []
-    assert read_history(tmp_path / "none.csv") == []
-
-
-def test_a_run_without_an_epoch_leaves_no_table(tmp_path, clock):
-    begun(tmp_path / "h.csv").on_exception(SimpleNamespace(is_global_zero=True), None, OSError())
-    assert list(tmp_path.iterdir()) == []
+    assert [(row["step"], row["train/b"], row["seconds"]) for row in rows_of(path)] == [(4, 1, 10), (9, 2, 20)]
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
@@ -146,13 +114,6 @@ def test_tensorboard_reads_it(tmp_path):
     assert [event.value for event in read(tmp_path).Scalars("val/a")] == [0, 1.5, 3]
     assert [event.value for event in read(tmp_path).Scalars("test/a")] == [9]
     assert {"images": ["picture"], "histograms": ["values"]}.items() <= read(tmp_path).Tags().items()
-
-
-def test_a_killed_run_loses_nothing_that_was_logged(tmp_path):
-    logger = board(tmp_path)
-    logger.log_metrics({"val/a": 2.0}, 1)
-    assert [event.value for event in read(tmp_path).Scalars("val/a")] == [2]
-    logger.finalize("success")
 
 
 def test_a_killed_run_that_is_continued_has_every_point_once(tmp_path, monkeypatch):
@@ -195,7 +156,7 @@ class Full:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # in TensorBoard's own thread
-@pytest.mark.parametrize("left", [0, 1, 3, 5])
+@pytest.mark.parametrize("left", [0, 3])
 def test_a_full_disk_is_one_notice(left, tmp_path, monkeypatch, capsys):
     writer = "tensorboard.summary.writer.event_file_writer.RecordWriter"
     monkeypatch.setattr(writer, lambda _: RecordWriter(Full(left)))
@@ -246,7 +207,7 @@ def test_custom_scalars_open_with_both_sides(tmp_path):
     assert list(first.chart[1].multiline.tag) == ["samples/frechet"]
 
 
-@pytest.mark.parametrize(("num_epochs", "shown"), [(30, range(3, 30)), (5, range(1, 5)), (1, []), (-1, range(1, 30))])
+@pytest.mark.parametrize(("num_epochs", "shown"), [(30, range(3, 30)), (1, []), (-1, range(1, 30))])
 def test_compared_curves_leave_out_what_would_decide_their_axis(num_epochs, shown, tmp_path):
     logger = board(tmp_path)
     logger.announce({}, num_epochs)
@@ -290,16 +251,6 @@ def test_several_loggers_at_once(tmp_path):
     assert b"test/bits_per_dim" in kept.read_bytes()
     assert wandb.run is None  # it has ended: the next run of this process is another
     assert not (folder.path / "tensorboard").exists()
-
-
-def test_what_a_run_is_does_not_depend_on_its_logger():
-    words = ("logger=csv", "logger=wandb", "logger=[tensorboard,mlflow]", "~logger")
-    names = {composed(*SMALL, "data.root=x", word).hydra.run.dir for word in words}
-    assert names == {composed(*SMALL, "data.root=x").hydra.run.dir}
-    settings = {
-        Run("", "done", "", {"config": {}, "choices": {"logger": name}}).settings.get("logger") for name in words
-    }
-    assert settings == {None}
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])

@@ -19,16 +19,14 @@ from svhn_vae.training.callbacks import OrderOfLearning
 from test_lit import features, fitted, fitted_module
 
 
-@pytest.mark.parametrize("size", [1, 2, 20, 500, 3072])
-def test_groups_are_few_and_in_order_and_the_first_components_stand_alone(size):
-    groups = component_groups(torch.Size([size]))
-    assert groups[0] == 0
-    assert set(groups.diff().tolist()) <= {0, 1}
-    assert groups.max() < MAX_GROUPS
-    assert (groups[: min(size, 3)] == torch.arange(min(size, 3))).all()
-
-
-def test_groups_of_images_are_rings_of_frequencies():
+def test_groups_are_few_and_in_order_and_the_first_components_stand_alone():
+    """Of images they are rings of frequencies."""
+    for size in (1, 2, 500, 3072):
+        groups = component_groups(torch.Size([size]))
+        assert groups[0] == 0
+        assert set(groups.diff().tolist()) <= {0, 1}
+        assert groups.max() < MAX_GROUPS
+        assert (groups[: min(size, 3)] == torch.arange(min(size, 3))).all()
     groups = component_groups(torch.Size([3, 32, 32])).view(3, 32, 32)
     assert (groups == 0).sum() == 3
     assert groups[1, 0, 7] == groups[2, 7, 0] == 7
@@ -49,8 +47,7 @@ def test_what_is_reconstructed_is_explained(overrides, monkeypatch):
         torch.testing.assert_close(explained, torch.full_like(explained, 1 - (1 - share) ** 2), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("event_shape", [(1,), (500,), (3, 32, 32)])
-@pytest.mark.parametrize("epochs", [[1], [1, 2, 3, 5], [20, 40]])
+@pytest.mark.parametrize(("event_shape", "epochs"), [((1,), [1]), ((500,), [1, 2, 3, 5]), ((3, 32, 32), [20, 40])])
 def test_the_plot_is_a_picture(event_shape, epochs):
     num_groups = int(component_groups(torch.Size(event_shape)).max()) + 1
     picture = draw(epochs, torch.rand(len(epochs), num_groups), torch.Size(event_shape), "caption")
@@ -61,15 +58,13 @@ def test_the_plot_is_a_picture(event_shape, epochs):
 EPOCHS = torch.tensor([1, 2, 3, 5])
 
 
-def test_groups_learnt_in_their_order_have_correlation_one():
+def test_the_correlation_is_scipys():
+    """One for groups that are learnt in their order; the last one is not learnt and does not count."""
     explained = torch.tensor([[0.9, 0.1, 0.0, 0.0], [0.9, 0.8, 0.1, 0.0], [0.9, 0.8, 0.5, 0.0], [0.9, 0.8, 0.6, 0.05]])
-    assert rank_correlation(EPOCHS, explained) == pytest.approx(1)  # the last one is not learnt and does not count
+    assert rank_correlation(EPOCHS, explained) == pytest.approx(1)
     assert rank_correlation(EPOCHS, explained.flip(1)) == pytest.approx(-1)
-
-
-def test_the_correlation_is_scipys_where_epochs_are_shared():
-    explained = torch.tensor([[0.5, 0.6, 0.0, 0.0], [0.5, 0.6, 0.0, 0.7], [0.5, 0.6, 0.7, 0.7], [0.5, 0.6, 0.7, 0.7]])
-    assert rank_correlation(EPOCHS, explained) == pytest.approx(spearmanr([0, 1, 2, 3], [1, 1, 3, 2]).statistic)
+    shared = torch.tensor([[0.5, 0.6, 0.0, 0.0], [0.5, 0.6, 0.0, 0.7], [0.5, 0.6, 0.7, 0.7], [0.5, 0.6, 0.7, 0.7]])
+    assert rank_correlation(EPOCHS, shared) == pytest.approx(spearmanr([0, 1, 2, 3], [1, 1, 3, 2]).statistic)
 
 
 @pytest.mark.parametrize("explained", [torch.zeros(4, 5), torch.tensor([[0.9, 0.9, 0.0]] * 4), torch.ones(4, 5)])

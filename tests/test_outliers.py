@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from svhn_vae.commands.finished import outlier_table
+from svhn_vae.commands.scores import outlier_table
 from svhn_vae.data.batches import EvaluationBatches
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.sources import Dataset, LabelledImages
@@ -30,10 +30,10 @@ def test_the_area_is_scikit_learns_with_ties_too():
 
 def test_bits_of_a_png_are_those_of_its_file():
     images = plain_outliers(3, torch.Size((3, 32, 32)))
-    for kind, found in ((name, png_bits(each)) for name, each in images.items()):
+    for of_kind in images.values():
         file = io.BytesIO()
-        Image.fromarray(images[kind][0].permute(1, 2, 0).numpy()).save(file, "PNG", optimize=True)
-        assert found[0] == pytest.approx(8 * len(file.getvalue()) / 3072)
+        Image.fromarray(of_kind[0].permute(1, 2, 0).numpy()).save(file, "PNG", optimize=True)
+        assert png_bits(of_kind)[0] == pytest.approx(8 * len(file.getvalue()) / 3072)
     assert png_bits(images["noise"]).min() > 8  # nothing to compress, and a header
     assert png_bits(images["constant images"]).max() < 0.4
 

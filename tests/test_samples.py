@@ -1,4 +1,4 @@
-"""Sample quality: closed forms, double loops, torchmetrics and point sets made by hand are the oracles."""
+"""Samples and reconstructions: closed forms, double loops, scipy and point sets made by hand are the oracles."""
 
 import math
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scipy.linalg import sqrtm
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import mean_squared_error
 
 from svhn_vae.evaluation import samples as module
 from svhn_vae.evaluation.judge import Judge, Opinion
@@ -19,9 +20,14 @@ from svhn_vae.evaluation.samples import (
     memorised,
     nearest,
     posterior_predictive,
+    psnr,
+    reconstruction_metrics,
+    round_trip_metrics,
     share_among,
+    sharpness,
     to_levels,
 )
+from test_lit import fitted, fitted_module
 
 
 @pytest.fixture(autouse=True)
@@ -56,24 +62,22 @@ def test_frechet_distance_of_gaussians_on_common_axes():
 
 
 def test_frechet_distance_of_any_gaussians():
+    """Also with fewer samples than features, and with features that are 0 in all images, as ReLU makes them."""
     a, b = normal(40), normal(60, shift=1) @ torch.randn(6, 6)
-    A, B = a.double().T.cov().numpy(), b.double().T.cov().numpy()
-    due = (a.mean(0) - b.mean(0)).square().sum().item() + np.trace(A + B - 2 * sqrtm(A @ B).real)
-    assert frechet_distance(a, b) == pytest.approx(due, rel=1e-5)
-    assert frechet_distance(b, a) == pytest.approx(due, rel=1e-5)
+    assert frechet_distance(a, b) == pytest.approx(by_formula(a, b), rel=1e-5)
+    assert frechet_distance(b, a) == pytest.approx(by_formula(a, b), rel=1e-5)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-5)
-
-
-def test_frechet_distance_with_fewer_samples_than_features_and_dead_features():
-    """ReLU features: some are 0 in all images."""
     a, b = normal(10, 30).relu(), normal(20, 30).relu()
     a[:, :5] = b[:, :5] = 0
+    assert frechet_distance(a, b) == pytest.approx(by_formula(a, b), rel=1e-5)
+
+
+def by_formula(a: torch.Tensor, b: torch.Tensor) -> float:
     A, B = (points.double().T.cov().numpy() for points in (a, b))
     values, vectors = np.linalg.eigh(A)
     half = vectors * np.sqrt(values.clip(0)) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(half @ B @ half).clip(0)).sum()
-    due = (a.mean(0) - b.mean(0)).square().sum().item() + np.trace(A) + np.trace(B) - 2 * cross
-    assert frechet_distance(a, b) == pytest.approx(due, rel=1e-5)
+    return (a.mean(0) - b.mean(0)).square().sum().item() + np.trace(A) + np.trace(B) - 2 * cross
 
 
 # --- precision and recall ---------------------------------------------------------------------------------------------
@@ -198,3 +202,46 @@ def test_the_spectrum_of_noise_is_flat_and_its_level_the_variance():
 def test_images_of_one_colour_have_finite_checks():
     found = posterior_predictive(torch.full((5, 3, 32, 32), 77, dtype=torch.uint8))
     assert np.isfinite([*found["spectrum"], *np.ravel(found["moments"]), *np.ravel(found["histograms"])]).all()
+
+
+# --- reconstructions ------------------------------------------------------------------------------------------------
+
+
+def some_x(num: int = 20) -> torch.Tensor:
+    return torch.rand(num, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_psnr_is_the_mean_over_images_and_at_most_that_of_a_level():
+    a, b = some_x(), some_x().flip(0)
+    by_hand = [10 * math.log10(1 / mean_squared_error(x.flatten(), y.flatten())) for x, y in zip(a, b, strict=True)]
+    assert psnr(a, b) == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-5)
+    assert psnr(a, a) == pytest.approx(20 * math.log10(256))
+
+
+def test_sharpness_falls_with_blur_and_rises_with_noise():
+    sharp = some_x()
+    blurred = [torch.from_numpy(gaussian_filter(sharp.numpy(), (0, 0, sigma, sigma))) for sigma in (0.5, 1, 2)]
+    assert sharpness(sharp, sharp) == 1
+    found = [sharpness(image, sharp) for image in blurred]
+    assert 1 > found[0] > found[1] > found[2] > 0
+    assert sharpness(sharp.mean((2, 3), keepdim=True).expand_as(sharp), sharp) == 0
+    assert sharpness(sharp + 0.3 * torch.randn(sharp.shape), sharp) > 1
+    assert sharpness(0.5 * sharp + 0.2, sharp) == pytest.approx(0.25)  # an energy: half the contrast, a quarter
+
+
+def test_a_model_that_gives_its_input_back_is_as_sharp(monkeypatch):
+    vae, x = fitted_module().vae.eval(), some_x()
+    monkeypatch.setattr(vae, "reconstruct", lambda features: x + 0.0)
+    due = {"reconstruction/psnr": pytest.approx(20 * math.log10(256)), "reconstruction/sharpness": 1}
+    assert reconstruction_metrics(vae, x, vae.representation(x)) == due
+
+
+def test_clipping_saves_what_wrapping_ruins():
+    """An image of extreme levels leaves [0, 1) by a little when components are cut off: wrapped, by a whole range."""
+    representation = fitted("pca=dct", "pca.n_components=300", "network_scale=0.03125").vae.representation
+    x = (some_x() > 0.5).float() * 255 / 256
+    found = round_trip_metrics(representation, x, representation(x))
+    back = representation.inverse(representation(x).y)
+    assert back.min() < 0 < 1 < back.max()
+    assert found["round_trip/psnr_clipped"] == pytest.approx(psnr(back.clamp(0, 1), x))
+    assert found["round_trip/psnr_clipped"] > found["round_trip/psnr_wrapped"]

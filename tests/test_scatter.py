@@ -41,11 +41,12 @@ def test_numpy_is_the_oracle(num_images):
     eigenvalues = linalg.eigvalsh(covariance)[::-1]
     np.testing.assert_allclose(fitted.mean, x.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(fitted.eigenvalues, eigenvalues.clip(min=0), rtol=1e-9, atol=1e-15)
-    basis = fitted.components.double().numpy()
-    np.testing.assert_allclose(basis.T * fitted.eigenvalues.numpy() @ basis, covariance, atol=1e-6 * eigenvalues[0])
+    np.testing.assert_allclose(scatter_of(fitted), covariance, atol=1e-6 * eigenvalues[0])
+    assert fitted.degrees_of_freedom == math.inf
+    torch.testing.assert_close(fitted.variances, fitted.eigenvalues, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("num_images", [49, 300, 5000])
+@pytest.mark.parametrize("num_images", [49, 5000])
 def test_scikit_learn_is_the_oracle(num_images):
     """Signs included."""
     x = some_x(num_images)
@@ -62,23 +63,21 @@ def test_a_gram_matrix_is_torchs(dtype):
     torch.testing.assert_close(gram(x), x.T @ x)
 
 
-def test_components_are_eigenvectors_up_to_their_sign():
-    x = some_x(300)
-    _, vectors = linalg.eigh(np.cov(x, rowvar=False))
-    overlap = np.abs(sample_moments(in_batches(x)).components.double().numpy() @ vectors[:, ::-1])
-    np.testing.assert_allclose(overlap, np.eye(NUM_PIXELS), atol=1e-5)
-
-
-@pytest.mark.parametrize("num_images", [2, 5, 47, 48, 49, 300])
+@pytest.mark.parametrize("num_images", [2, 47, 48, 300])
 @pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
-def test_basis_is_complete_and_orthonormal(fit, num_images):
-    fitted = fit(in_batches(some_x(num_images)))
+def test_a_basis_is_complete_and_orthonormal_and_the_same_in_every_run(fit, num_images):
+    x = some_x(num_images)
+    fitted = fit(in_batches(x))
     assert fitted.components.shape == (NUM_PIXELS, NUM_PIXELS)
     assert fitted.components.dtype == torch.float32
     assert fitted.mean.dtype == fitted.eigenvalues.dtype == torch.float64
-    gram = fitted.components.double() @ fitted.components.double().T
-    np.testing.assert_allclose(gram, np.eye(NUM_PIXELS), atol=1e-6)
+    basis = fitted.components.double()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(NUM_PIXELS), atol=1e-6)
     assert (fitted.eigenvalues.diff() <= 0).all()
+    assert all(array.isfinite().all() for array in fitted if array.ndim)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert all(torch.equal(array, again) for array, again in zip(fitted, fit(in_batches(x)), strict=True))
 
 
 @pytest.mark.parametrize("num_images", [2, 5, 47])
@@ -92,23 +91,9 @@ def test_no_variance_beyond_the_number_of_images(num_images):
     np.testing.assert_allclose(beyond, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
-def test_basis_does_not_depend_on_the_run(fit):
-    first = fit(in_batches(some_x(100)))
-    np.random.seed(1)
-    torch.manual_seed(1)
-    for array, again in zip(first, fit(in_batches(some_x(100))), strict=True):
-        assert torch.equal(array, again)
-
-
-def test_variances_of_sample_moments_are_the_eigenvalues():
-    fitted = sample_moments(in_batches(some_x(300)))
-    assert fitted.degrees_of_freedom == math.inf
-    torch.testing.assert_close(fitted.variances, fitted.eigenvalues, rtol=1e-12, atol=0)
-
-
-def test_no_variance_is_below_the_noise():
-    assert floored(torch.tensor([1.0, DEQUANTISATION_VARIANCE, 0.0])).min().item() == pytest.approx(1 / (12 * 256**2))
+def scatter_of(fitted) -> np.ndarray:
+    basis = fitted.components.double().numpy()
+    return basis.T * fitted.eigenvalues.numpy() @ basis
 
 
 # --- Student-t ------------------------------------------------------------------------------------------------------
@@ -123,11 +108,6 @@ LAW = stats.multivariate_t(MEAN, SCATTER, DEGREES)
 @pytest.fixture(scope="module")
 def drawn() -> np.ndarray:
     return LAW.rvs(20_000, random_state=0)
-
-
-def scatter_of(fitted) -> np.ndarray:
-    basis = fitted.components.double().numpy()
-    return basis.T * fitted.eigenvalues.numpy() @ basis
 
 
 def test_log_density_is_scipys(drawn):
@@ -155,15 +135,11 @@ def test_gaussian_images_have_many_degrees_of_freedom():
     np.testing.assert_allclose(scatter_of(fitted), np.cov(x.T), atol=2e-4)
 
 
-def test_robust_moments_are_those_of_the_law(drawn):
+def test_robust_moments_are_those_of_the_law_with_no_less_likelihood(drawn):
     fitted = robust_moments(in_batches(drawn))
     np.testing.assert_allclose(fitted.mean, MEAN, atol=3e-3)
     np.testing.assert_allclose(scatter_of(fitted), SCATTER, atol=5e-4)
     assert fitted.degrees_of_freedom.item() == pytest.approx(DEGREES, rel=0.05)
-
-
-def test_robust_moments_have_no_less_likelihood_than_the_truth(drawn):
-    fitted = robust_moments(in_batches(drawn))
     found = stats.multivariate_t(fitted.mean.numpy(), scatter_of(fitted), fitted.degrees_of_freedom.item())
     assert found.logpdf(drawn).mean() > LAW.logpdf(drawn).mean() - 1e-3 * NUM_DIMS  # what a step may still gain
 
@@ -190,15 +166,13 @@ def test_an_images_own_scale_leaves_the_axes_alone():
     assert np.abs(robust - wanted).max() < 0.5 * np.abs(plain - wanted).max()
 
 
-@pytest.mark.parametrize("num_images", [2, 5, 47, 48, 49])
-def test_few_images_have_robust_moments(num_images):
-    fitted = robust_moments(in_batches(some_x(num_images)))
-    assert all(array.isfinite().all() for array in fitted)
-    assert fitted.eigenvalues.min().item() >= DEQUANTISATION_VARIANCE * (1 - 1e-6)
-
-
-def test_the_same_image_again_and_again_has_moments():
-    assert all(array.isfinite().all() for array in robust_moments(in_batches(np.full((5, NUM_PIXELS), 0.5))))
+def test_no_robust_variance_is_below_the_noise():
+    """Also of few images, and of the same image again and again."""
+    for x in (*map(some_x, (2, 5, 47, 49)), np.full((5, NUM_PIXELS), 0.5)):
+        fitted = robust_moments(in_batches(x))
+        assert all(array.isfinite().all() for array in fitted)
+        assert fitted.eigenvalues.min().item() >= DEQUANTISATION_VARIANCE * (1 - 1e-6)
+    assert floored(torch.tensor([1.0, 0.0])).min().item() == pytest.approx(1 / (12 * 256**2))
 
 
 @pytest.mark.parametrize("fit", FITS.values(), ids=FITS)

@@ -13,7 +13,7 @@ from test_lit import features, fitted_module
 
 HEADS = ["relu_eps", "optimal"]  # batch normalisation's averages; the head's own
 OPTIMIZERS = ["adam", "rmsprop"]  # one that leaves updates out by itself, and one that does not
-BAD = [{what: value} for what in ("spoil", "factor") for value in (math.nan, math.inf)]
+BAD = [{"spoil": math.nan}, {"factor": math.inf}]
 
 
 class Small:
@@ -97,7 +97,7 @@ def test_a_long_gradient_is_clipped_and_its_length_known():
     assert gradient_norm(small.module.vae) == pytest.approx(1.0, rel=1e-3)
 
 
-@pytest.mark.parametrize(("precision", "numbers"), [("32-true", (1, 2, 50)), ("bf16-mixed", (1, 2))])
+@pytest.mark.parametrize(("precision", "numbers"), [("32-true", (1, 50)), ("bf16-mixed", (1, 2))])
 def test_several_updates_in_a_step_are_the_same_as_one(precision, numbers, tmp_path):
     """To the last bit: weights, the optimiser's averages, learning curves and their places. Three updates an epoch."""
     lefts, short = [], (f"trainer.precision={precision}", "trainer.max_epochs=2")

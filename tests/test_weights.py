@@ -82,12 +82,6 @@ def test_a_malicious_pickle_does_not_run(read, write, tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_missing_file_is_not_a_damaged_one(tmp_path):
-    for read in (load_tensors, read_checkpoint):
-        with pytest.raises(FileNotFoundError):
-            read(tmp_path / "none")
-
-
 # --- coordinates, their basis once per study -------------------------------------------------------------------------
 
 
@@ -138,16 +132,12 @@ def test_a_damaged_basis_is_not_shared_with_the_next_run(study):
     assert_loads(some_vae(), saved(some_vae(), study / "b"))
 
 
-@pytest.mark.parametrize("refused", ["link", "mkdir"])
-def test_without_hard_links_each_run_has_a_copy(study, monkeypatch, refused):
+def test_without_hard_links_each_run_has_a_copy(study, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     (study / "a").mkdir(parents=True)
-    if refused == "link":
-        monkeypatch.setattr(os, "link", refuse)
-    else:
-        (study / ".bases").touch()  # no folder can be made there
+    monkeypatch.setattr(os, "link", refuse)
     assert_loads(some_vae(), saved(some_vae(), study / "a"))
 
 

@@ -155,12 +155,13 @@ class Look(NamedTuple):
 def look(words: tuple[str, ...]) -> Look:
     """Everything that src/train.py does before its first job."""
     printed, whole = io.StringIO(), sweep.Sweep()
-    with contextlib.ExitStack() as stack:
-        for each in (mock.patch.object(sys, "argv", [str(TRAIN), *words]), mock.patch.dict(os.environ)):
-            stack.enter_context(each)
-        stack.enter_context(mock.patch.object(sweep.INTERRUPTION, "listen"))
-        stack.enter_context(contextlib.redirect_stdout(printed))
-        stack.enter_context(contextlib.redirect_stderr(printed))
+    with (
+        mock.patch.object(sys, "argv", [str(TRAIN), *words]),
+        mock.patch.dict(os.environ),
+        mock.patch.object(sweep.INTERRUPTION, "listen"),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
         code = whole.launch(lambda: None)
     return Look(code, printed.getvalue(), whole.jobs)
 

@@ -1,4 +1,4 @@
-"""Measures the framework on the machine at hand: python src/bench.py [device=cuda] [parts=[updates,start]] [repeats=5]
+"""Measures the framework on the machine at hand: python src/bench.py [device=cuda] [parts=[updates]] [repeats=5]
 
 Ratios are medians over rounds in which each way had its turn; what is absolute depends on what else the machine does.
 """
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from hydra import compose
 from omegaconf import OmegaConf
-from rich.table import Table
 
+from svhn_vae.commands.scores import table_of
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.preflight import from_command_line
@@ -29,7 +29,7 @@ from svhn_vae.runs.installation import CHECKOUT, commit
 if CHECKOUT:
     sys.path.insert(0, str(CHECKOUT))  # where benchmarks/ lies beside src/
 BENCHMARKS = "benchmarks" if CHECKOUT else "svhn_vae.benchmarks"
-commands, updates = (importlib.import_module(f"{BENCHMARKS}.{name}") for name in ("commands", "updates"))
+updates = importlib.import_module(f"{BENCHMARKS}.updates")
 
 Rows = list[dict[str, Any]]  # of a table; times are in seconds unless a column's name says otherwise
 
@@ -46,7 +46,8 @@ def bench() -> None:
         for name in settings["parts"]:
             found[name] = PARTS[name](settings, device, Path(folder) / name)
             write_json(out, found)  # after each part: the next may fail
-            wide_console().print(table_of(name, found[name]))
+            rows = found[name]
+            wide_console().print(table_of(name, list(rows[0]), [[*map(shown, row.values())] for row in rows]))
     print(f"written to {out}", flush=True)
 
 
@@ -80,7 +81,7 @@ def of_updates(settings: Config, device: torch.device, folder: Path) -> Rows:
             ours, bare = updates.timed(
                 fit, updates.bare_loop_of(fit), num_epochs=how["epochs"], num_rounds=settings["repeats"]
             )
-            row = {"size": name, "way": variant, "ms per update": 1000 * median(ours)}
+            row = {"an update of": f"{name}, {variant}", "ms": 1000 * median(ours)}
             row["images/s"] = fit.size.batch_size / median(ours)
             rows.append(row | {"of the bare loop": median(b / o for o, b in zip(ours, bare, strict=True))})
     return rows
@@ -89,50 +90,14 @@ def of_updates(settings: Config, device: torch.device, folder: Path) -> Rows:
 def of_spectrum(settings: Config, device: torch.device, folder: Path) -> Rows:
     numbers = settings["spectrum_images_on_gpu" if device.type == "cuda" else "spectrum_images"]
     found = {num: updates.spectrum_times(num, device) for num in numbers}
-    return [{"images": num, "what": what, "s": s} for num, times in found.items() for what, s in times.items()]
+    return [{"what": f"{what}, {num:,} images", "s": s} for num, times in found.items() for what, s in times.items()]
 
 
-def of_start(settings: Config, device: torch.device, folder: Path) -> Rows:
-    return seconds_rows(commands.start_times(commands.Workplace(folder, device.type), settings["repeats"]))
-
-
-def of_sweep(settings: Config, device: torch.device, folder: Path) -> Rows:
-    return seconds_rows(commands.sweep_times(commands.Workplace(folder, device.type), 4))
-
-
-def seconds_rows(found: dict[str, list[float]]) -> Rows:
-    return [{"what": name, "median s": median(each), "all s": each} for name, each in found.items()]
-
-
-def of_whole_run(settings: Config, device: torch.device, folder: Path) -> Rows:
-    overrides = settings["whole_run_on_gpu" if device.type == "cuda" else "whole_run"]
-    place = commands.Workplace(folder, device.type)
-    found = commands.whole_run(place, *overrides, *settings["whole_run_data"])
-    return [{"what": name, "value": "-" if value is None else value} for name, value in found.items()]
-
-
-PARTS = {
-    "updates": of_updates,
-    "spectrum": of_spectrum,
-    "start": of_start,
-    "sweep": of_sweep,
-    "whole_run": of_whole_run,
-}
-
-
-def table_of(name: str, rows: Rows) -> Table:
-    table = Table(title=name, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in ("size", "way", "what") else "right")
-    for row in rows:
-        table.add_row(*map(shown, row.values()))
-    return table
+PARTS = {"updates": of_updates, "spectrum": of_spectrum}
 
 
 def shown(value: object) -> str:
     """Three digits of a number, or all before the point."""
-    if isinstance(value, list):
-        return " ".join(map(shown, value))
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

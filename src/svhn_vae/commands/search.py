@@ -5,7 +5,6 @@ several values A,B; all other words are the runs' settings. A trial is a run, an
 study's folder keeps the trials: the same command goes on with a search that was killed. Settings: conf/search.yaml
 """
 
-import argparse
 import itertools
 import math
 import sys
@@ -18,12 +17,11 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from svhn_vae.errors import UserError
-from svhn_vae.experiment.attempt import quiet
-from svhn_vae.experiment.configuration import OUTPUTS, register_resolvers
+from svhn_vae.experiment.configuration import quiet, register_resolvers
 from svhn_vae.experiment.preflight import configured, jobs_of
 from svhn_vae.experiment.sweep import Sweep
 from svhn_vae.runs.files import locked, write_json
-from svhn_vae.runs.installation import CONF, as_typed, program
+from svhn_vae.runs.installation import CONF, as_typed, parser_of
 
 OWN = ("trials", "sampler_seed", "num_random")
 
@@ -37,9 +35,7 @@ class Trial(Sweep):
 
 def search() -> int:
     """Runs trials until there are as many as asked for; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog=program(), description=as_typed(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="settings, as for train.py")
     words = parser.parse_args().overrides
     register_resolvers()
@@ -97,9 +93,9 @@ def check(searched: dict[str, Any], fixed: list[str]) -> Path:
     corners = [{key: values[min(place, len(values) - 1)] for key, values in ends.items()}
                for place in range(max(map(len, ends.values())))]  # fmt: skip
     jobs = list(itertools.chain(*(jobs_of([*fixed, *words_of(corner)], is_sweep=False) for corner in corners)))
-    if faults := list(dict.fromkeys(fault for job in jobs for fault in (*job.wrong, job.impossible) if fault)):
-        raise UserError("; ".join(faults))
-    return OUTPUTS / str(jobs[0].settings["study"])
+    if faults := [fault for job in jobs if (fault := job.wrong or job.impossible)]:
+        raise UserError("; ".join(dict.fromkeys(faults)))
+    return jobs[0].path.parent
 
 
 def words_of(params: dict[str, Any]) -> list[str]:

@@ -1,7 +1,6 @@
 """What is done with studies: report writes one's page, claims prints the verdicts of all, runs lists what is there, and
 clean deletes what failed. Imports no torch."""
 
-import argparse
 import math
 import shutil
 import time
@@ -16,14 +15,14 @@ from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.installation import CONF, as_typed, program
+from svhn_vae.runs.installation import CONF, parser_of
 
 EXPERIMENTS = CONF / "experiment" / "claims"
 
 
 def report() -> None:
     """Writes a study's report, a page, and prints its table, best first: python src/report.py outputs/STUDY"""
-    parser = argparse.ArgumentParser(prog=program(), description=as_typed(report.__doc__ or ""))
+    parser = parser_of(report.__doc__)
     parser.add_argument("study", type=Path, help="the study's folder, for instance outputs/demo")
     study = parser.parse_args().study
     if not read_runs(study):
@@ -34,7 +33,7 @@ def report() -> None:
 
 def claims() -> None:
     """Prints what the runs of all studies say of the claims that experiments state: python src/claims.py"""
-    parser = argparse.ArgumentParser(prog=program(), description=as_typed(claims.__doc__ or ""))
+    parser = parser_of(claims.__doc__)
     parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder of the studies")
     parser.add_argument(
         "--experiments", type=Path, default=EXPERIMENTS, help="the folder of those that may not have run"
@@ -62,7 +61,7 @@ def claims() -> None:
 
 def runs() -> None:
     """Lists all studies and their runs: status, age, bits per dimension, size on the disk: python src/runs.py"""
-    parser = argparse.ArgumentParser(prog=program(), description=as_typed(runs.__doc__ or ""))
+    parser = parser_of(runs.__doc__)
     parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder of the studies")
     outputs = parser.parse_args().outputs
     if not outputs.is_dir():
@@ -94,7 +93,7 @@ def megabytes(folder: Path) -> str:
 def clean() -> None:
     """Says which run folders it would delete: those that failed, and those that are named. python src/clean.py yes=true
     deletes them. A finished, diverged or interrupted run goes only where it is named."""
-    parser = argparse.ArgumentParser(prog=program(), description=as_typed(clean.__doc__ or ""))
+    parser = parser_of(clean.__doc__)
     parser.add_argument(
         "words", nargs="*", metavar="FOLDER", help="runs to delete, such as outputs/demo/NAME; yes=true"
     )

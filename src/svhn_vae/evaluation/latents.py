@@ -63,20 +63,16 @@ def of_the_aggregate(mean: Tensor, log_variance: Tensor, z: Tensor, kl: Tensor) 
     return {"mutual_information": information, "aggregate_kl": as_double(kl).mean().item() - information}
 
 
-def linear_probe(codes: np.ndarray, labels: Tensor) -> Pipeline:
-    """A logistic regression of the labels (N,), at least two different ones, on standardised codes (N, Z)."""
+def readers(codes: np.ndarray, labels: Tensor) -> dict[str, Pipeline]:
+    """What reads a label from codes, fitted on codes (N, Z), standardised, with labels (N,), at least two different:
+    a logistic regression, and the most frequent label of the 5 nearest."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY, max_iter=1000))
-    return probe.fit(codes, labels.numpy())
-
-
-def nearest_neighbours(codes: np.ndarray, labels: Tensor) -> Pipeline:
-    """The most frequent of the labels (N,) of the 5 nearest of standardised codes (N, Z)."""
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), KNeighborsClassifier(min(5, len(codes)))).fit(codes, labels.numpy())
+    laws = {
+        "probe_accuracy": LogisticRegression(C=INVERSE_PENALTY, max_iter=1000),
+        "neighbour_accuracy": KNeighborsClassifier(min(5, len(codes))),
+    }
+    return {name: make_pipeline(StandardScaler(), law).fit(codes, labels.numpy()) for name, law in laws.items()}

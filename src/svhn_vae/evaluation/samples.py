@@ -24,7 +24,7 @@ from svhn_vae.model.coordinates import Features, Representation
 from svhn_vae.model.covariance import NUM_LEVELS
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.gallery import Subject, analogy_rows
-from svhn_vae.seeds import Stream, derive_seed
+from svhn_vae.seeds import Stream, derive_seed, seeded
 
 MAX_PAIRS = 20_000_000  # held at a time: 160 MB
 MAX_KNOWN = 100_000  # training images that samples may be copies of
@@ -95,9 +95,8 @@ def generated(vae: VAE, num: int, *, noisy: bool) -> Tensor:
     """num samples of the prior as images (num, 3, 32, 32) uint8: the decoder's mean, or with its own noise (of a
     truncated basis, what is cut off stays at its mean). The same latents at every call."""
     latents = vae.prior.sample(num, torch.Generator().manual_seed(derive_seed(Stream.PICTURES, num)), 1.0)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(Stream.PICTURES, num, 1))
-        parts = []
+    parts = []
+    with seeded(vae.device, derive_seed(Stream.PICTURES, num, 1)):
         for z in latents.split(BATCH):
             likelihood = vae.variance(vae.networks.decode(z)[0])
             parts.append(vae.representation.inverse(likelihood.sample() if noisy else likelihood.mean).cpu())

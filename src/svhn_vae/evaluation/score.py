@@ -23,7 +23,7 @@ from svhn_vae.evaluation.bound import (
 )  # fmt: skip
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
 from svhn_vae.evaluation.judge import Judge
-from svhn_vae.evaluation.latents import linear_probe, nearest_neighbours, of_the_aggregate
+from svhn_vae.evaluation.latents import of_the_aggregate, readers
 from svhn_vae.evaluation.samples import reconstruction_metrics, round_trip_metrics, sample_scores
 from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim
 from svhn_vae.model.networks.interface import OneLevel
@@ -172,8 +172,7 @@ def label_metrics(vae: VAE, splits: EvaluationSplits, batches: EvaluationBatches
     known, found = (
         np.concatenate(list(codes(vae, of))) for of in (EvaluationBatches(images, vae.representation), batches)
     )
-    readers = {"probe_accuracy": linear_probe, "neighbour_accuracy": nearest_neighbours}
-    read = {name: read(known, digits).predict(found) for name, read in readers.items()}
+    read = {name: reader.predict(found) for name, reader in readers(known, digits).items()}
     if vae.num_labels:
         read["label_accuracy"] = torch.cat([vae.labels_of(batch.y) for batch in batches]).cpu().numpy()  # pyright: ignore[reportArgumentType, reportCallIssue]
     return {name: float((digits == labels.numpy()).mean()) for name, digits in read.items()}

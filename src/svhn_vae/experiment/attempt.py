@@ -5,18 +5,15 @@ Nothing that happens in it ends a sweep, but being asked to leave.
 
 import contextlib
 import functools
-import logging
 import math
-import threading
 import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from svhn_vae.errors import (
     MEANT_FOR_A_PERSON,
@@ -29,18 +26,17 @@ from svhn_vae.errors import (
     wants_traceback,
 )
 from svhn_vae.evaluation.score import lacks
-from svhn_vae.experiment.build import build_job, fit_device, load_data, load_judge
-from svhn_vae.experiment.configuration import choices, plain, register_resolvers
+from svhn_vae.experiment.build import Request, build_job, fit_device, load_data, load_judge
+from svhn_vae.experiment.configuration import choices, plain, quiet, register_resolvers
 from svhn_vae.experiment.loading import complete_scores
 from svhn_vae.experiment.processes import PROCESSES
 from svhn_vae.experiment.run import fit, run
 from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.identity import DELETED, Config, differences, identity
+from svhn_vae.runs.identity import DELETED, differences, identity
 from svhn_vae.runs.installation import commit
 
 commit_now = functools.cache(commit)  # what this process has read
-EXCEPTHOOK = threading.excepthook  # the one before quiet()
 
 
 class Outcome(NamedTuple):
@@ -52,48 +48,40 @@ class Outcome(NamedTuple):
     value: float = math.nan  # val/negative_elbo, for Hydra's sweepers
 
 
-def run_job(
-    cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown: Sequence[str], note_study: Callable[[], None]
-) -> Outcome:
+def run_job(request: Request, note_study: Callable[[], None]) -> Outcome:
     """Runs the job unless it is done, or at work in another process. Raises Interrupted."""
+    cfg, name = request.cfg, request.folder.path.name
     num = cfg.trainer.devices * cfg.trainer.num_nodes
     if not PROCESSES.is_first(num):
-        PROCESSES.follow(lambda: fit_again(folder.path, cfg, chosen))
-        return Outcome(folder.path.name, "elsewhere")
+        PROCESSES.follow(lambda: fit_along(request))
+        return Outcome(name, "elsewhere")
     try:
         with PROCESSES.job(num):
             digest = load_data(cfg).digest
-            note_command(folder, note_study)
-            found = known(cfg, folder, digest)
+            note_study()
+            found = known(request, digest)
             if found and found.status == "done":
-                complete(cfg, folder)
-            return found or run_alone(cfg, chosen, folder, shown, digest)
+                complete(request)
+            return found or run_alone(request, digest)
     except Busy as busy:
         print(f"  left alone: {busy}", flush=True)
-        return Outcome(folder.path.name, "elsewhere")
+        return Outcome(name, "elsewhere")
     except Exception as error:  # before it has begun: what is in the folder is not this job's
-        return failed(cfg, folder, error, has_begun=False)
+        return failed(request, error, has_begun=False)
 
 
-def note_command(folder: RunFolder, note_study: Callable[[], None]) -> None:
-    """Says so where that cannot be: a finished run is told all the same, another says itself what it cannot write."""
-    try:
-        note_study()
-    except (OSError, Busy) as error:
-        print(f"  the command cannot be noted in {folder.path.parent}: {one_line(error)}", flush=True)
-
-
-def known(cfg: DictConfig, folder: RunFolder, digest: str) -> Outcome | None:
+def known(request: Request, digest: str) -> Outcome | None:
     """What a finished run has come to; None if it is to be run. Raises UserError if it is of other images."""
+    folder = request.folder
     facts, status = folder.facts, folder.facts.get("status", "")
-    if cfg.rerun or not facts:
+    if request.cfg.rerun or not facts:
         return None
     if facts.get("data") not in (None, digest):
         raise UserError(
             f"this configuration has run already on other images (data {facts['data']}, now {digest}): "
             "use another study=NAME, or rerun=true"
         )
-    check_same_settings(cfg, facts)
+    check_same_settings(request)
     if not folder.is_finished:
         return None
     said = f", made at commit {facts['commit']}, now {commit_now()}" if is_of_other_code(folder) else ""
@@ -102,19 +90,20 @@ def known(cfg: DictConfig, folder: RunFolder, digest: str) -> Outcome | None:
     return Outcome(folder.path.name, status, value=folder.result.get("metrics", {}).get("val/negative_elbo", math.nan))
 
 
-def check_same_settings(cfg: DictConfig, facts: Config) -> None:
+def check_same_settings(request: Request) -> None:
     """Raises UserError where a shipped default has changed since the run was made: its name does not tell."""
-    now, then = plain(cfg), identity(facts.get("config", {}))
-    found = {key: value for key, value in differences(now, then).items() if key in then and value is not DELETED}
-    for key, value in found.items():
-        raise UserError(
-            f"this run was made with {key}={then[key]}, a default that is now {value}: "
-            "use another study=NAME, or rerun=true"
-        )
+    now, then = plain(request.cfg), identity(request.folder.facts.get("config", {}))
+    for key, value in differences(now, then).items():
+        if key in then and value is not DELETED:
+            raise UserError(
+                f"this run was made with {key}={then[key]}, a default that is now {value}: "
+                "use another study=NAME, or rerun=true"
+            )
 
 
-def complete(cfg: DictConfig, folder: RunFolder) -> None:
+def complete(request: Request) -> None:
     """Adds scores that are asked for to the result of a finished run, from its weights. Raises Busy."""
+    cfg, folder = request.cfg, request.folder
     if not lacks(folder.result, judge=cfg.judge, iw_samples=cfg.iw_samples):
         return
     dataset = load_data(cfg)
@@ -131,16 +120,17 @@ def is_of_other_code(folder: RunFolder) -> bool:
     return folder.facts.get("commit") not in (None, commit_now()) and commit_now() is not None
 
 
-def run_alone(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown: Sequence[str], digest: str) -> Outcome:
+def run_alone(request: Request, digest: str) -> Outcome:
     """Under the run's lock. Raises Busy if another process has it, and Interrupted."""
+    cfg, folder = request.cfg, request.folder
     with locked(folder.path):
-        if (outcome := known(cfg, folder, digest)) is not None:  # it may have been done in between
+        if (outcome := known(request, digest)) is not None:  # it may have been done in between
             return outcome
-        announce_continuation(cfg, folder)
+        announce_continuation(request)
         try:
-            note_configuration(folder, cfg)
-            folder.begin(digest, plain(cfg), chosen, commit_now())
-            result = run(build_job(cfg, chosen, folder, shown))
+            note_configuration(request)
+            folder.begin(digest, plain(cfg), request.choices, commit_now())
+            result = run(build_job(request))
             folder.end("done")
         except Diverged as error:
             print(f"  diverged: {error}", flush=True)
@@ -152,14 +142,15 @@ def run_alone(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown:
             note_end(folder, "interrupted", how)
             raise
         except Exception as error:
-            return failed(cfg, folder, error, has_begun=True)
+            return failed(request, error, has_begun=True)
     print(f"  {in_words(result)}", flush=True)
     return Outcome(folder.path.name, "done", value=result["metrics"]["val/negative_elbo"])
 
 
-def announce_continuation(cfg: DictConfig, folder: RunFolder) -> None:
+def announce_continuation(request: Request) -> None:
     """Sets an earlier run aside for rerun=true, and says what is known of the one that goes on."""
-    if cfg.rerun and folder.facts:
+    folder = request.folder
+    if request.cfg.rerun and folder.facts:
         print(f"  the earlier run is now {folder.set_aside()}", flush=True)
     if folder.damage:
         print(f"  {folder.damage}", flush=True)
@@ -167,16 +158,19 @@ def announce_continuation(cfg: DictConfig, folder: RunFolder) -> None:
         print(f"  begun at commit {folder.facts['commit']}, now {commit_now()}; rerun=true starts over", flush=True)
 
 
-def fit_again(path: Path, cfg: DictConfig | None = None, chosen: dict[str, str] | None = None) -> None:
-    """What another process than the first does for the run in a folder that the first has begun: fits it with it."""
+def fit_along(request: Request) -> None:
+    """What another process than the first does for a run that the first has begun: fits it with the first."""
     quiet()
-    if cfg is None:
-        register_resolvers()
-        cfg, hydra_cfg = (OmegaConf.load(path / ".hydra" / f"{name}.yaml") for name in ("config", "hydra"))  # pyright: ignore[reportAssignmentType]
-        chosen = choices(hydra_cfg.hydra)
-    folder = RunFolder(path)
+    folder = request.folder
     resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None  # the first has looked at it
-    fit(build_job(cfg, chosen, folder, ()), resume)  # pyright: ignore[reportArgumentType]
+    fit(build_job(request), resume)
+
+
+def fit_as_child(path: Path) -> None:
+    """The same for the run in a folder, in a process that Lightning has started."""
+    register_resolvers()
+    cfg, hydra_cfg = (OmegaConf.load(path / ".hydra" / f"{name}.yaml") for name in ("config", "hydra"))
+    fit_along(Request(cfg, choices(hydra_cfg.hydra), RunFolder(path)))  # pyright: ignore[reportArgumentType]
 
 
 def in_words(result: dict) -> str:
@@ -185,13 +179,14 @@ def in_words(result: dict) -> str:
     return f"{score} on {result['data']['name']} data, trained in {result['cost']['seconds']:.0f} s"
 
 
-def failed(cfg: DictConfig, folder: RunFolder, error: Exception, *, has_begun: bool) -> Outcome:
+def failed(request: Request, error: Exception, *, has_begun: bool) -> Outcome:
     """Says it in a line; of a bug the traceback, too, which error.log has in any case. In an except block."""
-    cause = root_of(error)
+    folder, cause = request.folder, root_of(error)
     is_expected, reason = isinstance(cause, MEANT_FOR_A_PERSON), one_line(cause)
     if is_out_of_memory(cause):
         is_expected = True
-        reason = f"out of memory with batch_size={cfg.batch_size}: lower batch_size, network_scale or data.limit"
+        size = f"batch_size={request.cfg.batch_size}"
+        reason = f"out of memory with {size}: lower batch_size, network_scale or data.limit"
     if (has_begun or not is_expected) and folder.path.is_dir():
         with contextlib.suppress(OSError):
             folder.error_log.write_text(traceback.format_exc(), encoding="utf-8")
@@ -218,28 +213,10 @@ def note_end(folder: RunFolder, status: str, reason: str, step: int | None = Non
         print(f"  this cannot be noted in its folder: {one_line(error)}", flush=True)
 
 
-def note_configuration(folder: RunFolder, cfg: DictConfig) -> None:
+def note_configuration(request: Request) -> None:
     """What Hydra itself writes into .hydra/, but only once the run begins."""
-    hydra_cfg = HydraConfig.instance().cfg
-    contents = {"config": cfg, "hydra": hydra_cfg, "overrides": hydra_cfg.hydra.overrides.task}  # pyright: ignore[reportAttributeAccessIssue]
+    hydra_cfg: Any = HydraConfig.instance().cfg
+    contents = {"config": request.cfg, "hydra": hydra_cfg, "overrides": hydra_cfg.hydra.overrides.task}
     for name, content in contents.items():
-        with replacing(folder.path / ".hydra" / f"{name}.yaml") as beside:
+        with replacing(request.folder.path / ".hydra" / f"{name}.yaml") as beside:
             beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
-
-
-def tell_of_thread(args: threading.ExceptHookArgs) -> None:
-    """An OSError of TensorBoard's thread is left out, because the logger's next write raises it as well."""
-    if not isinstance(args.exc_value, OSError):
-        EXCEPTHOOK(args)
-
-
-def quiet() -> None:
-    """Leaves out what libraries say about choices that are made here on purpose, for the rest of this process."""
-    threading.excepthook = tell_of_thread
-    for library in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
-    warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated.*")  # torch 2.13
-    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")  # joblib's has grown
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

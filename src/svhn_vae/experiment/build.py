@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from svhn_vae.data.batches import Batching
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
@@ -32,6 +33,7 @@ from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
 from svhn_vae.experiment.configuration import CONF, OUTPUTS, is_of_training, plain
 from svhn_vae.experiment.processes import num_processes
 from svhn_vae.model.condition import LabelledNetworks, LabelledPrior
+from svhn_vae.model.networks import Sizes
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config
@@ -43,17 +45,24 @@ from svhn_vae.training.module import LitVAE
 EXTRAS = ("mlflow", "wandb")  # loggers whose library comes with the extra of their name
 
 
+class Request(NamedTuple):
+    """A run that is asked for."""
+
+    cfg: DictConfig
+    choices: dict[str, str]  # group -> file
+    folder: RunFolder
+    shown: Sequence[str] = ()  # the settings by which TensorBoard tells runs apart
+
+
 class Job(NamedTuple):
     """Everything of a run, built."""
 
+    request: Request
     folder: RunFolder
     config: Config  # resolved, plain
-    choices: dict[str, str]  # group -> file
     data: DataModule  # set up
     module: LitVAE
     trainer: L.Trainer
-    judge: Callable[[Dataset], Judge | None] | None  # loads it, or trains it; None: samples are not judged
-    shown: Sequence[str]  # the settings by which TensorBoard tells runs apart
 
 
 def make(group: str, node: DictConfig, **wired: Any) -> Any:
@@ -156,8 +165,9 @@ def source_of(cfg: DictConfig) -> Source | Mapped:
     return Mapped(source, cache_folder(cfg)) if cfg.memory_map else source
 
 
-def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown: Sequence[str]) -> Job:
+def build_job(request: Request) -> Job:
     """A whole run, its data loaded and its representation fitted. Raises what is wrong with either, in a line."""
+    cfg, folder = request.cfg, request.folder
     module = build_module(cfg)
     trainer = build_trainer(cfg, folder, build_loggers(cfg, folder))
     data = build_data(cfg, module.vae)
@@ -165,8 +175,7 @@ def build_job(cfg: DictConfig, chosen: dict[str, str], folder: RunFolder, shown:
     if rank_zero_only.rank == 0:  # and gives the others what it starts with: see LitVAE
         module.vae.prior.start(data.evaluation.seen)
         module.vae.variance.start(data.evaluation.seen)
-    judge = functools.partial(load_judge, cfg) if cfg.judge else None
-    return Job(folder, plain(cfg), chosen, data, module, trainer, judge, shown)
+    return Job(request, folder, plain(cfg), data, module, trainer)
 
 
 def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None, num_labels: int | None = None) -> VAE:
@@ -179,13 +188,8 @@ def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None, num_lab
     torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
     representation = make("pca", cfg.pca, image_shape=image_shape)
     variance = make("variance", cfg.variance, event_shape=representation.event_shape)
-    networks = make(
-        "model",
-        with_labels(cfg.model, num_labels),
-        event_shape=representation.event_shape,
-        params_per_element=variance.params_per_element,
-        params_per_image=representation.residual.params_per_image,
-    )
+    sizes = Sizes(representation.event_shape, variance.params_per_element, representation.residual.params_per_image)
+    networks = make("model", with_labels(cfg.model, num_labels), sizes=sizes)
     if num_labels:
         networks = LabelledNetworks(networks, num_labels)
         prior = LabelledPrior([make("prior", cfg.prior, networks=networks) for _ in range(num_labels)])
@@ -227,20 +231,17 @@ def build_module(cfg: DictConfig) -> LitVAE:
 
 def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
     """The data in the coordinates of the VAE's representation, which the data's `setup` fits."""
-    return DataModule(
-        source_of(cfg),
-        vae.representation,
+    batching = Batching(
         batch_size=cfg.batch_size,
-        updates_per_step=1 if is_one_per_step(cfg) else cfg.updates_per_step,
+        per_step=1 if is_one_per_step(cfg) else cfg.updates_per_step,
         augmentation=make("augmentation", cfg.augmentation),
-        dequantise=cfg.dequantise,
+        add_noise=cfg.dequantise,
         epochs_per_noise=cfg.epochs_per_noise,
         shuffle=cfg.shuffle,
         seed=cfg.seed,
-        labels=cfg.labels,
-        cache=cache_folder(cfg),
-        fit_device=fit_device(cfg),
     )
+    places = {"cache": cache_folder(cfg), "fit_device": fit_device(cfg)}
+    return DataModule(source_of(cfg), vae.representation, batching, labels=cfg.labels, **places)
 
 
 def is_one_per_step(cfg: DictConfig) -> bool:

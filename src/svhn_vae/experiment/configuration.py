@@ -1,8 +1,11 @@
 """What Hydra composes from conf/, and what of it is a run's: plain values, choices, defaults, its name."""
 
 import functools
+import logging
 import math
 import re
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,13 +68,14 @@ def composing() -> Iterator[None]:
         yield
 
 
-def plain(cfg: DictConfig) -> Config:
-    """The resolved configuration without Hydra's own part, as plain dicts and lists."""
-    nodes = {str(key): cfg[key] for key in cfg if key != "hydra"}
-    return {
-        key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        for key, node in nodes.items()
-    }
+def without_hydras(cfg: DictConfig) -> DictConfig:
+    """A copy of the configuration without Hydra's own part."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def plain(cfg: DictConfig, *, resolve: bool = True) -> Config:
+    """The configuration without Hydra's own part, as plain dicts and lists."""
+    return OmegaConf.to_container(without_hydras(cfg), resolve=resolve)  # pyright: ignore[reportReturnType]
 
 
 def choices(hydra_cfg: Any) -> dict[str, str]:
@@ -128,12 +132,9 @@ def shipped_files(name: str, chosen: tuple[str, ...], searchpath: tuple[str, ...
 
 def expected(cfg: DictConfig, shipped: DictConfig) -> Config:
     """The shipped values, flat. What is computed in them, as widths are, is computed from the values of `cfg`."""
-    values = {str(key): shipped[key] for key in shipped if key != "hydra"}
-    unresolved: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=False)
-    raw = flatten(unresolved)
-    mixed = OmegaConf.create({str(key): _unresolved(cfg, str(key)) for key in cfg if key != "hydra"})
+    mixed = OmegaConf.create(plain(cfg, resolve=False))
     found: Config = {}
-    for key, value in raw.items():
+    for key, value in flatten(plain(shipped, resolve=False)).items():
         if isinstance(value, str) and "${" in value:
             try:
                 OmegaConf.update(mixed, key, value, force_add=True)
@@ -142,11 +143,6 @@ def expected(cfg: DictConfig, shipped: DictConfig) -> Config:
                 continue
         found[key] = value
     return found
-
-
-def _unresolved(cfg: DictConfig, key: str) -> Any:
-    alone: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key]), resolve=False)
-    return alone[key]
 
 
 def help_text() -> str:
@@ -164,3 +160,21 @@ def described(path: Path) -> str:
     """The first comment of a YAML file that says something to a person."""
     comments = re.findall(r"^# (?!@package)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return comments[0] if comments else ""
+
+
+def quiet() -> None:
+    """Leaves out what libraries say about choices that are made here on purpose, for the rest of this process."""
+    threading.excepthook = tell_of_thread
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # what it logs as an error, it raises as well
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # Lightning on torch 2.13
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated.*")  # torch 2.13
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")  # joblib's has grown
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+
+
+def tell_of_thread(args: threading.ExceptHookArgs) -> None:
+    """An OSError of TensorBoard's thread is left out, because the logger's next write raises it as well."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)

@@ -5,7 +5,8 @@ A stored configuration names, per group, one of the classes that conf/ has for t
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, Source, load_once
-from svhn_vae.errors import DataError, UserError
+from svhn_vae.errors import Damaged, DataError, UserError
 from svhn_vae.evaluation.finished_run import FinishedRun
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.score import completed
@@ -28,13 +29,7 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import (
-    load_model,
-    load_parts,
-    load_tensors,
-    save_tensors,
-    stored_shapes,
-)
+from svhn_vae.runs.weights import load_model, load_parts, load_tensors, save_tensors, stored_shapes
 
 BASES = {
     "data": Source,
@@ -45,7 +40,7 @@ BASES = {
     "condition": VAE,
 }
 BEFORE = {  # of runs older than the group
-    "prior": {"_target_": "svhn_vae.model.prior.law.StandardNormal"},
+    "prior": {"_target_": "svhn_vae.model.prior.StandardNormal"},
     "condition": {"_target_": "svhn_vae.model.vae.VAE"},
 }
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
@@ -67,7 +62,8 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> FinishedRu
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
         groups = trusted(folder.config, "pca", "model", "variance", "prior", "condition")
         shape, num_labels = stored_shapes(stored)
-        vae = built(folder.config, lambda: build_vae(groups, shape, num_labels))
+        with damaged_otherwise(folder.config):
+            vae = build_vae(groups, shape, num_labels)
     if stored == folder.exported:
         load_model(vae, stored)
     else:
@@ -75,14 +71,15 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> FinishedRu
     return FinishedRun(vae.to(device), folder.result)
 
 
-def built(config: Path, build: Callable[[], Any]) -> Any:
-    """What is built of a stored configuration. Raises UserError for values that its classes cannot take."""
+@contextmanager
+def damaged_otherwise(config: Path) -> Iterator[None]:
+    """Raises Damaged for whatever a parser makes of any bytes, and a constructor of any values."""
     try:
-        return build()
+        yield
     except (OSError, UserError):
         raise
-    except Exception as error:  # whatever a constructor makes of any values
-        raise UserError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:
+        raise Damaged(config, error) from error
 
 
 def trusted(config: Path, *groups: str) -> DictConfig:
@@ -92,18 +89,13 @@ def trusted(config: Path, *groups: str) -> DictConfig:
     value, or if the file is damaged.
     """
     register_resolvers()
-    try:
+    with damaged_otherwise(config):
         cfg: Any = OmegaConf.load(config)
         for value in strings(OmegaConf.to_container(cfg)):
             if "${" in INTERPOLATION.sub("", value):
                 raise UserError(f"{config} must hold plain values, got {value}")
-        stored = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups if group in cfg}
+        stored = BEFORE | {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups if group in cfg}
         seed = int(cfg.get("seed", 0))
-    except (OSError, UserError):
-        raise
-    except Exception as error:  # whatever a parser makes of any bytes
-        raise UserError(f"{config} is damaged: {' '.join(str(error).split())[:200]}") from None
-    stored = BEFORE | stored
     return OmegaConf.create({"seed": seed} | {group: own(config, group, stored.get(group)) for group in groups})
 
 
@@ -166,14 +158,15 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
     folder = RunFolder(Path(path))
     if not folder.result:
         raise FileNotFoundError(f"{path} is not a finished run: there is no result.json")
-    config = folder.config
-    cfg = trusted(config, "data").data
+    cfg = trusted(folder.config, "data").data
     if data_root is not None:
         if "root" not in cfg:
             raise UserError(f"data_root={data_root} is for images from files, and {path} ran on {cfg._target_}")
         cfg.root = data_root
     try:
-        dataset, expected = load_once(built(config, lambda: make("data", cfg))), folder.result["data"]["digest"]
+        with damaged_otherwise(folder.config):
+            source = make("data", cfg)
+        dataset, expected = load_once(source), folder.result["data"]["digest"]
     except DataError as error:  # which says what train takes
         raise DataError(str(error).replace("data.root", "data_root")) from None
     if dataset.digest != expected and not other_images:

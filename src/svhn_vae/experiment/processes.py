@@ -39,11 +39,7 @@ KINDS = {kind.__name__: kind for kind in (UserError, OSError, MemoryError, torch
 
 def num_processes(trainer: Mapping[str, Any], batch_size: int) -> int:
     """How many train a run, by the settings of conf/trainer. Raises UserError for what is not supported, in a line."""
-    counts = {name: str(trainer[name]) for name in ("devices", "num_nodes")}
-    for name, count in counts.items():
-        if not count.isdecimal() or int(count) < 1:
-            raise UserError(f"trainer.{name} must be a number, 1 or more, got {count}")
-    num_devices, num_nodes = map(int, counts.values())
+    num_devices, num_nodes = trainer["devices"], trainer["num_nodes"]
     num, environment = num_devices * num_nodes, starter()
     if num > 1 and trainer["strategy"] != "ddp":
         raise UserError(

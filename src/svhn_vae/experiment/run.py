@@ -15,32 +15,27 @@ import torch
 
 from svhn_vae.data.batches import EvaluationBatches, every_nth
 from svhn_vae.data.sources import Dataset
-from svhn_vae.errors import (
-    Damaged,
-    Diverged,
-    Interrupted,
-    UserError,
-)
+from svhn_vae.errors import Damaged, Diverged, Interrupted, UserError
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.latents import posteriors_of
 from svhn_vae.evaluation.samples import sample_scores
 from svhn_vae.evaluation.score import Score, score_run
-from svhn_vae.experiment.build import Job
+from svhn_vae.experiment.build import Job, load_judge
 from svhn_vae.experiment.processes import PROCESSES
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
 from svhn_vae.pictures.sheet import write_png
 from svhn_vae.runs.files import write_json
+from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config, flatten, identity
 from svhn_vae.runs.installation import commit
-from svhn_vae.runs.weights import load_best, save_prior, save_representation, save_tensors
+from svhn_vae.runs.weights import load_weights, save_prior, save_representation, save_tensors
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
 from svhn_vae.training.checkpoints import Last, continuation
-from svhn_vae.training.divergence import load_last_finite
 from svhn_vae.training.interruption import INTERRUPTION
 from svhn_vae.training.loggers import TensorBoard, Wandb, history_of
 
@@ -75,7 +70,7 @@ def train_and_score(job: Job) -> Config:
     folder = job.folder
     if not is_trained(job):
         train(job)
-    load_best(job.module.vae, folder)
+    load_weights(job.module.vae, folder.best_checkpoint)
     save_representation(job.module.vae, folder)
     if job.module.vae.prior.is_fitted_last:
         fit_prior(job)
@@ -87,7 +82,7 @@ def train_and_score(job: Job) -> Config:
     draw(job)
     folder.check_there()
     others = folder.facts["learnt"] | bound_of(job, "seen")
-    if job.judge is not None and (judge := job.judge(job.data.dataset)) is not None:
+    if job.config["judge"] and (judge := load_judge(job.request.cfg, job.data.dataset)) is not None:
         scores = sample_scores(job.module.vae, job.data.dataset, judge)
         log(job, scores.metrics)
         others, score.details["posterior_predictive"] = others | scores.metrics, scores.checks
@@ -102,7 +97,7 @@ def is_trained(job: Job) -> bool:
     if not {"cost", "learnt"} <= set(job.folder.facts):
         return False
     try:
-        load_best(job.module.vae, job.folder)
+        load_weights(job.module.vae, job.folder.best_checkpoint)
     except (Damaged, FileNotFoundError) as error:
         print(f"  {error}: trained again", flush=True)
         job.folder.trains_again()
@@ -152,12 +147,13 @@ def callback(trainer: L.Trainer, kind: type) -> Any:
 
 def announce_hyperparameters(job: Job) -> None:
     """To TensorBoard what tells the runs of a sweep apart, so that its table opens with this; to other loggers all."""
-    settings = {**flatten(job.config), **job.choices}
+    choices, settings = job.request.choices, flatten(job.config) | job.request.choices
+    shown = {key: settings.get(key, "deleted") for key in job.request.shown}
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoard):
-            logger.announce({key: settings.get(key, "deleted") for key in job.shown}, job.trainer.max_epochs or -1)
+            logger.announce(shown, job.trainer.max_epochs or -1)
         else:
-            logger.log_hyperparams({**identity(job.config), **job.choices})  # pyright: ignore[reportArgumentType]
+            logger.log_hyperparams(identity(job.config) | choices)  # pyright: ignore[reportArgumentType]
 
 
 def log(job: Job, metrics: Mapping[str, float]) -> None:
@@ -247,6 +243,17 @@ def leave_partial_result(job: Job) -> None:
     draw(job)
 
 
+def load_last_finite(vae: VAE, folder: RunFolder) -> Path | None:
+    """The best checkpoint's weights, or else the last one's; None if there is neither. All on disk are finite."""
+    for path in (folder.best_checkpoint, folder.last_checkpoint):
+        try:
+            load_weights(vae, path)
+        except (Damaged, FileNotFoundError):
+            continue
+        return path
+    return None
+
+
 def result_of(job: Job, metrics: dict[str, float], score: Score, cost: Config) -> Config:
     """`metrics`: all but the test's."""
     dataset, representation = job.data.dataset, job.module.vae.representation
@@ -266,7 +273,7 @@ def described(job: Job) -> Config:
     return {
         "name": job.folder.path.name,
         "seed": job.config["seed"],
-        "choices": job.choices,
+        "choices": job.request.choices,
         "data": data_facts(job.data.dataset),
         "commit": job.folder.facts.get("commit", commit()),
         "versions": versions(),

@@ -47,7 +47,7 @@ ADDED = {  # settings of Lightning's Trainer that runs are made for, and trainer
 FREE = ("study", "hypotheses")  # checked by what reads them
 # Least values; all others are 0, but where the default is negative.
 ONE_OR_MORE = re.compile(
-    r"batch_size|.*_every_n_epochs?|.*every_n_validations|epochs_per_noise|updates_per_step|repeats|trainer\.max_epochs"
+    r"batch_size|.*_every_n_epochs?|.*every_n_validations|epochs_per_noise|updates_per_step|repeats|trainer\.(max_epochs|devices|num_nodes)"
     r"|.*times_per_doubling|data\.num_(train|test)"
 )
 ABOVE_0 = re.compile(

@@ -5,8 +5,8 @@ Images and latents derive from the subject's seed and data alone: runs show the 
 Shapes: N images x (N, C, H, W), B of a batch, D pixels of an image; Z latents; E = event_shape of y; K components kept.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from svhn_vae.data.batches import centred, dequantised_chunks
+from svhn_vae.data.batches import EvaluationBatches, centred
 from svhn_vae.data.sources import Dataset
 from svhn_vae.model.coordinates import Projection, Representation
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.networks import Inferred
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.sheet import captioned, grid, labelled, stacked
-from svhn_vae.seeds import Stream, derive_seed
+from svhn_vae.seeds import Stream, derive_seed, seeded
 
 COLUMNS = 10
 BLOCK_GAP = 12  # pixels between blocks of rows that belong together
@@ -216,10 +216,9 @@ def likely(subject: Subject) -> Picture:
 def elbos(vae: VAE, images: Tensor) -> Tensor:
     """uint8 images (N, C, H, W) -> the bound on log p(x) of each (N,), in nats."""
     found = []
-    with torch.random.fork_rng():
-        for index, x in enumerate(dequantised_chunks(images, Stream.EVALUATION_NOISE)):
-            torch.manual_seed(derive_seed(Stream.EVALUATION_LATENTS, index))
-            found.append(vae(vae.representation(x.to(vae.device))).terms.elbo.cpu())
+    for index, batch in enumerate(EvaluationBatches(images, vae.representation)):
+        with seeded(vae.device, derive_seed(Stream.EVALUATION_LATENTS, index)):
+            found.append(vae(batch).terms.elbo.cpu())
     return torch.cat(found)
 
 
@@ -276,12 +275,9 @@ def generator(subject: Subject, place: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(Stream.PICTURES, subject.seed, place))
 
 
-@contextmanager
-def decoder_noise(subject: Subject) -> Iterator[None]:
+def decoder_noise(subject: Subject) -> AbstractContextManager[None]:
     """Within it, distributions draw from the subject's seed: they know no generator but torch's own."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(Stream.PICTURES, subject.seed, DECODER))
-        yield
+    return seeded(subject.vae.device, derive_seed(Stream.PICTURES, subject.seed, DECODER))
 
 
 def infer(vae: VAE, x: Tensor) -> Inferred:

@@ -17,7 +17,6 @@ from svhn_vae.runs.identity import COUNT_OR_FRACTION, identity, is_decisive
 METRIC, FRECHET = "test/bits_per_dim", "samples/frechet"
 PARTS = {"seed": int, "data": dict, "metrics": dict, "config": dict, "choices": dict, "cost": dict}  # of result.json
 PRESETS = ("trainer", "experiment")  # their choices set values of other groups
-ABSENT = "-"  # of a setting that a run does not have
 TRAIN_IMAGES = "data.train_digest"  # a setting like others, where no configuration tells the training images apart
 
 
@@ -31,13 +30,18 @@ class Run(NamedTuple):
     facts: Mapping[str, Any] = MappingProxyType({})  # status.json: times, step, cost, configuration
 
     @property
+    def noted(self) -> Mapping[str, Any]:
+        """The result, or what status.json has of it before there is one: older runs note less of themselves."""
+        return self.result or self.facts
+
+    @property
     def config(self) -> Mapping[str, Any]:
-        """Resolved; {} of a run that has neither finished nor noted it, as older ones did not."""
-        return (self.result or self.facts).get("config", {})
+        """Resolved; {} where it is not known."""
+        return self.noted.get("config", {})
 
     @property
     def choices(self) -> Mapping[str, str]:
-        return (self.result or self.facts).get("choices", {})
+        return self.noted.get("choices", {})
 
     @property
     def seed(self) -> Any:
@@ -56,18 +60,23 @@ class Run(NamedTuple):
     @property
     def commit(self) -> str:
         """Empty where it was not noted."""
-        return (self.result or self.facts).get("commit") or ""
+        return self.noted.get("commit") or ""
 
     @property
     def cost(self) -> Mapping[str, Any]:
         """{} of a run whose training has not ended."""
-        return (self.result or self.facts).get("cost", {})
+        return self.noted.get("cost", {})
 
     @property
     def settings(self) -> dict[str, Any]:
         """Choices, and by dotted key every value that decides the result, but for the seed."""
         chosen = {group: choice for group, choice in self.choices.items() if is_decisive(group)}
         return {**chosen, **{key: value for key, value in identity(self.config).items() if key != "seed"}}
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The settings in one spelling, so that equal ones are equal texts; {} where the configuration is not known."""
+        return {key: text_of(key, value) for key, value in self.settings.items()} if self.config else {}
 
     def number(self, part: str, name: str) -> float:
         """Of a part of result.json; NaN where there is none."""
@@ -124,16 +133,16 @@ class Variant(NamedTuple):
     label: str
     runs: list[Run]  # the finished ones, in the order of their seeds
     unfinished: list[Run]  # all others: diverged, failed, interrupted, running
-    settings: dict[str, Any]  # {} where they were not noted
+    settings: dict[str, str]  # as texts; {} where they were not noted
 
-    def scores(self, metric: str = METRIC) -> dict[int, float]:
-        """Seed -> the metric, of the runs that have it."""
-        found = {run.seed: run.number("metrics", metric) for run in self.runs if metric in run.result["metrics"]}
+    def scores(self, metric: str = METRIC, part: str = "metrics") -> dict[int, float]:
+        """Seed -> a number of result.json, of the runs that have a finite one."""
+        found = {run.seed: run.number(part, metric) for run in self.runs}
         return {seed: score for seed, score in found.items() if math.isfinite(score)}
 
-    def mean(self, metric: str = METRIC) -> float:
+    def mean(self, metric: str = METRIC, part: str = "metrics") -> float:
         """Over seeds; NaN where there is none."""
-        scores = self.scores(metric).values()
+        scores = self.scores(metric, part).values()
         return statistics.fmean(scores) if scores else math.nan
 
     @property
@@ -150,41 +159,43 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
 
     A run whose configuration is not known stands alone, under its name.
     """
-    images: dict[str, list[str]] = {}  # settings -> the digests of training images
+    groups: dict[object, list[Run]] = {}
+    settings = _settings(runs)
     for run in runs:
-        images.setdefault(_exact(run.settings), []).extend([run.train_images] if run.train_images else [])
-    groups: dict[tuple, list[Run]] = {}
-    for run in runs:
-        seen = images[_exact(run.settings)]
-        key = (_exact(run.settings), run.train_images or next(iter(seen), None)) if run.config else (run.name,)
-        groups.setdefault(key, []).append(run)
-    settings = [_settings(run, images) for run, *_ in groups.values()]
-    known = [(group[0], one) for group, one in zip(groups.values(), settings, strict=True) if one]
-    named = dict(zip((run.name for run, _ in known), labels(known), strict=True))
+        groups.setdefault(frozenset(settings[run.name].items()) or run.name, []).append(run)
+    firsts = [group[0] for group in groups.values() if settings[group[0].name]]
+    named = dict(zip((run.name for run in firsts), _labels(firsts, settings), strict=True))
     return [
         Variant(
             named.get(group[0].name, group[0].name),
             sorted((run for run in group if run.result), key=lambda run: run.seed),
             [run for run in group if not run.result],
-            one,
+            settings[group[0].name],
         )
-        for group, one in zip(groups.values(), settings, strict=True)
+        for group in groups.values()
     ]
 
 
-def _settings(run: Run, images: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """With the training images where no setting tells them apart."""
-    several = len(set(images[_exact(run.settings)])) > 1 and run.train_images
-    return run.settings | ({TRAIN_IMAGES: run.train_images[:8]} if several else {})  # pyright: ignore[reportOptionalSubscript]
+def _settings(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """Of each run by its name, with the training images where no setting tells them apart."""
+    images: dict[object, list[str]] = {}  # settings -> digests, those of the first run first
+    for run in runs:
+        images.setdefault(frozenset(run.texts.items()), []).extend([run.train_images] if run.train_images else [])
+    found = {}
+    for run in runs:
+        seen = images[frozenset(run.texts.items())]
+        is_told = len(set(seen)) < 2 or not run.texts
+        found[run.name] = run.texts | ({} if is_told else {TRAIN_IMAGES: (run.train_images or seen[0])[:8]})
+    return found
 
 
-def labels(known: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[str]:
+def _labels(runs: Sequence[Run], settings: Mapping[str, Mapping[str, str]]) -> list[str]:
     """What tells each run from the others but its seed, for instance `variance=logvar pca.whiten=true`."""
-    if len(known) < 2:
-        return [run.name.rpartition("-seed")[0] or run.name for run, _ in known]
-    groups = list(dict.fromkeys(group for run, _ in known for group in run.choices))
-    told = telling([settings for _, settings in known], groups)
-    return [" ".join(f"{key}={text_of(key, value)}" for key, value in shown.items()) for shown in told]
+    if len(runs) < 2:
+        return [run.name.rpartition("-seed")[0] or run.name for run in runs]
+    groups = list(dict.fromkeys(group for run in runs for group in run.choices))
+    told = telling([settings[run.name] for run in runs], groups)
+    return [" ".join(f"{key}={text}" for key, text in shown.items()) for shown in told]
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -198,42 +209,32 @@ def text_of(key: str, value: object) -> str:
     return json.dumps(int(value) if whole else value, default=str)  # pyright: ignore[reportArgumentType]
 
 
-def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys in which the runs are not all alike, lacking a key being a difference, too."""
+def differing(runs: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys in which the settings of runs are not all alike, lacking a key being a difference, too."""
     keys = dict.fromkeys(key for run in runs for key in run)
-    return [key for key in keys if len({text_of(key, run.get(key, ABSENT)) for run in runs}) > 1]
+    return [key for key in keys if len({run.get(key) for run in runs}) > 1]
 
 
-def shared(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all runs have alike."""
-    apart = set(differing(runs))
-    return {key: value for key, value in runs[0].items() if key not in apart} if runs else {}
-
-
-def telling(runs: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> list[dict[str, Any]]:
-    """Of each run, the least that tells it from the others; `groups` are the keys that are choices of files.
+def telling(runs: Sequence[Mapping[str, str]], groups: Sequence[str]) -> list[dict[str, str]]:
+    """Of each run's settings, the least that tells it from the others; `groups` are the keys that are choices of files.
 
     A choice is named where the runs differ in it; a value only where runs of the same choices differ in it, because
     otherwise it follows from the choice.
     """
     values = [{**dict.fromkeys(groups, "none"), **run} for run in runs]  # of a group not chosen from
-    found: list[dict[str, Any]] = [{} for _ in runs]
+    found: list[dict[str, str]] = [{} for _ in runs]
     for key in dict.fromkeys(key for run in values for key in run):
-        alike: dict[tuple[str, ...], set[str]] = {}
+        alike: dict[tuple, set[str | None]] = {}
         for run in values:
-            alike.setdefault(_governing(key, run), set()).add(text_of(key, run.get(key)))
+            alike.setdefault(_governing(key, run), set()).add(run.get(key))
         for run, told in zip(values, found, strict=True):
             if key in run and len(alike[_governing(key, run)]) > 1:
                 told[key] = run[key]
     return found
 
 
-def _governing(key: str, run: Mapping[str, Any]) -> tuple[str, ...]:
+def _governing(key: str, run: Mapping[str, str]) -> tuple[str | None, ...]:
     """The run's choices that the value of `key` may follow from."""
     group, _, setting = key.partition(".")
     names = () if key in PRESETS else [name for name in (group if setting else key, *PRESETS) if name != key]
-    return tuple(text_of(name, run.get(name)) for name in names)
-
-
-def _exact(settings: Mapping[str, Any]) -> str:
-    return json.dumps({key: text_of(key, value) for key, value in settings.items()}, sort_keys=True)
+    return tuple(run.get(name) for name in names)

@@ -6,15 +6,13 @@ every level has a score with every seed; what has not is left out of the means a
 Shapes: S seeds, C contexts, I levels of a factor.
 """
 
-import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from svhn_vae.report.collect import ABSENT, Variant, telling, text_of
-from svhn_vae.report.statistics import Gap, gaps, seed_errors
+from svhn_vae.report.collect import METRIC, Variant, telling
+from svhn_vae.report.ranking import Ranking, ranking_of
 
 Cell = tuple[str, ...]  # a level of each factor
 Scores = Mapping[Cell, Mapping[int, float]]  # cell -> seed -> score
@@ -37,16 +35,9 @@ class Part(NamedTuple):
     left_out: int  # contexts with several levels that are not complete
 
 
-class Level(NamedTuple):
-    name: str
-    mean: float
-    reach: float  # half of the interval over seeds
-    gap: Gap  # to the best level
-
-
 class MainEffect(NamedTuple):
     name: str
-    levels: list[Level]  # the best first
+    ranking: Ranking  # of its levels
     missing: list[str]  # levels without a place in the part
     part: Part
 
@@ -74,52 +65,39 @@ def effects_of(found: Sequence[Variant]) -> Effects:
     return Effects([one.name for one in varied], main_effects(varied, scores), given.count({}), is_ambiguous)
 
 
-def factors(variants: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> list[Factor]:
+def factors(variants: Sequence[Mapping[str, str]], groups: Sequence[str]) -> list[Factor]:
     """What was varied between variants, from their settings; `groups` as in collect.telling."""
     keys = dict.fromkeys(key for run in telling(variants, groups) for key in run)
-    values = [{**dict.fromkeys(groups, "none"), **settings} for settings in variants]
+    values = [{**dict.fromkeys(keys, "-"), **dict.fromkeys(groups, "none"), **settings} for settings in variants]
     together: dict[tuple[int, ...], list[str]] = {}
     for key in keys:
-        levels = [text_of(key, settings.get(key, ABSENT)) for settings in values]
+        levels = [of[key] for of in values]
         together.setdefault(tuple(map(levels.index, levels)), []).append(key)
-    return [
-        Factor(", ".join(names), [", ".join(text_of(key, of.get(key, ABSENT)) for key in names) for of in values])
-        for names in together.values()
-    ]
+    return [Factor(", ".join(names), [", ".join(of[key] for key in names) for of in values])
+            for names in together.values()]  # fmt: skip
 
 
 def cells(found: Sequence[Factor], scores: Sequence[Mapping[int, float]]) -> Scores:
-    """Of each variant its place in the design and its finite scores; {} if nothing was varied or two share a place."""
+    """Of each variant its place in the design and its scores; {} if nothing was varied or two share a place."""
     places = list(zip(*(factor.levels for factor in found), strict=True))
-    if not found or len(set(places)) < len(places):
-        return {}
-    finite = [{seed: score for seed, score in given.items() if math.isfinite(score)} for given in scores]
-    return dict(zip(places, finite, strict=True))
+    return dict(zip(places, scores, strict=True)) if found and len(set(places)) == len(places) else {}
 
 
 def main_effects(found: Sequence[Factor], scores: Scores) -> list[MainEffect]:
     """Of the factors of which some levels were tried in the same contexts."""
-    parts = [balanced(scores, axis) for axis in range(len(found))]
-    return [
-        _main_effect(factor, axis, part, scores)
-        for axis, (factor, part) in enumerate(zip(found, parts, strict=True))
-        if part
-    ]
+    effects = []
+    for axis, factor in enumerate(found):
+        if part := balanced(scores, axis):
+            ranking = ranking_of(METRIC, {level: _by_seed(scores, axis, level, part) for level in part.levels})
+            missing = [f"{factor.name}={name}" for name in dict.fromkeys(factor.levels) if name not in part.levels]
+            effects.append(MainEffect(factor.name, ranking, missing, part))
+    return effects
 
 
-def _main_effect(factor: Factor, axis: int, part: Part, scores: Scores) -> MainEffect:
-    by_seed = [_mean_over_contexts(scores, axis, level, part) for level in part.levels]
-    means = [float(np.mean(list(given.values()))) for given in by_seed]
-    errors = seed_errors(by_seed)
-    to_best = gaps(means, int(np.argmin(means)), errors.of_pair)
-    levels = sorted(map(Level, part.levels, means, errors.reaches, to_best), key=lambda level: level.mean)
-    missing = [f"{factor.name}={name}" for name in dict.fromkeys(factor.levels) if name not in part.levels]
-    return MainEffect(factor.name, levels, missing, part)
-
-
-def _mean_over_contexts(scores: Scores, axis: int, level: str, part: Part) -> dict[int, float]:
+def _by_seed(scores: Scores, axis: int, level: str, part: Part) -> dict[int, float]:
+    """The mean over contexts."""
     places = [(*context[:axis], level, *context[axis:]) for context in part.contexts]
-    return {seed: float(np.mean([scores[place][seed] for place in places])) for seed in part.seeds}
+    return {seed: statistics.fmean(scores[place][seed] for place in places) for seed in part.seeds}
 
 
 def balanced(scores: Scores, axis: int) -> Part | None:

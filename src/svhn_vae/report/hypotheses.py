@@ -20,20 +20,7 @@ from typing import Any, NamedTuple
 
 from svhn_vae.errors import UserError
 from svhn_vae.report.collect import Run
-from svhn_vae.report.matching import (
-    DIVERGED,
-    Point,
-    by_place,
-    claimed,
-    differing,
-    factors,
-    fits,
-    grouped,
-    label,
-    matched,
-    points,
-    side_name,
-)
+from svhn_vae.report.matching import DIVERGED, Compared, Point, by_place, compared, grouped, points, side_name
 from svhn_vae.report.statistics import Estimate, contrast, difference_of_shares, estimate, share
 
 SIGNS = {"lower": -1, "higher": 1}
@@ -91,7 +78,7 @@ def _verdict(study: Path, runs: Sequence[Run], content: Mapping[str, Any]) -> Ve
     if not runs:
         return untested(hypothesis, "undecided", f"{study} holds no runs")
     tried = points(runs, hypothesis.metric, hypothesis.minus)
-    found = _tested(hypothesis, tried, [[one for one in tried if fits(one, side)] for side in hypothesis.sides])
+    found = _tested(hypothesis, tried)
     unknown = len(runs) - len(tried)
     return found._replace(reason=f"{found.reason}; {unknown} unfinished of unknown settings") if unknown else found
 
@@ -115,49 +102,43 @@ def effect_text(effect: Estimate) -> str:
 # --- the effect -----------------------------------------------------------------------------------------------------
 
 
-def _tested(hypothesis: Hypothesis, tried: Sequence[Point], sides: Sequence[Sequence[Point]]) -> Verdict:
-    names = claimed(hypothesis.favours, hypothesis.over or {}) if len(sides) > 1 else set()
-    keys = factors(sides[0], sides[-1], names)
-    num_both = len({one.run.name for one in sides[0]} & {one.run.name for one in sides[1]}) if len(sides) > 1 else 0
-    kept, by_seed = matched([() for _ in sides] if num_both else sides, keys)
-    effect, how = _effect(hypothesis, tried, kept, keys, by_seed) if by_seed else (None, "")
-    why = _why_undecided(hypothesis, sides, keys, num_both, effect, len(by_seed))
+def _tested(hypothesis: Hypothesis, tried: Sequence[Point]) -> Verdict:
+    found = compared(tried, hypothesis.favours, hypothesis.over)
+    effect, how = _effect(hypothesis, tried, found) if found.by_seed else (None, "")
+    why = _why_undecided(hypothesis, found, effect)
     verdict = "undecided" if why else "supported" if effect.low > hypothesis.margin else "refuted"  # pyright: ignore[reportOptionalMemberAccess]
-    said = [why, f"matched by {' and '.join(['seed', *keys])}" if len(sides) > 1 and by_seed else "", how]
-    if len(sides) > 1 and by_seed and (also := differing(kept[0], kept[1], keys, names)):
-        more = f" and {len(also) - MAX_NAMED} more" if len(also) > MAX_NAMED else ""
-        said.append(f"the sides differ also in {', '.join(also[:MAX_NAMED])}{more}")
-    said += [] if num_both else _left_out(hypothesis, sides, kept)
-    compared = [one.run for side in kept for one in side]
-    return untested(hypothesis, verdict, "; ".join(filter(None, said)))._replace(
+    runs = [one.run for side in found.kept for one in side]
+    return untested(hypothesis, verdict, "; ".join([why] * bool(why) + _how(hypothesis, found, how)))._replace(
         effect=effect,
-        num_seeds=len(by_seed),
-        num_runs=len(compared),
-        size=size(compared),
-        drawn=[[(label(one, keys), one.run.seed, one.value) for one in side] for side in kept],
+        num_seeds=len(found.by_seed),
+        num_runs=len(runs),
+        size=size(runs),
+        drawn=[[(_place(one, found.keys), one.run.seed, one.value) for one in side] for side in found.kept],
     )
 
 
-def _effect(
-    hypothesis: Hypothesis, tried: Sequence[Point], kept: Sequence[Sequence[Point]], keys: Sequence[str],
-    by_seed: Sequence[float],
-) -> tuple[Estimate, str]:  # fmt: skip
+def _place(point: Point, keys: Sequence[str]) -> str:
+    return " ".join(f"{key}={text or 'none'}" for key, text in zip(keys, point.at(keys), strict=True))
+
+
+def _effect(hypothesis: Hypothesis, tried: Sequence[Point], found: Compared) -> tuple[Estimate, str]:
     """Scores by the ranking's model of variants and seeds, or against 0 by Student's t; shares of runs that diverged.
 
     Where all seeds agree, an error of 0 would decide with two seeds as with twenty. The value is then taken as it is,
     without a p value: it does not depend on the seed, or is too coarse to.
     """
-    scale, num = max(abs(one.value) for side in kept for one in side), len(by_seed)
+    by_seed, num = found.by_seed, len(found.by_seed)
+    scale = max(abs(one.value) for side in found.kept for one in side)
     if hypothesis.metric == DIVERGED:
-        effect, how = _of_shares(hypothesis, kept)
+        effect, how = _of_shares(hypothesis, found.kept)
     elif num > 1 and max(by_seed) - min(by_seed) <= ROUNDING * scale:
         mean = by_seed[0] if abs(by_seed[0]) > ROUNDING * scale else 0.0
         how = f"alike with all {num} seeds, which leaves no spread to test: the value alone decides"
         effect = Estimate(mean, mean, mean, math.nan, num)
-    elif len(kept) == 1:
+    elif hypothesis.over is None:
         effect, how = estimate(by_seed), f"t over {num} seeds"
     else:
-        effect, how = _of_variants(tried, kept, keys)
+        effect, how = _of_variants(tried, found)
     mean, low, high, *rest = effect
     return (effect if SIGNS[hypothesis.better] > 0 else Estimate(-mean, -high, -low, *rest)), how  # pyright: ignore[reportArgumentType]
 
@@ -170,15 +151,15 @@ def _of_shares(hypothesis: Hypothesis, kept: Sequence[Sequence[Point]]) -> tuple
     return effect, "; ".join([*said, f"{interval}'s interval, the runs taken as independent"])
 
 
-def _of_variants(tried: Sequence[Point], kept: Sequence[Sequence[Point]], keys: Sequence[str]) -> tuple[Estimate, str]:
+def _of_variants(tried: Sequence[Point], found: Compared) -> tuple[Estimate, str]:
     """Of a side's mean all contexts weigh alike, and all variants in one. Variants that are not compared but have every
     seed say, too, how much seeds differ."""
     weights, scores = [], []
-    for sign, side in zip((1, -1), kept, strict=True):
-        contexts = [grouped(of, lambda one: one.variant).values() for of in by_place(side, keys).values()]
+    for sign, side in zip((1, -1), found.kept, strict=True):
+        contexts = [grouped(of, lambda one: one.variant).values() for of in by_place(side, found.keys).values()]
         weights += [sign / len(contexts) / len(of) for of in contexts for _ in of]
         scores += [{one.run.seed: one.value for one in variant} for of in contexts for variant in of]
-    used = {one.variant for side in kept for one in side}
+    used = {one.variant for side in found.kept for one in side}
     rest = grouped((one for one in tried if one.value is not None and one.variant not in used), lambda one: one.variant)
     seeds = {seed for of in scores for seed in of}
     others = [{one.run.seed: one.value for one in variant if one.run.seed in seeds} for variant in rest.values()]
@@ -188,35 +169,39 @@ def _of_variants(tried: Sequence[Point], kept: Sequence[Sequence[Point]], keys: 
 # --- in words -------------------------------------------------------------------------------------------------------
 
 
-def _why_undecided(
-    hypothesis: Hypothesis, sides: Sequence[Sequence[Point]], keys: Sequence[str], num_both: int,
-    effect: Estimate | None, num_seeds: int,
-) -> str:  # fmt: skip
+def _why_undecided(hypothesis: Hypothesis, found: Compared, effect: Estimate | None) -> str:
     """Empty where the runs decide."""
-    for named, side in zip(hypothesis.sides, sides, strict=True):
+    for named, side in zip(hypothesis.sides, found.sides, strict=True):
         if all(point.value is None for point in side):
             return f"no run of {side_name(named)} has the metric" if side else f"no run has {side_name(named)}"
-    if num_both:
-        return f"{num_both} runs on both sides: favours and over must tell them apart"
+    if found.num_both:
+        return f"{found.num_both} runs on both sides: favours and over must tell them apart"
     if effect is None:
-        return f"no run has a counterpart of the same {', '.join(['seed', *keys])}"
-    if num_seeds < MIN_SEEDS:
-        return f"{num_seeds} seed: at least {MIN_SEEDS} are needed"
+        return f"no run has a counterpart of the same {', '.join(['seed', *found.keys])}"
+    if len(found.by_seed) < MIN_SEEDS:
+        return f"{len(found.by_seed)} seed: at least {MIN_SEEDS} are needed"
     if effect.low == effect.high:
         return "the effect is the margin" if math.isclose(effect.mean, hypothesis.margin, rel_tol=1e-9) else ""
     holds_margin = effect.low <= hypothesis.margin <= effect.high
     return f"the interval holds the margin {hypothesis.margin:g}" if holds_margin else ""
 
 
-def _left_out(hypothesis: Hypothesis, sides: Sequence[Sequence[Point]], kept: Sequence[Sequence[Point]]) -> list[str]:
-    """Every run that is not in the effect and might be, and why."""
-    lines = []
-    for named, side, compared in zip(hypothesis.sides, sides, kept, strict=True):
-        used = {point.run.name for point in compared}
+def _how(hypothesis: Hypothesis, found: Compared, how: str) -> list[str]:
+    """How it was tested, and every run that is not in the effect and might be, and why."""
+    said = [how] if how else []
+    if hypothesis.over is not None and found.by_seed:
+        said.insert(0, f"matched by {' and '.join(['seed', *found.keys])}")
+    if found.also:
+        more = f" and {len(found.also) - MAX_NAMED} more" if len(found.also) > MAX_NAMED else ""
+        said.append(f"the sides differ also in {', '.join(found.also[:MAX_NAMED])}{more}")
+    if found.num_both:
+        return said
+    for named, side, kept in zip(hypothesis.sides, found.sides, found.kept, strict=True):
+        used = {point.run.name for point in kept}
         reasons = Counter(one.missing or "without a counterpart" for one in side if one.run.name not in used)
         counted = ", ".join(f"{count} {why}" for why, count in reasons.items())
-        lines += [f"left out of {side_name(named)}: {counted}"] if counted else []
-    return lines
+        said += [f"left out of {side_name(named)}: {counted}"] if counted else []
+    return said
 
 
 def size(runs: Sequence[Run]) -> str:

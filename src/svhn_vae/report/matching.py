@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from typing import Any, NamedTuple
 
 from svhn_vae.report.collect import TRAIN_IMAGES, Run, text_of
-from svhn_vae.runs.identity import identity
 
 DIVERGED = "diverged"  # as a metric: 1 or 0 of every run that ended diverged or done
 PARTS = {"baseline": "baselines", "cost": "cost", "details": "details"}  # prefix of a metric -> part of result.json
@@ -25,8 +24,12 @@ class Point(NamedTuple):
     missing: str  # why there is no value
 
     @property
-    def variant(self) -> tuple[tuple[str, str], ...]:
-        return tuple(sorted(self.settings.items()))
+    def variant(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.settings.items())
+
+    def at(self, names: Sequence[str]) -> tuple[str | None, ...]:
+        """What these settings are; None where there is none."""
+        return tuple(self.settings.get(name) for name in names)
 
 
 def points(runs: Sequence[Run], metric: str, minus: str | None) -> list[Point]:
@@ -34,11 +37,15 @@ def points(runs: Sequence[Run], metric: str, minus: str | None) -> list[Point]:
 
     A variant of which a seed diverged has no score: the seeds that survived are a choice by their result.
     """
-    found = [Point(run, settings(run), *_value(run, metric, minus)) for run in runs if run.config]
+    found = [Point(run, _with_images(run), *_value(run, metric, minus)) for run in runs if run.config]
     cut = {one.variant for one in found if one.run.status == DIVERGED} if metric != DIVERGED else set()
-    survived = "of a variant of which a seed diverged"
-    is_cut = [one.value is not None and one.variant in cut for one in found]
-    return [one._replace(value=None, missing=survived) if out else one for one, out in zip(found, is_cut, strict=True)]
+    survived = {"value": None, "missing": "of a variant of which a seed diverged"}
+    return [one._replace(**survived) if one.value is not None and one.variant in cut else one for one in found]
+
+
+def _with_images(run: Run) -> dict[str, str]:
+    images = {TEST_IMAGES: run.test_images, TRAIN_IMAGES: run.train_images}
+    return run.texts | {name: digest for name, digest in images.items() if digest}
 
 
 def _value(run: Run, metric: str, minus: str | None) -> tuple[float | None, str]:
@@ -58,29 +65,43 @@ def _measured(run: Run, metric: str) -> float:
     return run.number(*((PARTS[prefix], name) if prefix in PARTS else ("metrics", metric)))
 
 
-def settings(run: Run) -> dict[str, str]:
-    """What decides a run's result but its seed, by dotted name or group, as texts that are equal where values are."""
-    images = {TEST_IMAGES: run.test_images, TRAIN_IMAGES: run.train_images}
-    decisive = identity(run.settings) | {name: digest for name, digest in images.items() if digest}
-    return {name: text_of(name, value) for name, value in decisive.items()}
-
-
 def fits(point: Point, conditions: Mapping[str, Any]) -> bool:
     """Whether a run has the settings, of which each is a value or a list of values."""
-    return all(point.settings.get(name) in _texts(name, wanted) for name, wanted in conditions.items())
-
-
-def _texts(name: str, wanted: Any) -> list[str]:
-    several = wanted if isinstance(wanted, list) else []
-    return [text_of(name, wanted), *(text_of(name, value) for value in several)]
+    return all(
+        point.settings.get(name) in (text_of(name, wanted), *_texts(name, wanted))
+        for name, wanted in conditions.items()
+    )
 
 
 def side_name(conditions: Mapping[str, Any]) -> str:
-    texts = {name: _texts(name, wanted)[1:] or _texts(name, wanted) for name, wanted in conditions.items()}
-    return " ".join(f"{name}={'|'.join(values)}" for name, values in texts.items()) or "all runs"
+    return " ".join(f"{name}={'|'.join(_texts(name, wanted))}" for name, wanted in conditions.items()) or "all runs"
+
+
+def _texts(name: str, wanted: Any) -> list[str]:
+    return [text_of(name, value) for value in (wanted if isinstance(wanted, list) else [wanted])]
 
 
 # --- what compares with what ----------------------------------------------------------------------------------------
+
+
+class Compared(NamedTuple):
+    """The runs on the sides of a hypothesis, one side or two, and what of them compares."""
+
+    sides: list[list[Point]]
+    keys: list[str]  # what else was varied on both sides: a run compares with those of the same keys and seed
+    kept: list[list[Point]]  # of each side, the runs that have a counterpart
+    by_seed: list[float]  # the mean difference of each seed; of one side, its mean
+    also: list[str]  # in what else the sides differ
+    num_both: int  # runs on both sides, with which nothing compares
+
+
+def compared(tried: Sequence[Point], favours: Mapping[str, Any], over: Mapping[str, Any] | None) -> Compared:
+    sides = [[one for one in tried if fits(one, side)] for side in (favours, over) if side is not None]
+    names = claimed(favours, over) if over is not None else set()
+    keys = factors(sides[0], sides[-1], names)
+    num_both = len({one.run.name for one in sides[0]} & {one.run.name for one in sides[1]}) if over is not None else 0
+    kept, by_seed = matched([[] for _ in sides] if num_both else sides, keys)
+    return Compared(sides, keys, kept, by_seed, differing(kept[0], kept[-1], keys, names), num_both)
 
 
 def claimed(favours: Mapping[str, Any], over: Mapping[str, Any]) -> set[str]:
@@ -129,14 +150,6 @@ def _values(side: Sequence[Point], name: str) -> set[str]:
     return {point.settings[name] for point in side if name in point.settings}
 
 
-def _cell(point: Point, names: Sequence[str]) -> tuple[str | None, ...]:
-    return tuple(point.settings.get(name) for name in names)
-
-
-def label(point: Point, names: Sequence[str]) -> str:
-    return " ".join(f"{name}={point.settings.get(name, 'none')}" for name in names)
-
-
 def grouped(side: Iterable[Point], place: Callable[[Point], Hashable]) -> dict[Any, list[Point]]:
     groups: dict[Any, list[Point]] = {}
     for point in side:
@@ -145,15 +158,13 @@ def grouped(side: Iterable[Point], place: Callable[[Point], Hashable]) -> dict[A
 
 
 def by_place(side: Iterable[Point], names: Sequence[str]) -> dict[tuple, list[Point]]:
-    return grouped(side, lambda point: _cell(point, names))
+    return grouped(side, lambda point: point.at(names))
 
 
 def matched(sides: Sequence[Sequence[Point]], keys: Sequence[str]) -> tuple[list[list[Point]], list[float]]:
     """The runs that have a counterpart of the same seed and `keys`, and of each seed the mean difference."""
-    groups = [
-        grouped((one for one in side if one.value is not None), lambda one: (one.run.seed, *_cell(one, keys)))
-        for side in sides
-    ]
+    having = [[one for one in side if one.value is not None] for side in sides]
+    groups = [grouped(side, lambda one: (one.run.seed, *one.at(keys))) for side in having]
     places = [place for place in groups[0] if place in groups[-1]]
     by_seed: dict[int, list[float]] = {}
     for place in places:

@@ -3,7 +3,7 @@
 import base64
 import csv
 import io
-import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
 from svhn_vae.report import reproduce
-from svhn_vae.report.collect import Run, Variant, by_test_images, differing, read_runs, shared, text_of, variants
+from svhn_vae.report.collect import Run, Variant, by_test_images, differing, read_runs, variants
 from svhn_vae.report.effects import effects_of
 from svhn_vae.report.hypotheses import effect_text, verdicts
 from svhn_vae.report.plots import (
@@ -31,16 +30,11 @@ from svhn_vae.report.plots import (
     verdict_drawing,
 )
 from svhn_vae.report.ranking import QUESTION, SIDES, answer, rank, ranked, state
-from svhn_vae.report.table import interval_text, ranked_table
+from svhn_vae.report.table import BREAKS, gap_text, interval_text, ranked_table
 from svhn_vae.runs.files import read_json, replacing
 
-BREAKS = re.compile(r"(?<=[=_])|(?<=\.)(?=[a-z])")  # where a long word may be broken
-PREFIXES = {
-    "metrics": "",
-    "parts": "part/",
-    "baselines": "baseline/",
-    "versions": "version/",
-}  # of the columns of results.csv
+# Of the columns of results.csv.
+PREFIXES = {"metrics": "", "parts": "part/", "baselines": "baseline/", "versions": "version/"}
 PICTURES = {
     "samples": "Samples of the prior: with N(0, I) the same latents in each, where their number is the same",
     "reconstructions": "Validation images, below each row its reconstructions",
@@ -50,8 +44,8 @@ PLOTS = {
     "calibration": "Calibration: the actual error against sigma, coverage, and the variance of standardised residuals",
     "order_of_learning": "Order of learning: how much of each group of components is reconstructed, over epochs",
 }
-# As pictures/sheet.py makes them; it needs torch, and the sheets of older runs have it, too.
-CELL, IMAGE, MAGNIFICATION = 98, 96, 3
+# Pixels of a magnified image and its gap, as pictures/sheet.py makes them, which needs torch; and as they are shown.
+CELL, SMALL_CELL = 98, 33
 ROWS, ROWS_OF_MANY = 10, 4  # of images in a picture
 MANY = 12  # variants
 
@@ -76,7 +70,7 @@ def write_report(study: Path) -> Path:
                 for run in (*variant.runs, *variant.unfinished)}  # fmt: skip
     context = {
         "study": study.resolve().name,
-        "folder": str(study),
+        "folder": shlex.quote(str(study)),
         "question": asked.get("question") or QUESTION,
         "commands": [one for one in asked["commands"] if isinstance(one, dict) and "command" in one],
         "sections": sections,
@@ -109,7 +103,7 @@ def section(study: Path, title: str, runs: Sequence[Run], name: str) -> dict[str
     rankings = [ranking for metric in SIDES if (ranking := rank(study, found, metric))]
     finished = [variant for variant in found if variant.runs]
     known = [variant.settings for variant in found if variant.settings]
-    differing_keys = differing(known)
+    apart = differing(known)
     return {
         "title": title,
         "variants": found,
@@ -117,24 +111,15 @@ def section(study: Path, title: str, runs: Sequence[Run], name: str) -> dict[str
         "answer": answer(found, rankings),
         "table": ranked_table(found, rankings),
         "sides": sides(found, rankings, name),
-        "training_images": next(
-            (uri for one in finished if (uri := webp(_sheet(study, one, "data"), ROWS_OF_MANY))), ""
-        ),
+        "training_images": next(filter(None, (webp(_sheet(study, one, "data"), ROWS_OF_MANY) for one in finished)), ""),
         "sheets": sheets(study, finished, PICTURES),
         "checks": predictive_checks(found, name),
         "plots": sheets(study, finished, PLOTS),
-        "differing": differing_keys,
-        "settings": [(one.label, _texts(one, differing_keys)) for one in found],
-        "shared": [(key, text_of(key, value)) for key, value in shared(known).items()],
+        "differing": apart,
+        "shared": {key: text for key, text in known[0].items() if key not in apart} if known else {},
         "effects": effects_of(found),
         "curves": learning_curves(study, found, name),
     }
-
-
-def _texts(variant: Variant, keys: Sequence[str]) -> list[str]:
-    """None where the settings were not noted."""
-    known = variant.settings
-    return [text_of(key, known[key]) if key in known else "" for key in keys if known]
 
 
 # --- the runs' pictures ---------------------------------------------------------------------------------------------
@@ -158,27 +143,17 @@ def _sheet(study: Path, variant: Variant, kind: str) -> Path:
 def webp(path: Path, num_rows: int) -> str:
     """The first rows of a sheet without magnification and caption, or a whole plot; empty where there is no picture or
     a damaged one."""
+    file = io.BytesIO()
     try:
         with Image.open(path) as image:
-            small = _pixels(np.asarray(image.convert("RGB")), num_rows)
+            columns, rows = image.width // CELL, min(image.height // CELL, num_rows)
+            if image.width % CELL == 0 and rows:  # a sheet: of each pixel that was magnified, the nearest one is kept
+                sheet = image.crop((0, 0, image.width, rows * CELL))
+                image = sheet.resize((columns * SMALL_CELL, rows * SMALL_CELL), Image.Resampling.NEAREST)
+            image.convert("RGB").save(file, "WEBP", quality=75, method=2)
     except (OSError, SyntaxError, ValueError):
         return ""
-    file = io.BytesIO()
-    Image.fromarray(small).save(file, "WEBP", quality=75, method=2)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _pixels(sheet: np.ndarray, num_rows: int) -> np.ndarray:
-    """(height, width, 3): of a grid of magnified images, one pixel of each that there was, and one of each gap."""
-    height, width = sheet.shape[:2]
-    if width % CELL or height < CELL:  # no grid
-        return sheet
-    kept = [*range(MAGNIFICATION // 2, IMAGE, MAGNIFICATION), IMAGE]
-    rows, columns = (
-        [CELL * cell + at for cell in range(num) for at in kept]
-        for num in (min(height // CELL, num_rows), width // CELL)
-    )
-    return sheet[np.ix_(rows, columns)]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -233,7 +208,7 @@ def templates() -> jinja2.Environment:
         "hours": reproduce.in_hours,
         "listed": listed,
     }
-    environment.globals["interval"] = interval_text
+    environment.globals |= {"interval": interval_text, "gap": gap_text}
     return environment
 
 

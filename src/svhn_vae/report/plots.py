@@ -73,7 +73,7 @@ class Drawing(NamedTuple):
 
 
 def drawing(
-    draw: Callable[[Figure], object], name: str, caption: str, alt: str, size: tuple[float, float] = SIZE
+    draw: Callable[[Figure], object], name: str, caption: str, alt: str = "", size: tuple[float, float] = SIZE
 ) -> Drawing:
     """The figure that `draw` fills, its lines to a hundredth of a point: half the size."""
     file = io.StringIO()
@@ -82,7 +82,7 @@ def drawing(
         draw(figure)
         FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = re.sub(r'(?<= d=")[^"]+', lambda path: LONG.sub(lambda of: f"{float(of[0]):.2f}", path[0]), file.getvalue())
-    return Drawing(name, caption, alt, svg)
+    return Drawing(name, caption, alt or caption, svg)
 
 
 def line_of(place: int) -> dict:
@@ -95,14 +95,23 @@ def line_of(place: int) -> dict:
 # --- both sides -----------------------------------------------------------------------------------------------------
 
 
+def dot_of(place: int) -> dict:
+    """As line_of, of a single point, which its marker tells apart where a line has dashes."""
+    line = line_of(place)
+    marker = "osD"[min(place // len(COLOURS), 2)]
+    return {"color": line["color"], "alpha": line.get("alpha"), "marker": marker, "linestyle": "none"}
+
+
 def sides(found: Sequence[Variant], rankings: Sequence[Ranking], prefix: str) -> list[Drawing]:
     """Bits/dim against Frechet distance, and reconstruction against KL, where two variants have them."""
-    reaches = {one.metric: {label: of.reach for label, of in one.places.items()} for one in rankings}
     judged = {at: one for at, one in enumerate(found) if one.scores(METRIC) and one.scores(FRECHET)}
     coded = {at: code for at, one in enumerate(found) if math.isfinite(sum(code := _code(one)))}
-    both = drawing(lambda figure: _draw_both(figure, judged, reaches), f"{prefix}-both-sides", BOTH, BOTH)
-    rate = drawing(lambda figure: _draw_rate(figure, coded), f"{prefix}-rate-distortion", RATE, RATE)
-    return [one for one, of in ((both, judged), (rate, coded)) if len(of) > 1]
+    shown = []
+    if len(judged) > 1:
+        shown.append(drawing(lambda figure: _draw_both(figure, judged, rankings), f"{prefix}-both-sides", BOTH))
+    if len(coded) > 1:
+        shown.append(drawing(lambda figure: _draw_rate(figure, coded), f"{prefix}-rate-distortion", RATE))
+    return shown
 
 
 BOTH = (
@@ -117,18 +126,17 @@ RATE = (
 
 def _code(variant: Variant) -> tuple[float, float]:
     """Bits/dim of the latents, and of the image given the latents."""
-    kl = [run.number("parts", "kl") for run in variant.runs]
-    rest = [run.number("parts", "modelled") + run.number("parts", "residual") for run in variant.runs]
-    return (float(np.mean(kl)), float(np.mean(rest))) if kl else (math.nan, math.nan)
+    kl, modelled, residual = (variant.mean(name, "parts") for name in ("kl", "modelled", "residual"))
+    return kl, modelled + residual
 
 
-def _draw_both(figure: Figure, judged: Mapping[int, Variant], reaches: Mapping[str, Mapping[str, float]]) -> None:
-    axes = figure.subplots()
+def _draw_both(figure: Figure, judged: Mapping[int, Variant], rankings: Sequence[Ranking]) -> None:
+    axes, places = figure.subplots(), {one.metric: one.places for one in rankings}
     for at, one in judged.items():
-        errors = [_finite(reaches.get(metric, {}).get(one.label, math.nan)) for metric in (METRIC, FRECHET)]
-        style = {"color": line_of(at)["color"], "alpha": line_of(at).get("alpha"), "capsize": 2, "linewidth": 0.8}
-        fill = "none" if one.num_diverged else style["color"]
-        axes.errorbar(one.mean(), one.mean(FRECHET), errors[1], errors[0], _marker(at), mfc=fill, ms=5, **style)
+        found = [places.get(metric, {}).get(one.label) for metric in (METRIC, FRECHET)]
+        reach, reach_of_pictures = (_finite(place.reach) if place else 0.0 for place in found)
+        style = {"mfc": "none" if one.num_diverged else None, "ms": 5, "capsize": 2, "linewidth": 0.8}
+        axes.errorbar(one.mean(), one.mean(FRECHET), reach_of_pictures, reach, **style, **dot_of(at))
     best = set(front(list(judged.values())))
     points = sorted((one.mean(), one.mean(FRECHET)) for one in judged.values() if one.label in best)
     axes.plot(*zip(*points, strict=True) if points else ([], []), color=GREY, linewidth=0.8, zorder=0)
@@ -138,16 +146,12 @@ def _draw_both(figure: Figure, judged: Mapping[int, Variant], reaches: Mapping[s
 def _draw_rate(figure: Figure, coded: Mapping[int, tuple[float, float]]) -> None:
     axes = figure.subplots()
     for at, (kl, rest) in coded.items():
-        axes.plot(kl, rest, _marker(at), color=line_of(at)["color"], alpha=line_of(at).get("alpha"), markersize=5)
+        axes.plot(kl, rest, markersize=5, **dot_of(at))
     axes.set(xlabel="rate: KL, bits/dim", ylabel="distortion: all else, bits/dim")
     x = np.array(axes.get_xlim())  # which the lines below would widen
     axes.autoscale(False)
     for total in MaxNLocator(7).tick_values(*np.add(x, axes.get_ylim())):
         axes.plot(x, total - x, color=GREY, linewidth=0.5, alpha=0.5, zorder=0)
-
-
-def _marker(at: int) -> str:
-    return "osD"[min(at // len(COLOURS), 2)]
 
 
 def _finite(value: float) -> float:
@@ -157,11 +161,6 @@ def _finite(value: float) -> float:
 # --- posterior predictive checks ------------------------------------------------------------------------------------
 
 KINDS = {"samples": "the decoder's mean", "noisy_samples": "with the decoder's noise"}
-CHECKS = {
-    "spectrum": "Power spectrum of grey values, over the frequency. Black: test images.",
-    "histograms": "Shares of pixels by their level, for each channel. Grey: test images.",
-    "moments": "Moments of pixels, by channel; filled: the decoder's mean, hollow: with its noise. Black: test images.",
-}
 CHANNELS = ("red", "green", "blue")
 MOMENTS = ("mean", "standard deviation", "skewness", "excess kurtosis")
 
@@ -170,10 +169,9 @@ def predictive_checks(found: Sequence[Variant], prefix: str) -> list[Drawing]:
     """What samples have in common with test images, by no judge: of the first run of each variant that has them."""
     read = [one.runs[0].result.get("details") or {} if one.runs else {} for one in found[:MAX_SHOWN]]
     known = {at: of["posterior_predictive"] for at, of in enumerate(read) if of.get("posterior_predictive")}
-    draw = {"spectrum": _draw_spectra, "histograms": _draw_histograms, "moments": _draw_moments}
     return [
-        drawing(lambda figure, of=of: draw[of](figure, known), f"{prefix}-check-{of}", what, f"Samples' {of}: {what}")
-        for of, what in CHECKS.items()
+        drawing(lambda figure, draw=draw: draw(figure, known), f"{prefix}-check-{of}", what, f"Samples' {of}: {what}")
+        for of, (draw, what) in CHECKS.items()
         if known
     ]
 
@@ -211,8 +209,16 @@ def _draw_moments(figure: Figure, known: Mapping[int, Mapping]) -> None:
         for place, (at, of) in enumerate(known.items()):
             shift, colour = 0.7 * (place + 0.5) / len(known) - 0.35, line_of(at)["color"]
             for kind, fill in zip(KINDS, (colour, "none"), strict=True):
-                axes.plot(channels + shift, of[kind]["moments"][moment], _marker(at), color=colour, mfc=fill, ms=3)
+                axes.plot(channels + shift, of[kind]["moments"][moment], mfc=fill, ms=3, **dot_of(at))
         axes.set(title=MOMENTS[moment], xticks=channels, xticklabels=CHANNELS[: len(channels)])
+
+
+CHECKS = {
+    "spectrum": (_draw_spectra, "Power spectrum of grey values, over the frequency. Black: test images."),
+    "histograms": (_draw_histograms, "Shares of pixels by their level, for each channel. Grey: test images."),
+    "moments": (_draw_moments, "Moments of pixels, by channel; filled: the decoder's mean, hollow: with its noise. "
+                               "Black: test images."),
+}  # fmt: skip
 
 
 # --- learning curves ------------------------------------------------------------------------------------------------

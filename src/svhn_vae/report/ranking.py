@@ -5,8 +5,9 @@ A variant of which a seed diverged has no rank: the seeds that survived are a ch
 """
 
 import math
+import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,32 +16,31 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from svhn_vae.report.collect import FRECHET, METRIC, Run, Variant
-from svhn_vae.report.statistics import Gap, Summed, blocks, gaps, image_errors, seed_errors, summed
+from svhn_vae.report.statistics import NOTHING, Gap, Summed, gaps, image_errors, in_blocks, seed_errors
 
 QUESTION = "Which variant has the best density, and which the best pictures?"
 OWN_BASELINE = ("PPCA", "independent Gaussian")  # the first that a run has: without a network, in its coordinates
 OLD_IMAGE_SHAPE = (3, 32, 32)  # of runs before 0.2, which did not note it
-NOTHING = Gap(math.nan, math.nan, math.nan)
 MAX_NAMED = 5
 STATES = {"diverged": "diverged", "failed": "failed", "interrupted": "interrupted", "running": "still running"}
 SIDES = {METRIC: ("density", "test bits/dim", ".3f"), FRECHET: ("pictures", "Frechet distance of samples", ".1f")}
 
 
 class Place(NamedTuple):
-    """Of a variant in a ranking."""
+    """Of a variant in a ranking, or of a level of what was varied."""
 
     rank: int
     mean: float
     reach: float  # half of the mean's interval over seeds
     seeds: Gap  # to the best: with other seeds
-    images: Gap  # on other images
+    images: Gap = NOTHING  # on other images
 
 
 class Ranking(NamedTuple):
     """By one metric, the lowest first."""
 
     metric: str
-    places: dict[str, Place]  # by the variant's label
+    places: dict[str, Place]  # by label
     how: str  # whence the errors over seeds are known
 
     @property
@@ -60,24 +60,35 @@ def ranked(found: Sequence[Variant]) -> list[Variant]:
 
 def rank(study: Path, found: Sequence[Variant], metric: str) -> Ranking | None:
     """None where no variant has the metric with every seed."""
-    whole = [variant for variant in found if not variant.num_diverged and variant.scores(metric)]
+    whole = {one.label: one for one in found if not one.num_diverged and one.scores(metric)}
     if not whole:
         return None
-    whole.sort(key=lambda variant: variant.mean(metric))
-    means, known = [variant.mean(metric) for variant in whole], seed_errors([one.scores(metric) for one in whole])
-    by_seed = gaps(means, 0, known.of_pair)
-    by_image = _by_image(study, whole) if metric == METRIC else [NOTHING] * len(whole)
-    places = enumerate(zip(means, known.reaches, by_seed, by_image, strict=True), 1)
-    return Ranking(metric, {one.label: Place(at, *of) for one, (at, of) in zip(whole, places, strict=True)}, known.how)
+    ranking = ranking_of(metric, {label: one.scores(metric) for label, one in whole.items()})
+    if metric == METRIC and len(whole) > 1:
+        by_image = _by_image(study, [whole[label] for label in ranking.places])
+        for (label, place), gap in zip(ranking.places.items(), by_image, strict=True):
+            ranking.places[label] = place._replace(images=gap)
+    return ranking
+
+
+def ranking_of(metric: str, scores: Mapping[str, Mapping[int, float]]) -> Ranking:
+    """Of the scores under each label, by seed."""
+    means = {label: statistics.fmean(of.values()) for label, of in scores.items()}
+    labels = sorted(scores, key=means.__getitem__)
+    known = seed_errors([scores[label] for label in labels])
+    to_best = gaps([means[label] for label in labels], known.of_pair)
+    rows = enumerate(zip(labels, known.reaches, to_best, strict=True), 1)
+    places = {label: Place(at, means[label], reach, gap) for at, (label, reach, gap) in rows}
+    return Ranking(metric, places, known.how)
 
 
 def _by_image(study: Path, whole: Sequence[Variant]) -> list[Gap]:
-    images = [bits_of_images(study, variant) for variant in whole] if len(whole) > 1 else [None]
+    images = [bits_of_images(study, variant) for variant in whole]
     means = [
         variant.mean() if bits is None else float(bits.sums.sum() / bits.sizes.sum())
         for variant, bits in zip(whole, images, strict=True)
     ]
-    return gaps(means, 0, image_errors(images))
+    return gaps(means, image_errors(images))
 
 
 def bits_of_images(study: Path, variant: Variant) -> Summed | None:
@@ -88,7 +99,7 @@ def bits_of_images(study: Path, variant: Variant) -> Summed | None:
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     num_dims = math.prod(variant.runs[0].result.get("data", {}).get("image_shape", OLD_IMAGE_SHAPE))
-    return summed(8 - elbo / (num_dims * math.log(2)), blocks(len(elbo))) if np.isfinite(elbo).all() else None
+    return in_blocks(8 - elbo / (num_dims * math.log(2))) if np.isfinite(elbo).all() else None
 
 
 def front(found: Sequence[Variant]) -> list[str]:

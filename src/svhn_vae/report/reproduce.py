@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from svhn_vae.report.collect import Run, differing, shared
+from svhn_vae.report.collect import Run, differing
 from svhn_vae.runs.identity import flatten
 
 WORD = re.compile(
@@ -27,9 +27,10 @@ def recipes(runs: Sequence[Run]) -> Recipes:
     """Every setting is written out: which are the defaults, a report cannot know, and they may change."""
     settings = [_written_out(run) for run in runs]
     known = [one for one in settings if one]
-    apart = set(differing(known))
+    apart = differing([{key: _typed(value) for key, value in one.items()} for one in known])
     commands = [_command(run, one, apart) for run, one in zip(runs, settings, strict=True)]
-    return Recipes(f"shared=({overrides(shared(known))})" if known else "", commands)
+    shared = {key: value for key, value in known[0].items() if key not in apart} if known else {}
+    return Recipes(f"shared=({overrides(shared)})" if known else "", commands)
 
 
 def _written_out(run: Run) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def _written_out(run: Run) -> dict[str, Any]:
     return run.settings | {key: values[key] for key in PLACES if key in values} if run.config else {}
 
 
-def _command(run: Run, settings: Mapping[str, Any], apart: set[str]) -> str:
+def _command(run: Run, settings: Mapping[str, Any], apart: Sequence[str]) -> str:
     own = {key: value for key, value in settings.items() if key in apart} | {"seed": run.seed}
     return f'python src/train.py "${{shared[@]}}" {overrides(own)}' if settings else ""
 

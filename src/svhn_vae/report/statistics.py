@@ -16,19 +16,17 @@ Scores are such that lower is better. Shapes: k variants, n seeds.
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtr, stdtrit  # Student's t, a hundred times as fast as scipy.stats' for one number
-from scipy.stats import bartlett, studentized_range
+from scipy.stats import bartlett, binomtest, studentized_range
 
 LEVEL = 0.05  # of the intervals and tests
 UNSAFE = 0.005  # p of equal variances below which errors are not pooled: it is tested in every study, and must not cost
 # Neighbouring crops show one picture, of which SVHN has two on average. The intervals of real differences are 1.6 times
 # as wide by blocks of 8 as by image, and no wider by blocks of 64.
 IMAGES_PER_BLOCK = 8
-Z = NormalDist().inv_cdf(1 - LEVEL / 2)
 
 Array = np.ndarray
 Errors = Callable[[int, int], tuple[float, float]]  # of two variants: standard error of their difference, its df
@@ -74,19 +72,21 @@ class Gap(NamedTuple):
         return self.p_value < LEVEL
 
 
-def gaps(means: Sequence[float], best: int, errors: Errors) -> list[Gap]:
-    """Of every variant to the best one, whose own is 0."""
-    num, order = len(means), np.argsort(means, kind="stable")
-    order = [best, *order[order != best].tolist()]
-    found, p_value = [Gap(0.0, 0.0, 1.0)] * num, 0.0
-    for place in range(num - 1, 0, -1):  # from the worst on: what is nearer the best is worse only if that is
-        difference = means[order[place]] - means[best]
-        error, df = errors(order[place], best)
-        if not df >= 1:
-            found[order[place]] = Gap(difference, math.nan, math.nan)
-            continue
-        p_value = max(p_value, _p_of_range(difference, error, place + 1, df))
-        found[order[place]] = Gap(difference, error * _critical_range(num, df) / math.sqrt(2), p_value)
+NOTHING = Gap(math.nan, math.nan, math.nan)  # can be said
+
+
+def gaps(means: Sequence[float], errors: Errors) -> list[Gap]:
+    """Of every variant to the first, which is taken as the best and whose own is 0."""
+    num, p_value = len(means), 0.0
+    found = [Gap(0.0, 0.0, 1.0)] * num
+    from_best = sorted(range(1, num), key=lambda at: means[at])
+    for place, at in reversed([*enumerate(from_best, 2)]):  # the worst first: what is nearer is worse only if that is
+        difference, (error, df) = means[at] - means[0], errors(at, 0)
+        if df >= 1:
+            p_value = max(p_value, _p_of_range(difference, error, place, df))
+            found[at] = Gap(difference, error * _critical_range(num, df) / math.sqrt(2), p_value)
+        else:
+            found[at] = NOTHING._replace(mean=difference)
     return found
 
 
@@ -186,24 +186,20 @@ def _welch(values: Sequence[Array], how: str) -> SeedErrors:
 
 
 class Summed(NamedTuple):
-    """What an interval needs of values of images: of each cluster their sum (C,) and their number (C,)."""
+    """What an interval needs of values of images: of each block their sum (C,) and their number (C,)."""
 
     sums: Array
     sizes: Array
 
 
-def summed(values: Array, clusters: Array) -> Summed:
-    _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    return Summed(np.bincount(index, values, minlength=len(sizes)), sizes)
-
-
-def blocks(num_images: int) -> Array:
-    """Clusters (N,) of images in picture order whose pictures are unknown: contiguous blocks."""
-    return np.arange(num_images) // IMAGES_PER_BLOCK
+def in_blocks(values: Array) -> Summed:
+    """Of images (N,) in picture order, whose pictures are unknown: contiguous blocks."""
+    block = np.arange(len(values)) // IMAGES_PER_BLOCK
+    return Summed(np.bincount(block, values), np.bincount(block))
 
 
 def clustered_error(values: Summed) -> tuple[float, float]:
-    """The standard error of the mean, robust to any dependence within clusters (Liang, Zeger 1986), and its df."""
+    """The standard error of the mean, robust to any dependence within blocks (Liang, Zeger 1986), and its df."""
     num, num_values = len(values.sizes), int(values.sizes.sum())
     if num < 2:
         return math.nan, math.nan
@@ -228,9 +224,8 @@ def image_errors(values: Sequence[Summed | None]) -> Errors:
 
 def share(count: int, num: int) -> Estimate:
     """count / num with Wilson's interval (1927), which has a width also where all or none are counted. No p value."""
-    middle = (count + Z**2 / 2) / (num + Z**2)
-    reach = Z / (num + Z**2) * math.sqrt(count * (num - count) / num + Z**2 / 4)
-    return Estimate(count / num, max(middle - reach, 0.0), min(middle + reach, 1.0), math.nan, num)
+    interval = binomtest(count, num).proportion_ci(1 - LEVEL, method="wilson")
+    return Estimate(count / num, interval.low, interval.high, math.nan, num)
 
 
 def difference_of_shares(a: Estimate, b: Estimate) -> Estimate:

@@ -2,8 +2,8 @@
 it as a terminal has room for."""
 
 import math
+import re
 import shlex
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,8 @@ from svhn_vae.report.ranking import SIDES, Ranking, answer, baselines, is_no_bet
 from svhn_vae.report.statistics import Gap
 
 MAX_WIDTH = 100  # of the terminal's table
-MIN_NAME = 16  # characters of the variants' names, which are folded
+MIN_NAME = 16  # characters of the variants' names, which take several lines where they are longer
+BREAKS = re.compile(r"(?<=[=_])|(?<=[.-])(?=[a-z])")  # where a long word may be broken
 LEGEND = """\
 bits/dim of the test images and Frechet distance of samples: lower is better; +-: 95 % over seeds, pooled
 to best, with other seeds: ~ cannot be told apart; (bits): of seeds that survived where others diverged, without a rank
@@ -62,7 +63,6 @@ FIGURES = (
     Column("sharpness", "of reconstructions: 1 is that of images", "metrics", "test/reconstruction/sharpness", ".2f"),
     Column("order", "rank correlation of a component's size and how early it is learnt",
            "metrics", "order/rank_correlation", ".2f"),
-    Column("kernel", "distance of samples, in the judge's features", "metrics", "samples/kernel", ".3f"),
     Column("precision", "share of samples that look like images", "metrics", "samples/precision", ".2f"),
     Column("recall", "share of images that samples look like", "metrics", "samples/recall", ".2f"),
     Column("digit entropy", "nats, of the digits that samples show", "metrics", "samples/digit_entropy", ".2f"),
@@ -132,27 +132,33 @@ def _of_side(variant: Variant, metric: str, ranking: Ranking | None) -> list[Val
     if ranking is None or variant.label not in ranking.places:
         return [Value(), Value(f"({mean:{form}})", mean, "seeds that survived: no rank"), Value(), Value()]
     at = ranking.places[variant.label]
-    mean_value = Value(interval_text(mean, at.reach, form), mean, by_seed(scores, ".4f"))
     gaps = [Value(), Value()] if at.rank == 1 else [_gap(at.seeds, form), _gap(at.images, form)]
-    return [Value(str(at.rank), at.rank), mean_value, *gaps]
+    return [Value(str(at.rank), at.rank), Value(interval_text(mean, at.reach, form), mean, by_seed(scores)), *gaps]
 
 
 def _gap(gap: Gap, form: str) -> Value:
     if math.isnan(gap.p_value):
         return Value()
     hint = f"p = {gap.p_value:.2g}, corrected for all variants"
-    return Value(interval_text(gap.mean, gap.reach, form, "+") + ("" if gap.is_worse else " ≈"), gap.mean, hint)
+    return Value(gap_text(gap, form), gap.mean, hint)
 
 
 def _figure(variant: Variant, column: Column) -> Value:
     """The mean over the seeds that have it."""
-    found = {run.seed: run.number(column.part, column.name) for run in variant.runs}
-    found = {seed: value for seed, value in found.items() if math.isfinite(value)}
+    found = variant.scores(column.name, column.part)
     if not found:
         return Value()
-    mean = statistics.fmean(found.values())
+    mean = variant.mean(column.name, column.part)
     part_only = column.name == "seconds" and any(run.cost.get("continued") for run in variant.runs)
     return Value(f"{'>' * part_only}{mean:{column.form}}", mean, by_seed(found, column.form))
+
+
+def interval_text(mean: float, reach: float, form: str = ".3f", sign: str = "") -> str:
+    return f"{mean:{sign}{form}}" + (f" ± {reach:{form}}" if math.isfinite(reach) else "")
+
+
+def gap_text(gap: Gap, form: str = ".3f") -> str:
+    return interval_text(gap.mean, gap.reach, form, "+") + ("" if gap.is_worse else " ≈")
 
 
 def counts(variant: Variant) -> str:
@@ -161,7 +167,7 @@ def counts(variant: Variant) -> str:
     return ", ".join([str(len(variant.runs)), *(f"{num} {status}" for status, num in sorted(others.items()))])
 
 
-def by_seed(values: Mapping[int, float], form: str) -> str:
+def by_seed(values: Mapping[int, float], form: str = ".4f") -> str:
     return ", ".join(f"seed {seed}: {value:{form}}" for seed, value in values.items()) if len(values) > 1 else ""
 
 
@@ -215,14 +221,23 @@ def terminal_table(table: RankedTable, width: int) -> Table:
         if room < 0 and shown:
             break
         shown.append(place)
-    found, used = Table(), sum(widths[place] + 3 for place in shown) + 4
-    found.add_column("model", width=min(longest, width - used), overflow="fold")
+    found, of_names = Table(), min(longest, width - sum(widths[place] + 3 for place in shown) - 4)
+    found.add_column("model", width=of_names, overflow="fold")
     for place in sorted(shown):
         found.add_column(titles[place], justify="right", no_wrap=True, min_width=widths[place])
     for name, of in zip(names, texts, strict=True):
-        found.add_row(Text(name), *(Text(of[place]) for place in sorted(shown)))
+        found.add_row(Text(folded(name, of_names)), *(Text(of[place]) for place in sorted(shown)))
     return found
 
 
-def interval_text(mean: float, reach: float, form: str = ".3f", sign: str = "") -> str:
-    return f"{mean:{sign}{form}}" + (f" ± {reach:{form}}" if math.isfinite(reach) else "")
+def folded(name: str, width: int) -> str:
+    """In lines that are broken between words, and within one only where it is longer than a line."""
+    lines = [""]
+    for word in name.split(" "):
+        for number, part in enumerate(BREAKS.split(word) if len(word) > width else [word]):
+            longer = lines[-1] + " " * (number == 0 and lines != [""]) + part
+            if lines[-1] and len(longer) > width:
+                lines.append(part)
+            else:
+                lines[-1] = longer
+    return "\n".join(lines)

@@ -2,14 +2,13 @@
 
 import contextlib
 import errno
-import glob
 import json
 import math
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from filelock import FileLock, Timeout
 from svhn_vae.errors import Busy
 
 PARTIAL = ".partial"  # the end of NAME.RANDOM.partial, which becomes NAME
-ABANDONED = 24 * 3600  # seconds without a change, after which nobody is still writing a partial file
 LOCKS = ".locks"  # in the study, and not in the run's folder, which a rerun renames
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what some network file systems answer
 
@@ -31,7 +29,6 @@ def replacing(path: Path) -> Iterator[Path]:
     several machines that share the disk. The file gets the rights that the umask leaves, whatever wrote it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove(abandoned(path))
     # A random name, because containers that share a disk may also share a host's name and a process's number.
     beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
@@ -45,7 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
             error.filename = str(path)
         raise
     finally:
-        remove([beside])
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def umask() -> int:
@@ -55,22 +53,10 @@ def umask() -> int:
     return mask
 
 
-def abandoned(path: Path) -> Iterator[Path]:
-    """The partial files of `path` that were left by processes killed while they wrote them."""
-    for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
-        with contextlib.suppress(OSError):  # another process has just removed it
-            if time.time() - partial.stat().st_mtime > ABANDONED:
-                yield partial
-
-
 def remove_partials(folder: Path) -> None:
-    """Removes all partial files of a folder. Nobody may be writing in the folder: its lock is held."""
-    remove(folder.rglob(f"*{PARTIAL}"))
-
-
-def remove(partials: Iterable[Path]) -> None:
-    """Removes those that can be removed; a partial file that stays does no harm."""
-    for partial in partials:
+    """Removes what killed processes left half-written in a folder, where it can be removed: a partial file that stays
+    does no harm. Nobody may be writing in the folder: its lock is held."""
+    for partial in folder.rglob(f"*{PARTIAL}"):
         with contextlib.suppress(OSError):
             partial.unlink()
 
@@ -121,7 +107,8 @@ def locked(path: Path, *, wait: float = 0.0) -> Iterator[None]:
         write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")})
         yield
     finally:
-        remove([holder])
+        with contextlib.suppress(OSError):
+            holder.unlink()
         lock.release()
 
 

@@ -3,6 +3,8 @@
 Knows neither torch nor Hydra.
 """
 
+import argparse
+import inspect
 import re
 import shlex
 import subprocess
@@ -24,15 +26,13 @@ def commit() -> str:
         return f"version {VERSION}"
     git = ["git", "-C", str(CHECKOUT)]
     try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, encoding="utf-8"
-        ).stdout
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, encoding="utf-8"
-        ).stdout
+        head, changed = (
+            subprocess.run([*git, *words], capture_output=True, check=True, encoding="utf-8").stdout.strip()
+            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return f"version {VERSION}"
-    return head.strip() + "+" * bool(changed.strip())
+    return head + "+" * bool(changed)
 
 
 def program() -> str:
@@ -48,6 +48,15 @@ def command_line() -> str:
 def as_typed(text: str) -> str:
     """A text whose commands are typed as this process's was: `python src/train.py`, or `svhn-vae train`."""
     return re.sub(r"python src/(\w+)\.py", r"svhn-vae \1", text) if _is_installed_command() else text
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Of a command's own arguments, described as it is typed."""
+    return argparse.ArgumentParser(
+        prog=program(),
+        description=as_typed(inspect.cleandoc(description or "")),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def _is_installed_command() -> bool:

@@ -97,10 +97,15 @@ def load_representation(vae: VAE, folder: RunFolder) -> None:
     buffers = dict(vae.representation.named_buffers())
     if BASIS in buffers and BASIS not in state:  # runs of versions before 0.2 have it in the same file
         state |= load_tensors(folder.basis)
-    for name, buffer in buffers.items():
-        if name not in state or state[name].shape != buffer.shape:
-            raise Damaged(folder.representation, f"it has no {name} of the shape {list(buffer.shape)}")
-        buffer.copy_(state[name])
+    fill(buffers, state, folder.representation)
+
+
+def fill(tensors: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    """Copies what was found in a file into tensors of the same names and shapes. Raises Damaged."""
+    for name, tensor in tensors.items():
+        if name not in found or found[name].shape != tensor.shape:
+            raise Damaged(path, f"it has no {name} of the shape {list(tensor.shape)}")
+        tensor.copy_(found[name])
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -139,24 +144,16 @@ def save_prior(vae: VAE, folder: RunFolder) -> None:
 
 def load_prior(vae: VAE, folder: RunFolder) -> None:
     """Raises Damaged."""
-    try:
-        vae.prior.load_state_dict(load_tensors(folder.prior))
-    except RuntimeError as error:
-        raise Damaged(folder.prior, error) from None
+    fill(vae.prior.state_dict(), load_tensors(folder.prior), folder.prior)
     vae.prior.is_fitted = True
 
 
 def load_parts(vae: VAE, folder: RunFolder) -> None:
     """All that a run folder keeps of a trained model. Raises Damaged."""
-    load_best(vae, folder)
+    load_weights(vae, folder.best_checkpoint)
     load_representation(vae, folder)
     if vae.prior.is_fitted_last:
         load_prior(vae, folder)
-
-
-def load_best(vae: VAE, folder: RunFolder) -> None:
-    """The best checkpoint's networks and head. Raises Damaged."""
-    load_weights(vae, folder.best_checkpoint)
 
 
 def save_model(vae: VAE, path: Path) -> None:
@@ -167,11 +164,7 @@ def save_model(vae: VAE, path: Path) -> None:
 
 def load_model(vae: VAE, path: Path) -> None:
     """Raises Damaged."""
-    found, due = load_tensors(path), state_of(vae)
-    for name, value in due.items():
-        if name not in found or found[name].shape != value.shape:
-            raise Damaged(path, f"it has no {name} of the shape {list(value.shape)}")
-        value.copy_(found[name])
+    fill(state_of(vae), load_tensors(path), path)
     if vae.prior.is_fitted_last:
         vae.prior.is_fitted = True
 

@@ -29,8 +29,6 @@ HOUR = 3600.0
 class Progress(ProgressBar):
     """How far the run is: epoch, time left, jobs left, validation bits per dimension, images/s. A bar where stderr is a
     terminal. Where it or stdout is none, a line on stdout every `seconds_between_lines`: a log of a long run is alive.
-
-    After a few steps it also says whether the run would take more than an hour, and what would shorten it.
     """
 
     # Of the command's jobs after this run; the sweep notes both.
@@ -42,7 +40,7 @@ class Progress(ProgressBar):
         self.seconds_between_lines = seconds_between_lines
         self.console = Console(stderr=True)
         self._bar: RichProgress | None = None
-        self._warned = self._is_disabled = False
+        self._is_disabled = False
         self.num_images = 0  # trained on
 
     def disable(self) -> None:
@@ -70,9 +68,6 @@ class Progress(ProgressBar):
             return
         if not self._is_disabled:
             self._tell(trainer, batch_size)
-        if not self._warned and self._seconds > 5 and trainer.global_step - self._first_step >= 3:
-            self._warned = True
-            self._warn_if_long(trainer, batch_size)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         bits = trainer.callback_metrics.get("val/bits_per_dim")
@@ -93,11 +88,8 @@ class Progress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
 
-    def _seconds_per_step(self, trainer: L.Trainer) -> float:
-        return self._seconds / (trainer.global_step - self._first_step)
-
     def _tell(self, trainer: L.Trainer, batch_size: int) -> None:
-        now, per_step = time.monotonic(), self._seconds_per_step(trainer)
+        now, per_step = time.monotonic(), self._seconds / (trainer.global_step - self._first_step)
         is_log = not (self._is_bar and sys.stdout.isatty())
         is_due = is_log and now - self._last_line >= self.seconds_between_lines
         if not (self._is_bar or is_due):
@@ -122,17 +114,6 @@ class Progress(ProgressBar):
         is_today = end[:3] == time.localtime()[:3]
         jobs = "1 job" if self.num_jobs_left == 1 else f"{self.num_jobs_left} jobs"
         return f"then {jobs} until {time.strftime('%H:%M' if is_today else '%d %b %H:%M', end)}"
-
-    def _warn_if_long(self, trainer: L.Trainer, batch_size: int) -> None:
-        per_step = self._seconds_per_step(trainer)
-        left = per_step * (self._total - trainer.global_step)
-        if left > HOUR and not self._is_disabled:
-            self.console.print(
-                f"  This run may take {duration(left)} on this {trainer.strategy.root_device.type}, unless early "
-                f"stopping ends it: {trainer.max_epochs} epochs at {batch_size / per_step:,.0f} images/s.\n"
-                "  Shorter: a GPU, trainer=demo, network_scale=0.25, data.limit=0.1 or trainer.max_epochs=50.",
-                markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
 
 
 def fitting(parts: list[str], width: int) -> str:

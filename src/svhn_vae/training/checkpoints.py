@@ -60,17 +60,10 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def not_finite(checkpoint: dict[str, Any]) -> str | None:
-    """The first tensor of weights or optimiser that is not finite; reads the device once if all are."""
+    """The first tensor of weights or optimiser that is not finite."""
     parts = {"weights": checkpoint["state_dict"], "optimiser": checkpoint.get("optimizer_states", [])}
-    found = {name: tensor for name, tensor in tensors(parts, "") if tensor.is_floating_point()}
-    if all(flags.all() for flags in _by_device([tensor.isfinite().all() for tensor in found.values()])):
-        return None
-    return next(name for name, tensor in found.items() if not tensor.isfinite().all())
-
-
-def _by_device(flags: list[Tensor]) -> list[Tensor]:
-    devices = {flag.device for flag in flags}
-    return [torch.stack([flag for flag in flags if flag.device == device]) for device in devices]
+    floating = ((name, tensor) for name, tensor in tensors(parts, "") if tensor.is_floating_point())
+    return next((name for name, tensor in floating if not tensor.isfinite().all()), None)
 
 
 def tensors(content: Any, name: str) -> list[tuple[str, Tensor]]:

@@ -219,19 +219,3 @@ def of_split(trainer: L.Trainer, prefix: str) -> dict[str, float]:
 
 def history_of(trainer: L.Trainer) -> History:
     return next(callback for callback in trainer.callbacks if isinstance(callback, History))  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a history.csv, each without the metrics that it has not; [] where there is none or a damaged one."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *cells = csv.reader(file)
-            is_cut_off = any(len(row) != len(header) for row in cells) or not path.read_bytes().endswith(b"\n")
-            rows = [] if is_cut_off else [as_numbers(header, row) for row in cells]
-    except (OSError, ValueError):
-        return []
-    return rows if all(set(PLACE) <= set(row) for row in rows) else []
-
-
-def as_numbers(header: list[str], cells: list[str]) -> dict[str, float]:
-    return {name: float(text) for name, text in zip(header, cells, strict=True) if text}

@@ -5,6 +5,7 @@ and are logged once an epoch: a `self.log` in each step costs more than a step o
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,14 +15,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from svhn_vae.errors import Diverged
-from svhn_vae.evaluation.bound import bound_metrics, evaluate, evaluation_pass, summarise
+from svhn_vae.evaluation.bound import bound_metrics, evaluate, evaluation_pass, or_none, summarise
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
 from svhn_vae.seeds import Stream, derive_seed, seed_device
-from svhn_vae.training.divergence import Skips, head_state
 from svhn_vae.training.objective import Objective
 from svhn_vae.training.schedule import Schedule
-from svhn_vae.training.update import Record, Update
+from svhn_vae.training.update import Record, Skips, Update
 
 
 class LitVAE(L.LightningModule):
@@ -186,6 +186,24 @@ class LitVAE(L.LightningModule):
         """Raises Diverged if the weights are not finite; reads the device once."""
         if not torch.stack([weights.isfinite().all() for weights in self.parameters()]).all():
             raise Diverged(self.global_step, f"the weights were not finite after step {self.global_step}")
+
+
+@torch.no_grad()
+def head_state(vae: VAE, batch: Features) -> dict[str, float | None]:
+    """Where sigma stands on a batch, with its range in units of y, over the elements where it is finite; None where
+    there are none."""
+    was_training = vae.training
+    result = evaluation_pass(vae.eval(), batch, 0)
+    vae.train(was_training)
+    sigma = result.likelihood.stddev.flatten()
+    finite = sigma[sigma.isfinite()]
+    found = {
+        **vae.variance.standing(result.inferred.params),
+        "sigma_finite_fraction": sigma.isfinite().float().mean(),
+        "sigma_min": finite.min() if len(finite) else sigma.new_tensor(math.nan),
+        "sigma_max": finite.max() if len(finite) else sigma.new_tensor(math.nan),
+    }
+    return {name: or_none(value.float().mean().item()) for name, value in found.items()}
 
 
 def as_fused(optimizer: functools.partial, device: torch.device) -> dict[str, bool]:

@@ -1,5 +1,7 @@
-"""What is done with a finished run: evaluate scores it again, generate draws its pictures."""
+"""What a person scores and looks at: evaluate and generate of a finished run, baselines and judge of a data set."""
 
+import functools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra import compose
@@ -7,13 +9,17 @@ from omegaconf import DictConfig, ListConfig
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
+from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.module import EvaluationSplits
-from svhn_vae.data.sources import Dataset
+from svhn_vae.data.sources import Dataset, concatenate, digest
 from svhn_vae.errors import UserError
+from svhn_vae.evaluation.baselines import fitted, score
+from svhn_vae.evaluation.causal import CausalCode, bits_of_code
+from svhn_vae.evaluation.judge import judge_once, why_no_judge
 from svhn_vae.evaluation.outliers import outliers, plain_outliers
 from svhn_vae.evaluation.samples import sample_scores
 from svhn_vae.evaluation.score import Score, lacks, score_run
-from svhn_vae.experiment.build import fit_device, load_data, load_judge
+from svhn_vae.experiment.build import cache_folder, fit_device, load_data, load_judge, make
 from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.loading import complete_scores, load_dataset, load_run
 from svhn_vae.experiment.preflight import from_command_line
@@ -67,7 +73,6 @@ def evaluate() -> None:
     if judge is not None:
         metrics = sample_scores(vae, dataset, judge).metrics
         console.print(judge_table(metrics, len(dataset.test.labels)))
-        console.print(notes_on(metrics), soft_wrap=True)
     if cfg.outliers is not None and vae.variance.is_density:
         console.print(outlier_table(vae, dataset, list(cfg.outliers)))
     if cfg.split == "test" and is_its_own and lacks(result, judge=judge is not None, iw_samples=iw_samples):
@@ -84,59 +89,42 @@ def named_run(cfg: DictConfig) -> RunFolder:
 
 
 def score_table(title: str, score: Score, baselines: dict[str, float]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("quantity")
-    table.add_column("value", justify="right")
-    table.add_column("")
-    for name, value in score.metrics.items():
-        quantity = name.partition("/")[2]
-        table.add_row(quantity, f"{value:.4f}", MEANING.get(quantity, ""))
-    for name, value in score.parts.items():
-        table.add_row(f"bits_per_dim: {name}", f"{value:.4f}", "part of it")
+    names = {name: name.partition("/")[2] for name in score.metrics}
+    rows = [(names[name], f"{value:.4f}", MEANING.get(names[name], "")) for name, value in score.metrics.items()]
+    rows += [(f"bits_per_dim: {name}", f"{value:.4f}", "part of it") for name, value in score.parts.items()]
     for name, value in sorted(baselines.items(), key=lambda item: item[1]):
-        table.add_row(f"(-) {name}", f"{value:.4f}", "bits/dim of a model without a network")
-    return table
+        rows.append((f"(-) {name}", f"{value:.4f}", "bits/dim of a model without a network"))
+    return table_of(title, ("quantity", "value", ""), rows)
 
 
 def curve_table(score: Score) -> Table:
-    table = Table(title="the importance-weighted bound from k samples per image", title_justify="left")
-    for name in ("k", "elbo, nats", "bits/dim", "effective sample size"):
-        table.add_column(name, justify="right")
+    rows = []
     for point in score.details["iw_curve"]:
         bits = "no density" if point["bits_per_dim"] is None else f"{point['bits_per_dim']:.4f}"
-        table.add_row(f"{point['k']}", f"{point['elbo']:.1f}", bits, f"{point['effective_sample_size']:.2f}")
-    return table
+        rows.append((f"{point['k']}", f"{point['elbo']:.1f}", bits, f"{point['effective_sample_size']:.2f}"))
+    headings = ("k", "elbo, nats", "bits/dim", "effective sample size")
+    return table_of("the importance-weighted bound from k samples per image", headings, rows)
 
 
 def judge_table(metrics: dict[str, float], num: int) -> Table:
-    title = f"{num:,} samples, by a judge that reads {metrics['judge/accuracy']:.1%} of the test images' digits"
-    table = Table(title=title, title_justify="left")
-    table.add_column("quantity")
-    for heading in JUDGED.values():
-        table.add_column(heading, justify="right")
+    rows = []
     for name in (name.partition("/")[2] for name in metrics if name.startswith("samples/")):
         found = (metrics.get(f"{kind}/{name}") for kind in JUDGED)
-        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in found))
+        rows.append((name, *("-" if value is None else f"{value:.3f}" for value in found)))
+    others = {name: value for name, value in metrics.items() if name.startswith(("analogies/", "judge/"))}
+    rows += [(name, f"{value:.3f}", "", "") for name, value in others.items()]
+    title = f"{num:,} samples, by a judge that reads {metrics['judge/accuracy']:.1%} of the test images' digits"
+    return table_of(title, ("quantity", *JUDGED.values()), rows)
+
+
+def table_of(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Names to the left, figures to the right, and what has no heading explains them."""
+    table = Table(title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place and heading else "left")
+    for row in rows:
+        table.add_row(*row)
     return table
-
-
-def notes_on(metrics: dict[str, float]) -> str:
-    """What legibility is worth, and how far the post's analogies keep the digit and the colour of their image."""
-    of_judge, of_analogies = (
-        {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith(kind)}
-        for kind in ("judge/", "analogies/")
-    )
-    lines = [
-        f"legibility: images read with 90 % confidence, relative to real ones; of test images these are "
-        f"{of_judge['legible']:.1%}, and {of_judge['legible_accuracy']:.1%} of them are read right"
-    ]
-    if len(of_analogies) == 3:  # of one digit alone there is no colour of others
-        lines.append(
-            f"analogies of one image per digit: the judge sees the source's digit in "
-            f"{of_analogies['digit_agreement']:.1%}; their mean colour is {of_analogies['colour_distance']:.3f} from "
-            f"the source's, and {of_analogies['colour_distance_of_others']:.3f} from the others'"
-        )
-    return "\n".join(lines)
 
 
 def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
@@ -144,14 +132,12 @@ def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
     test = dataset.test.images
     others = {name.split()[0]: load_choice(name).test.images for name in choices}
     found = outliers(vae, test, others | plain_outliers(len(test), test.shape[1:]))
-    table = Table(title="images of another kind; area: 1, each seems stranger than test images", title_justify="left")
-    table.add_column("images")
-    for heading in ("bits/dim", "area", "less PNG's", "area", "KL, nats", "area"):
-        table.add_column(heading, justify="right")
+    rows = []
     for name, (means, areas) in found.items():
         pairs = ((f"{means[score]:.2f}", f"{areas[score]:.2f}" if areas else "-") for score in means)
-        table.add_row(name, *(cell for pair in pairs for cell in pair))
-    return table
+        rows.append((name, *(cell for pair in pairs for cell in pair)))
+    headings = ("images", "bits/dim", "area", "less PNG's", "area", "KL, nats", "area")
+    return table_of("images of another kind; area: 1, each seems stranger than test images", headings, rows)
 
 
 def load_choice(name: str) -> Dataset:
@@ -188,3 +174,55 @@ def chosen(wanted: str | list[str] | None, there_are: list[str]) -> list[str]:
         if name not in there_are:
             raise UserError(f"pictures must be among {', '.join(there_are)}, those of this run, got {name}")
     return names
+
+
+def baselines() -> None:
+    """Scores models without a network on a data set: python src/baselines.py data.root=FOLDER data.verify=none
+
+    Fitted on the training images, as every run's table has them, and on training and validation images together:
+    a baseline has nothing to select, and figures elsewhere are often for whole files. causal=true adds one that
+    predicts each value from the pixels before it: no density of dequantised pixels, but a probability of the 256
+    levels.
+    """
+    cfg = from_command_line("baselines", baselines.__doc__, is_run=True)
+    dataset = load_data(cfg)
+    wide_console().print(baseline_table(cfg, dataset))
+
+
+def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
+    columns = {}  # heading -> name -> bits/dim
+    for images in (dataset.train, concatenate([dataset.train, dataset.val])):
+        where = {"cache": cache_folder(cfg), "device": fit_device(cfg)}
+        moments = functools.partial(cached_moments, images.images, digest(images), **where)
+        found = score(dataset.test.images, fitted(images.images, moments, cfg.pca.n_components))
+        if cfg.causal:
+            code = CausalCode(images.images.shape[1:])
+            code.fit(images.images)
+            found["causal prediction: a probability of levels"] = bits_of_code(code, dataset.test.images)
+        columns[f"fitted on {len(images.labels):,}"] = found
+    rows = []
+    for name in dict.fromkeys(name for column in columns.values() for name in column):
+        rows.append((name, *(f"{column[name]:.3f}" if name in column else "-" for column in columns.values())))
+    title = f"{dataset.name} data, bits/dim of {len(dataset.test.labels):,} test images"
+    return table_of(title, ("model without a network", *columns), rows)
+
+
+def judge() -> None:
+    """Trains the judge of a data set, or finds it: python src/judge.py data.root=FOLDER data.verify=none
+
+    It is kept in the user's cache folder for every later evaluation on the same images.
+    """
+    cfg = from_command_line("judge", judge.__doc__, is_run=True)
+    settings, dataset = make("judge", cfg.judge), load_data(cfg)
+    if reason := why_no_judge(dataset):
+        raise UserError(f"{dataset.name} data can have no judge: {reason}")
+    found = judge_once(dataset, settings, cache_folder(cfg), fit_device(cfg))
+    print(
+        f"judge of {dataset.name} data: {found.accuracy:.1%} of {len(dataset.test.labels):,} test images right, "
+        f"{found.val_accuracy:.1%} of {len(dataset.val.labels):,} validation images; "
+        f"trained on {len(dataset.train.labels):,} in {found.seconds:.0f} s"
+    )
+    print(
+        f"its confidence is off by {found.calibration_error:.1%} on average; it is 90 % or more for "
+        f"{found.legible:.1%} of the test images, of which {found.legible_accuracy:.1%} are read right"
+    )
