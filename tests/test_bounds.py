@@ -1,4 +1,4 @@
-"""The importance-weighted bound against closed forms: probabilistic PCA written as a VAE, in every representation."""
+"""The bound and its parts against closed forms: probabilistic PCA written as a VAE, in every representation."""
 
 import math
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 from sklearn.decomposition import PCA as SklearnPCA
 from torch import Tensor
+from torch.distributions import Independent, Normal, kl_divergence
 
 from conftest import in_batches
 from svhn_vae.evaluation.bound import importance_weighted, latent_noise, log_weight
 from svhn_vae.model.coordinates import DCT, PCA, Features, Frequencies, Pixels, Representation
 from svhn_vae.model.covariance import sample_moments
-from svhn_vae.model.networks.interface import OneLevel
+from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim, kl_to_standard_normal
+from svhn_vae.model.networks import OneLevel
 from svhn_vae.model.prior import StandardNormal
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance import GaussianHead
@@ -91,6 +93,8 @@ def test_one_sample_of_the_exact_posterior_gives_scikit_learns_ppca_in_every_rep
     x = images()
     vae, features = probabilistic_pca(REPRESENTATIONS[name](), x)
     expected = torch.from_numpy(SklearnPCA(K).fit(x.double().numpy()).score_samples(x.double().numpy()))
+    elbo = vae(Features(*(array.repeat_interleave(64, 0) for array in features))).terms.elbo.double().view(-1, 64)
+    assert ((elbo.mean(1) - expected).abs() < 6 * elbo.std(1) / 8 + 2e-3).all()
     curve = importance_weighted(vae, features, 4, 0)
     assert list(curve) == [1, 2, 4]
     for k, estimate in curve.items():
@@ -137,3 +141,24 @@ def test_more_samples_leave_the_curves_beginning_alone_and_batches_differ():
     assert all(torch.equal(few[k].log_px, many[k].log_px) for k in few)
     assert not torch.equal(few[2].log_px, importance_weighted(vae, features, 2, 1)[2].log_px)
     assert importance_weighted(vae, features, 0, 0) == {}
+
+
+def test_kl_is_torchs():
+    mean, log_variance = torch.randn(5, 7), torch.randn(5, 7)
+    posterior = Independent(Normal(mean, (0.5 * log_variance).exp()), 1)
+    prior = Independent(Normal(torch.zeros(7), torch.ones(7)), 1)
+    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance).sum(1), kl_divergence(posterior, prior))
+
+
+@pytest.mark.parametrize(
+    ("log_px", "bits"), [(0.0, 8.0), (3072 * math.log(2), 7.0), (-3072 * math.log(256), 16.0), (2129.35, 7.0)]
+)
+def test_uniform_density_is_eight_bits_and_a_factor_of_two_per_pixel_is_one(log_px, bits):
+    assert bits_per_dim(log_px, 3072) == pytest.approx(bits, abs=1e-5)
+
+
+def test_parts_add_up_to_the_bits():
+    terms = ElboTerms(log_likelihood=300.0, residual=7000.0, log_det=150.0, kl=40.0)
+    parts = bits_of_parts(terms, 3072, 500)
+    assert sum(parts.values()) == pytest.approx(bits_per_dim(terms.elbo, 3072))
+    assert all(value < 8 for value in parts.values())

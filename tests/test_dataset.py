@@ -1,16 +1,15 @@
 """How images are divided: nothing is in two parts, neighbours stay together, and the digest names what was loaded."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 import torch
 
 from svhn_vae.data.digits import Synthetic
 from svhn_vae.data.sources import (
     DIVISIONS,
+    PARTS,
     Dataset,
     LabelledImages,
     Mapped,
@@ -21,15 +20,10 @@ from svhn_vae.data.sources import (
     load_once,
     random_subset,
 )
-from svhn_vae.data.svhn import SVHN
 from svhn_vae.errors import DataError
 
-REAL = Path(__file__).parents[2] / "shared" / "svhn"
 SPLITS = {"train": range(40), "test": range(100, 120), "extra": range(200, 230)}  # the content of their images
-SPLIT_LISTS = [
-    ["train"], ["train", "extra"], ["extra", "train"], ["extra"],
-    ["test"], ["train", "test"], ["test", "train"], ["train", "test", "extra"],
-]  # fmt: skip
+SPLIT_LISTS = [["train"], ["extra", "train"], ["test"], ["test", "train"], ["train", "test", "extra"]]
 
 
 def numbered(numbers) -> LabelledImages:
@@ -65,54 +59,31 @@ def empty_cache():
     _loaded.clear()
 
 
-# --- the laws -------------------------------------------------------------------------------------------------------
+every_division = pytest.mark.parametrize("division", DIVISIONS)
+every_list_of_splits = pytest.mark.parametrize("splits", SPLIT_LISTS, ids="+".join)
 
 
-@pytest.fixture(params=SPLIT_LISTS, ids="+".join)
-def splits(request):
-    return request.param
-
-
-@pytest.mark.parametrize("division", DIVISIONS)
-@pytest.mark.parametrize("held_out", [0.01, 0.1, 0.25, 0.5, 0.7])
-def test_no_image_is_in_two_parts_and_none_is_lost(splits, held_out, division):
-    dataset = source(splits, held_out=held_out, division=division).load()
-    parts = [numbers_of(part) for part in (dataset.train, dataset.val, dataset.test)]
-    assert all(parts)
-    due = [number for split in {*splits, "test"} for number in SPLITS[split]]
-    assert sorted(number for part in parts for number in part) == sorted(due)
-
-
-def test_validation_is_the_tail_of_the_first_split(splits):
-    val = numbers_of(source(splits).load().val)
-    first = SPLITS[splits[0]][:15] if splits[0] == "test" else SPLITS[splits[0]]  # 15: the last 5 test
-    assert val == list(first[-round(0.25 * len(first)) :])
-
-
-@pytest.mark.parametrize("division", DIVISIONS)
-def test_training_images_are_the_others_in_their_order(splits, division):
+@every_division
+@every_list_of_splits
+def test_no_image_is_in_two_parts_and_none_is_lost(splits, division):
     dataset = source(splits, division=division).load()
-    held = {*numbers_of(dataset.val), *numbers_of(dataset.test)}
-    assert numbers_of(dataset.train) == [n for split in splits for n in SPLITS[split] if n not in held]
-
-
-@pytest.mark.parametrize("division", DIVISIONS)
-def test_test_images_are_all_of_the_test_split_or_its_tail(splits, division):
-    test = numbers_of(source(splits, division=division).load().test)
+    train, val, test = (numbers_of(part) for part in (dataset.train, dataset.val, dataset.test))
+    due = [number for split in {*splits, "test"} for number in SPLITS[split]]
+    assert sorted([*train, *val, *test]) == sorted(due)
+    assert train == [n for split in splits for n in SPLITS[split] if n not in {*val, *test}]  # in their order
     assert test == list(SPLITS["test"][-5:] if "test" in splits else SPLITS["test"])
+    first = SPLITS[splits[0]][:15] if splits[0] == "test" else SPLITS[splits[0]]  # 15: the last 5 test
+    if division == "contiguous":
+        assert val == list(first[-round(0.25 * len(first)) :])
+    else:
+        assert len(val) == round(0.25 * (len(train) + len(val)))
 
 
-@pytest.mark.parametrize(("held_out", "num_val"), [(0.1, 4), (0.5, 20), (1e-6, 1), (0.95, 38)])
-@pytest.mark.parametrize("division", DIVISIONS)
+@pytest.mark.parametrize(("held_out", "num_val"), [(0.1, 4), (1e-6, 1), (0.95, 38)])
+@every_division
 def test_held_out_is_a_fraction_and_leaves_images_on_both_sides(held_out, num_val, division):
     dataset = source(held_out=held_out, division=division).load()
     assert (len(dataset.val.labels), len(dataset.train.labels)) == (num_val, 40 - num_val)
-
-
-@pytest.mark.parametrize("held_out", [0, 1, -0.1, 1.5, 750])
-def test_wrong_held_out(held_out):
-    with pytest.raises(DataError, match=rf"data\.held_out must be a fraction above 0 and below 1, got {held_out}"):
-        source(held_out=held_out)
 
 
 def test_one_image_cannot_be_divided():
@@ -120,27 +91,15 @@ def test_one_image_cannot_be_divided():
         cut_tail(numbered([7]), 0.5)
 
 
-@pytest.mark.parametrize("wrong", [[], ["train", "train"], "train"], ids=["none", "twice", "no list"])
-def test_wrong_splits(wrong):
-    with pytest.raises(DataError, match=r"data\.splits"):
-        source(wrong)
-
-
-# --- the random division --------------------------------------------------------------------------------------------
-
-
-def test_random_validation_is_of_all_splits_together():
-    """The post's: a random tenth of train, test and extra."""
-    val = numbers_of(source(["train", "test", "extra"], division="random").load().val)
-    assert len(val) == round(0.25 * (40 + 15 + 30))
+def test_random_validation_is_of_all_splits_no_block_and_always_the_same():
+    """The post's: a random tenth of train, test and extra together."""
+    parts = source(["train", "test", "extra"], division="random")
+    val = np.array(numbers_of(parts.load().val))
     assert {number // 100 for number in val} == {0, 1, 2}
-
-
-def test_random_validation_is_no_block():
-    val = np.array(numbers_of(source(division="random").load().val))
-    assert len(val) == 10
     assert (np.diff(val) > 0).all()
     assert (np.diff(val) > 1).sum() > 3
+    torch.manual_seed(7)
+    assert parts.load().digest == parts.load().digest
 
 
 def test_random_division_is_uniform():
@@ -153,75 +112,37 @@ def test_random_division_is_uniform():
     assert times_held.std() < 2 * (156 * 0.25 * 0.75) ** 0.5
 
 
-def test_random_division_depends_on_nothing_else():
-    first = source(division="random").load().digest
-    torch.manual_seed(7)
-    assert source(division="random").load().digest == first
-    assert source().load().digest != first
+@pytest.mark.parametrize(("limit", "num"), [(None, 30), (1.0, 30), (0.5, 15), (0.1, 3), (40, 20), (60, 30)])
+def test_limit_takes_the_start_of_each_split(limit, num):
+    assert numbers_of(source(["train", "extra"], limit).load().train) == [*range(num), *range(200, 200 + num)]
 
 
-def test_a_split_may_be_held_out_whole():
-    """A small one beside a large one: nothing of it is left to train on."""
-    parts, val = random_subset([numbered(range(30)), numbered([200])], 0.9)
-    assert len(parts) == 2
-    assert sum(len(part.labels) for part in parts) + len(val.labels) == 31
-
-
-@pytest.mark.parametrize("division", ["shuffled", None, ""])
-def test_wrong_division(division):
-    with pytest.raises(DataError, match=rf"^data\.division must be one of contiguous, random, got {division}$"):
-        source(division=division)
-
-
-# --- limit ----------------------------------------------------------------------------------------------------------
+@every_division
+@every_list_of_splits
+def test_a_count_is_the_number_of_training_images_and_leaves_the_rest_alone(splits, division):
+    whole = source(splits, division=division).load()
+    for count in range(2, len(whole.train.labels) + 1, 5):
+        limited = source(splits, count, division=division).load()
+        assert len(limited.train.labels) == count
+        assert digest(limited.val, limited.test) == digest(whole.val, whole.test)
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"),
+    ("settings", "message"),
     [
-        (None, [*range(30), *range(200, 230)]),
-        (1.0, [*range(30), *range(200, 230)]),
-        (0.5, [*range(15), *range(200, 215)]),
-        (0.1, [*range(3), *range(200, 203)]),
-        (40, [*range(20), *range(200, 220)]),
-        (60, [*range(30), *range(200, 230)]),
+        *(({"held_out": held_out}, rf"held_out must be a fraction above 0 and below 1, got {held_out}")
+          for held_out in (0, 1, -0.1, 750)),
+        *(({"splits": splits}, r"splits must be a list of splits, each once") for splits in ([], ["a", "a"], "train")),
+        *(({"division": each}, rf"division must be one of contiguous, random, got {each}") for each in ("tail", None)),
+        *(({"limit": limit}, rf"limit must be .*, got {limit}") for limit in (0, 0.0, -1, 1.5, True, "20%")),
+        ({"limit": 31}, r"limit=31 leaves 31 of 30 training images of \['train'\]"),
+        ({"limit": 1}, r"limit=1 leaves 1 of 30"),  # one has no variance
+        ({"limit": 0.001}, r"limit=0.001 leaves 0 of 30"),
     ],
-)
-def test_limit_takes_the_start_of_each_split(limit, expected):
-    assert numbers_of(source(["train", "extra"], limit).load().train) == expected
-
-
-@pytest.mark.parametrize("division", DIVISIONS)
-def test_count_is_the_number_of_training_images(splits, division):
-    total = len(source(splits, division=division).load().train.labels)
-    counts = range(2, total + 1)
-    limited = [source(splits, count, division=division).load() for count in counts]
-    assert [len(dataset.train.labels) for dataset in limited] == list(counts)
-
-
-@pytest.mark.parametrize("division", DIVISIONS)
-def test_limit_leaves_validation_and_test_alone(splits, division):
-    whole, limited = source(splits, division=division).load(), source(splits, 0.2, division=division).load()
-    assert digest(limited.val, limited.test) == digest(whole.val, whole.test)
-    assert limited.train_digest != whole.train_digest
-
-
-def test_limit_above_the_number_of_images():
-    with pytest.raises(DataError, match=r"data\.limit=31 leaves 31 of 30 training images of \['train'\]"):
-        source(limit=31).load()
-
-
-@pytest.mark.parametrize("limit", [0, 0.0, -1, -0.5, 1.5, "20%"])
-def test_wrong_limit(limit):
-    with pytest.raises(DataError, match=rf"data\.limit must be .*, got {limit}"):
-        source(limit=limit)
-
-
-@pytest.mark.parametrize("limit", [0.001, 1])
-def test_limit_that_leaves_less_than_two_images(limit):
-    """One has no variance."""
-    with pytest.raises(DataError, match=rf"data\.limit={limit} leaves [01] of 30 training images"):
-        source(limit=limit).load()
+)  # fmt: skip
+def test_wrong_settings_are_one_line(settings, message):
+    with pytest.raises(DataError, match=rf"^data\.{message}"):
+        source(**settings).load()
 
 
 # --- what names a data set ------------------------------------------------------------------------------------------
@@ -239,8 +160,8 @@ def dataset_of(**parts: LabelledImages) -> Dataset:
     return Dataset("numbered", False, **whole)
 
 
-@pytest.mark.parametrize("field", ["images", "labels"])
-@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("field", LabelledImages._fields)
+@pytest.mark.parametrize("part", PARTS)
 def test_digest_changes_with_a_pixel_and_a_label(part, field):
     before = dataset_of()
     after = dataset_of(**{part: changed(getattr(before, part), field)})
@@ -249,24 +170,14 @@ def test_digest_changes_with_a_pixel_and_a_label(part, field):
     assert (after.test_digest != before.test_digest) == (part == "test")
 
 
-def test_digest_changes_with_the_division():
-    other = dataset_of(train=numbered(range(5)), val=numbered(range(5, 8)))
-    assert other.digest != dataset_of().digest
-    black = numbered([0] * 10)  # the same bytes however they are divided
-    few = numbered([0] * 4)
-    assert digest(black, few) != digest(few, black)
-
-
-def test_digest_changes_with_the_order():
-    assert digest(numbered([1, 2])) != digest(numbered([2, 1]))
-
-
-def test_digest_is_of_the_content_alone():
+def test_digest_is_of_the_content_the_order_and_the_division_alone():
     assert dataset_of().digest == dataset_of().digest
     strided = LabelledImages(*(array.repeat_interleave(2, 0)[::2] for array in numbered(range(6))))
     assert digest(strided) == digest(numbered(range(6)))
-    assert len(digest(strided)) == 16
-    int(digest(strided), 16)
+    assert len(bytes.fromhex(digest(strided))) == 8
+    assert digest(numbered([1, 2])) != digest(numbered([2, 1]))
+    black, few = numbered([0] * 10), numbered([0] * 4)  # the same bytes however they are divided
+    assert digest(black, few) != digest(few, black)
 
 
 @pytest.mark.usefixtures("empty_cache")
@@ -282,7 +193,7 @@ def test_equal_sources_are_loaded_once(monkeypatch):
 
 
 @pytest.mark.usefixtures("empty_cache")
-@pytest.mark.parametrize("division", DIVISIONS)
+@every_division
 def test_test_images_that_are_trained_on_are_said(monkeypatch, capsys, division):
     load_once(source(division=division))
     assert capsys.readouterr().out == ""
@@ -298,19 +209,17 @@ def test_test_images_that_are_trained_on_are_said(monkeypatch, capsys, division)
 
 def assert_same(found: Dataset, expected: Dataset) -> None:
     assert (found.name, found.is_synthetic, found.digest) == (expected.name, expected.is_synthetic, expected.digest)
-    for part in ("train", "val", "test"):
-        assert isinstance(getattr(found, part), LabelledImages)
+    for part in PARTS:
         assert all(map(torch.equal, getattr(found, part), getattr(expected, part)))
 
 
 def test_mapped_images_are_those_of_the_source(tmp_path, monkeypatch):
-    others = [source(), source(limit=0.5), source(division="random")]
-    for each in others:
-        assert_same(Mapped(each, tmp_path).load(), each.load())
-    expected = [each.load() for each in others]
-    monkeypatch.setattr(Numbered, "read", None)
-    for each, due in zip(others, expected, strict=True):
-        assert_same(Mapped(each, tmp_path).load(), due)
+    sources = [source(), source(limit=0.5), source(division="random")]
+    expected = [each.load() for each in sources]
+    for _ in range(2):
+        for each, due in zip(sources, expected, strict=True):
+            assert_same(Mapped(each, tmp_path).load(), due)
+        monkeypatch.setattr(Numbered, "read", None)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -332,102 +241,21 @@ def test_where_no_file_can_be_written_the_images_stay_in_memory(tmp_path, capsys
     assert "the images stay in memory" in capsys.readouterr().out
 
 
-# --- the two sources ------------------------------------------------------------------------------------------------
+# --- digits that are drawn ------------------------------------------------------------------------------------------
 
 
 def synthetic(**settings) -> Synthetic:
-    sizes = {"num_train": 150, "num_test": 30, "drawing_seed": 0}
     division = {"splits": ["train"], "limit": None, "held_out": 0.1, "division": "contiguous"}
-    return Synthetic(**(division | sizes | settings))
+    return Synthetic(**(division | {"num_train": 150, "num_test": 30, "drawing_seed": 0} | settings))
 
 
 def test_synthetic_data():
-    dataset = synthetic().load()
-    parts = (dataset.train, dataset.val, dataset.test)
+    dataset, other = synthetic().load(), synthetic(drawing_seed=1).load()
+    parts = [getattr(each, part) for each in (dataset, other) for part in PARTS]
     assert dataset.is_synthetic
     assert "synthetic" in dataset.name
-    assert [part.images.shape for part in parts] == [(n, 3, 32, 32) for n in (135, 15, 30)]
-    contents = [image.numpy().tobytes() for part in parts for image in part.images]
-    assert len(set(contents)) == len(contents) == 180
+    assert [part.images.shape for part in parts] == [(n, 3, 32, 32) for n in (135, 15, 30)] * 2
+    assert len(torch.cat([part.images for part in parts]).flatten(1).unique(dim=0)) == 360
     assert synthetic().load().digest == dataset.digest
-
-
-def test_drawing_seeds_share_no_image():
-    drawn = [synthetic(num_train=5, num_test=5, drawing_seed=seed).load() for seed in range(4)]
-    images = torch.cat([part.images for dataset in drawn for part in (dataset.train, dataset.val, dataset.test)])
-    assert len(images.flatten(1).unique(dim=0)) == 40
-
-
-def test_synthetic_data_has_no_extra_split():
-    with pytest.raises(DataError, match=r"data=synthetic has the splits train and test, got extra"):
+    with pytest.raises(DataError, match="the splits are train, test; got 'extra'"):
         synthetic(splits=["train", "extra"]).load()
-
-
-def svhn(root: Path, splits=("train",), limit=None) -> SVHN:
-    nowhere = "http://127.0.0.1:9/nothing-is-downloaded"
-    division = {"splits": splits, "limit": limit, "held_out": 0.1, "division": "contiguous"}
-    return SVHN(**division, root=str(root), verify="none", url=nowhere)
-
-
-@pytest.fixture
-def written(tmp_path):
-    """A folder of format-2 files: image i of a split is filled with its number, but for one brighter corner."""
-    for split, numbers in SPLITS.items():
-        X = np.broadcast_to(np.array(numbers, dtype=np.uint8), (32, 32, 3, len(numbers))).copy()
-        X[0, 31, 2] += 1  # top right, blue
-        y = np.array([[number % 10 or 10] for number in numbers])
-        scipy.io.savemat(tmp_path / f"{split}_32x32.mat", {"X": X, "y": y})
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("splits", "counts"),
-    [(["train"], (36, 4, 20)), (["train", "extra"], (66, 4, 20)), (["train", "test", "extra"], (84, 4, 2))],
-    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
-)
-def test_svhn_files(written, splits, counts):
-    dataset = svhn(written, splits).load()
-    parts = (dataset.train, dataset.val, dataset.test)
-    assert tuple(len(numbers_of(part)) for part in parts) == counts
-    assert numbers_of(dataset.val) == [36, 37, 38, 39]
-    corner = dataset.val.images[:, 2, 0, 31]
-    assert corner.tolist() == [37, 38, 39, 40]
-    assert not dataset.is_synthetic
-    assert dataset.name == f"svhn {'+'.join(splits)}"
-
-
-def test_official_figures():
-    assert {name: md5 for name, (md5, _) in SVHN.files.items()} == {
-        "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
-        "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
-        "extra_32x32.mat": "a93ce644f1a588dc4d68dda5feec44a7",
-    }
-
-
-def test_unknown_split(written):
-    with pytest.raises(DataError, match=r"splits are train, test, extra; got 'validation'"):
-        svhn(written, ["validation"]).load()
-
-
-def test_missing_file_of_a_split(written):
-    (written / "test_32x32.mat").unlink()
-    with pytest.raises(DataError, match=r"test_32x32\.mat"):
-        svhn(written).load()
-
-
-@pytest.mark.skipif(not (REAL / "extra_32x32.mat").is_file(), reason="real images not at hand")
-@pytest.mark.parametrize(
-    ("splits", "counts"),
-    [
-        (["train"], (6749, 750, 1499)),
-        (["train", "extra"], (6749 + 1083, 750, 1499)),
-        (["train", "test", "extra"], (6749 + 1349 + 1083, 750, 150)),
-    ],
-    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
-)
-def test_real_images(splits, counts):
-    dataset = svhn(REAL, splits).load()
-    parts = (dataset.train, dataset.val, dataset.test)
-    assert tuple(len(part.images) for part in parts) == tuple(len(part.labels) for part in parts) == counts
-    validation = scipy.io.loadmat(REAL / "train_32x32.mat")["X"][..., 6749:].transpose(3, 2, 0, 1)
-    np.testing.assert_array_equal(dataset.val.images, validation)

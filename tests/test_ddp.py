@@ -213,7 +213,7 @@ def test_each_process_has_its_own_images_and_noise():
     assert len(found[0]) == len(found[1]) == len(images) // 2
     assert not found[0] & found[1]
     assert shards[0].num_batches == shards[1].num_batches == len(images) // 2 // 25
-    assert shards[0].seed != shards[1].seed
+    assert shards[0].batching.seed != shards[1].batching.seed
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from conftest import CONF, composed, composed_once, options
 from svhn_vae.experiment import configuration
 from svhn_vae.experiment.configuration import choices, extended, plain, recognised
-from svhn_vae.runs.identity import NOT_IDENTITY, differences, flatten, identity, run_name
+from svhn_vae.runs.identity import NOT_IDENTITY, differences, identity, run_name
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
@@ -115,8 +115,8 @@ def test_a_setting_that_is_added_with_a_default_and_a_class_that_moves_rename_no
         "train.yaml": "hydra:|new: 3\nhydra:",
         "model/dense.yaml": "width: |extra_width: ${scaled:64}\nwidth: ",
         "trainer/default.yaml": "profiler: |num_nodes_of_tomorrow: 1\nprofiler: ",
-        "variance/fixed.yaml": "model.variance.constant.Fixed|heads.constant.Fixed",
-        "variance/banded.yaml": "model.variance.constant.Banded|heads.Banded\nslope: [1.0, 2.0]",
+        "variance/fixed.yaml": "model.variance.gaussian.Fixed|heads.constant.Fixed",
+        "variance/banded.yaml": "model.variance.gaussian.Banded|heads.Banded\nslope: [1.0, 2.0]",
     }
     for file, change in added.items():
         text = (conf / file).read_text(encoding="utf-8")
@@ -148,12 +148,6 @@ def test_a_name_is_readable_and_safe():
         found = name(*overrides)
         assert re.fullmatch(re.escape(text) + "-[0-9a-f]{8}", found)
         assert composed(*overrides).hydra.run.dir == f"outputs/default/{found}"
-
-
-def test_flat_settings_have_no_names_of_classes():
-    config = {"a": {"_target_": "x", "_partial_": True, "b": {"_args_": 1, "c": 2}}, "study": "x"}
-    assert flatten({"a": 1, "b": {"c": [2, 3], "d": {"e": None}}}) == {"a": 1, "b.c": [2, 3], "b.d.e": None}
-    assert identity(config) == {"a.b.c": 2}
 
 
 def test_the_names_of_folders_on_disks():

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from svhn_vae.data.images import CIFAR10, MNIST, Images
-from svhn_vae.data.sources import Dataset, LabelledImages
+from svhn_vae.data.sources import LabelledImages
 from svhn_vae.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -53,54 +53,48 @@ def assert_images(found: LabelledImages, levels: np.ndarray, labels=None) -> Non
 # --- a folder of pictures, or an array ------------------------------------------------------------------------------
 
 
-def arrays(folder: Path) -> Path:
-    folder.mkdir()
+def array(folder: Path) -> Path:
     np.save(folder / "pixels.npy", LEVELS)
     return folder / "pixels.npy"
 
 
 def channels_first(folder: Path) -> Path:
-    folder.mkdir()
     np.savez(folder / "x.npz", images=LEVELS.transpose(0, 3, 1, 2), labels=np.zeros(NUM, int))
     return folder / "x.npz"
 
 
-@pytest.mark.parametrize("make", [write, arrays, channels_first])
+@pytest.mark.parametrize("make", [write, array, channels_first])
 def test_without_splits_every_nth_image_tests(tmp_path, make):
-    source = images(make(tmp_path / "mine"))
-    dataset = source.load()
-    rest = LEVELS[np.arange(NUM) % 4 != 0]
-    assert_images(dataset.test, LEVELS[::4])
-    assert_images(dataset.train, rest[:-2])
-    assert_images(dataset.val, rest[-2:])
+    source = images(make(tmp_path))
+    dataset, rest = source.load(), LEVELS[np.arange(NUM) % 4 != 0]
+    for part, levels in ((dataset.train, rest[:-2]), (dataset.val, rest[-2:]), (dataset.test, LEVELS[::4])):
+        assert_images(part, levels)
     assert source.image_shape == tuple(dataset.image_shape) == (3, 6, 8)
     assert not dataset.is_synthetic
+    before = source.fingerprint()
+    assert source.fingerprint() == before
+    (tmp_path / "new").touch()
+    assert (source.fingerprint() != before) == (make is write)
 
 
-@pytest.mark.parametrize("kind", ["folders", "arrays"])
-def test_folders_or_arrays_named_train_and_test_are_the_splits(tmp_path, kind):
+def test_folders_or_arrays_named_train_and_test_are_the_splits(tmp_path):
     for split, levels in (("train", LEVELS[:8]), ("test", LEVELS[8:])):
-        if kind == "folders":
-            write(tmp_path / split, levels)
-        else:
-            np.savez(tmp_path / f"{split}.npz", images=levels)
-    dataset = images(tmp_path).load()
-    for part, levels in ((dataset.train, LEVELS[:6]), (dataset.val, LEVELS[6:8]), (dataset.test, LEVELS[8:])):
-        assert_images(part, levels)
+        write(tmp_path / "folders" / split, levels)
+        (tmp_path / "arrays").mkdir(exist_ok=True)
+        np.savez(tmp_path / "arrays" / f"{split}.npz", images=levels)
+    for kind in ("folders", "arrays"):
+        dataset = images(tmp_path / kind).load()
+        for part, levels in ((dataset.train, LEVELS[:6]), (dataset.val, LEVELS[6:8]), (dataset.test, LEVELS[8:])):
+            assert_images(part, levels)
 
 
 def test_names_of_sub_folders_are_labels(tmp_path):
     names = [f"{'cat' if index % 3 else 'ant'}/deep/{index:02}.png" for index in range(NUM)]
-    dataset = images(write(tmp_path, names=names), division="random").load()
-    parts = [dataset.train, dataset.val, dataset.test]
+    dataset = images(write(tmp_path / "train", names=names), division="random").load()
     due = {LEVELS[index].tobytes(): int(index % 3 > 0) for index in range(NUM)}
-    found = {image.permute(1, 2, 0).contiguous().numpy().tobytes(): int(label)
-             for part in parts for image, label in zip(*part, strict=True)}  # fmt: skip
-    assert found == due
-
-
-def test_a_test_picture_of_an_unknown_label_is_refused(tmp_path):
-    write(tmp_path / "train" / "cat")
+    for part in (dataset.train, dataset.val, dataset.test):
+        for image, label in zip(*part, strict=True):
+            assert due[image.permute(1, 2, 0).contiguous().numpy().tobytes()] == label
     write(tmp_path / "test" / "dog")
     assert "no training picture is in a folder dog" in error_of(images(tmp_path))
 
@@ -128,13 +122,14 @@ def test_sizes_that_differ_are_refused_or_resized(tmp_path):
     np.testing.assert_array_equal(source.load().test.images[0].permute(1, 2, 0), np.array(due))
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "webp"])
-def test_other_formats_are_what_pillow_reads(tmp_path, suffix):
+def test_other_formats_are_what_pillow_reads(tmp_path):
     smooth = np.linspace(0, 255, NUM * 6 * 8 * 3).reshape(LEVELS.shape).astype(np.uint8)
-    write(tmp_path, smooth, [f"{index:02}.{suffix}" for index in range(NUM)])
+    names = [f"{index:02}.{('jpg', 'JPEG', 'webp')[index % 3]}" for index in range(NUM)]
+    write(tmp_path, smooth, names)
     (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
-    due = np.stack([np.array(Image.open(tmp_path / f"{index:02}.{suffix}")) for index in range(0, NUM, 4)])
-    assert_images(images(tmp_path).load().test, due)
+    assert_images(
+        images(tmp_path).load().test, np.stack([np.array(Image.open(tmp_path / each)) for each in names[::4]])
+    )
 
 
 def test_a_picture_stands_as_its_camera_was_held(tmp_path):
@@ -146,26 +141,14 @@ def test_a_picture_stands_as_its_camera_was_held(tmp_path):
     assert_images(images(tmp_path).load().test, np.rot90(LEVELS[::4], -1, axes=(1, 2)))
 
 
-def png(**settings) -> bytes:
+def png(pixels: np.ndarray = LEVELS[0]) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(LEVELS[0]).save(stream, "PNG", **settings)
+    Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
 
 
-def deep() -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.zeros((6, 8), np.uint16)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def enormous() -> bytes:
-    """Announces 60,000 x 60,000 pixels."""
-    content = png()
-    return content[:16] + struct.pack(">II", 60_000, 60_000) + content[24:]
-
-
-BAD = {"empty": b"", "text": b"not found", "half": png()[:-100], "flipped": png()[:60] + b"\xff" + png()[61:],
-       "16 bits": deep(), "enormous": enormous(), "pickle": b"\x80\x04\x95" + bytes(99)}  # fmt: skip
+ENORMOUS = png()[:16] + struct.pack(">II", 60_000, 60_000) + png()[24:]  # announces so many pixels
+BAD = {"text": b"not found", "half": png()[:-100], "16 bits": png(np.zeros((6, 8), np.uint16)), "enormous": ENORMOUS}
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
@@ -183,18 +166,12 @@ def npz(**contents) -> bytes:
 
 BAD_ARRAYS = {
     "empty": (b"", ""),
-    "text": (b"not found", ""),
     "half": (npz(images=LEVELS)[:-300], ""),
     "pickled": (npz(images=np.array([{}, {}], dtype=object)), "pickle"),
-    "other names": (npz(pictures=LEVELS), "got pictures"),
     "floats": (npz(images=LEVELS / 255), "(12, 6, 8, 3) float64"),
-    "one image": (npz(images=LEVELS[0, ..., 0]), "(6, 8) uint8"),
     "two channels": (npz(images=LEVELS[..., :2]), "(12, 6, 8, 2) uint8"),
-    "none": (npz(images=LEVELS[:0]), "(0, 6, 8, 3) uint8"),
-    "fewer labels": (npz(images=LEVELS, labels=np.zeros(5, int)), "12 labels"),
-    "labels of a text": (npz(images=LEVELS, labels=np.array(["a"] * NUM)), "12 labels"),
-    "negative labels": (npz(images=LEVELS, labels=np.full(NUM, -1)), "12 labels"),
-    "large labels": (npz(images=LEVELS, labels=np.full(NUM, 256)), "12 labels"),
+    "labels of a text": (npz(images=LEVELS, labels=np.array(["a"] * NUM)), "for images (12, "),
+    "large labels": (npz(images=LEVELS, labels=np.full(NUM, 256)), "for images (12, "),
 }
 
 
@@ -211,9 +188,8 @@ def test_a_bad_array_is_one_line(tmp_path, content, telling):
     ("settings", "telling"),
     [
         ({"size": 1}, "data.size must be 2..1024"),
-        ({"size": "32"}, "data.size must be 2..1024"),
         ({"channels": 2}, "data.channels must be 1, 3 or null"),
-        ({"splits": ["train", "extra"]}, "the splits train and test, got extra"),
+        ({"splits": ["train", "extra"]}, "the splits are train, test; got 'extra'"),
     ],
 )
 def test_bad_settings_are_one_line(tmp_path, settings, telling):
@@ -234,14 +210,6 @@ def test_images_of_more_values_than_a_covariance_can_have_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((3, 70, 90, 3), np.uint8))
     with pytest.raises(DataError, match=r"^[^\n]*18,900 values[^\n]*data\.size=32$"):
         images(tmp_path / "x.npy").image_shape  # noqa: B018
-
-
-def test_a_changed_folder_has_another_fingerprint(tmp_path):
-    source = images(write(tmp_path))
-    before = source.fingerprint()
-    assert source.fingerprint() == before
-    (tmp_path / "07.png").unlink()
-    assert source.fingerprint() != before
 
 
 # --- CIFAR-10 and MNIST, on files in their formats -------------------------------------------------------------------
@@ -279,24 +247,17 @@ def test_cifar(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damaged",
-    [
-        {"data_batch_2": b""[:0], "test_batch": b""},
-        {"test_batch": bytes(3072)},
-        {"test_batch": bytes([11]) + bytes(3072)},
-    ],
+    "records",
+    [{"data_batch_2": b"", "test_batch": b""}, {"test_batch": bytes(3072)}, {"test_batch": bytes([11]) + bytes(3072)}],
     ids=["empty", "a byte is missing", "label 11"],
 )
-def test_a_bad_cifar_archive_is_one_line(tmp_path, damaged):
-    path = tmp_path / "cifar-10-binary.tar.gz"
-    assert error_of(cifar(tmp_path, damaged)).startswith(f"{path}: ")
+def test_bad_cifar_records_are_one_line(tmp_path, records):
+    assert error_of(cifar(tmp_path, records)).startswith(f"{tmp_path / 'cifar-10-binary.tar.gz'}: ")
 
 
-@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
-def test_an_interrupted_cifar_archive_is_one_line(tmp_path, keep):
+def test_an_interrupted_cifar_archive_is_one_line(tmp_path):
     source, path = cifar(tmp_path), tmp_path / "cifar-10-binary.tar.gz"
-    content = path.read_bytes()
-    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert error_of(source).startswith(f"{path}: ")
 
 
@@ -319,7 +280,7 @@ def mnist(folder: Path, **damaged: bytes) -> MNIST:
 
 
 def test_mnist(tmp_path):
-    dataset: Dataset = mnist(tmp_path).load()
+    dataset = mnist(tmp_path).load()
     assert_images(dataset.train, DIGITS[:-2, ..., None], READ[:-2])
     assert_images(dataset.test, DIGITS[:4, ..., None], READ[:4])
     assert mnist(tmp_path).image_shape == tuple(dataset.image_shape) == (1, 28, 28)
@@ -327,14 +288,14 @@ def test_mnist(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"<html>", idx(READ[:3]), idx(READ + 7), idx(DIGITS), idx(READ)[:-9], gzip.compress(b"\0\0\x08\1", mtime=0),
-     gzip.compress(b"\0\0\x08\1\xff\xff\xff\xff", mtime=0)],
-)  # fmt: skip
+    [b"", idx(READ[:3]), idx(READ + 7), idx(DIGITS), idx(READ)[:-9], gzip.compress(b"\0\0\x08\1\xff\xff", mtime=0)],
+    ids=["empty", "fewer", "above 9", "images", "half", "no size"],
+)
 def test_bad_mnist_labels_are_one_line(tmp_path, content):
     assert error_of(mnist(tmp_path, train_labels=content)).startswith(f"{tmp_path / 'train-labels-idx1-ubyte.gz'}: ")
 
 
-@pytest.mark.parametrize("content", [idx(DIGITS[:, :27]), idx(DIGITS)[:200], idx(READ), b""])
+@pytest.mark.parametrize("content", [idx(DIGITS[:, :27]), idx(READ)], ids=["27 rows", "labels"])
 def test_bad_mnist_images_are_one_line(tmp_path, content):
     error_of(mnist(tmp_path, train_images=content))
 

@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from stress.faults import STUDY
 from stress.forked import train
@@ -40,27 +39,15 @@ def test_a_sweep_killed_three_times_ends_as_if_left_alone(alone, tmp_path):
 
 
 def test_the_comparison_sees_a_difference(alone, tmp_path):
-    """A digit in each file that is compared."""
     folder = shutil.copytree(alone.folder, tmp_path / "copy")
     run = next((folder / STUDY).glob("dense-logvar-*"))
     assert differing(folder, alone) == []
-    for name in ("result.json", "history.csv"):
-        (run / name).write_text(
-            re.sub(r"(\.\d\d)\d", r"\g<1>x", (run / name).read_text(encoding="utf-8")), encoding="utf-8"
-        )
+    path = run / "result.json"
+    path.write_text(re.sub(r"(\.\d\d)\d", r"\g<1>x", path.read_text(encoding="utf-8")), encoding="utf-8")
     for path in run.glob("checkpoints/*.ckpt"):
         content = torch.load(path, weights_only=True)
         next(iter(content["state_dict"].values())).view(-1)[0] += 1e-6
         torch.save(content, path)
-    for path in run.glob("*.safetensors"):
-        tensors = load_file(path)
-        next(iter(tensors.values())).view(-1)[0] += 1
-        save_file(tensors, path)
-    (run / "figures" / "data.png").write_bytes((run / "figures" / "samples.png").read_bytes())
     (run / "status.json.host.1.partial").touch()
-    assert {name.rpartition("/")[2] for name in differing(folder, alone)} == {
-        "basis.safetensors", "best.ckpt", "data.png", "history.csv", "last.ckpt",
-        "order_of_learning.safetensors", "per_image.safetensors", "prior.safetensors",
-        "representation.safetensors", "result.json",
-        "status.json.host.1.partial",
-    }  # fmt: skip
+    found = {name.rpartition("/")[2] for name in differing(folder, alone)}
+    assert found == {"best.ckpt", "last.ckpt", "result.json", "status.json.host.1.partial"}

@@ -246,23 +246,3 @@ def test_a_damaged_result_is_made_again(run, capsys):
     assert taken()[0].status == "done"
     assert "result.json is missing or damaged: it is scored again" in lines(capsys)
     assert len(run.counted) == 2
-
-
-def test_left_over_partials_of_killed_processes_go_when_a_run_begins(run):
-    _, folder = taken()
-    folder.status.unlink()
-    (folder.path / "result.json").unlink()
-    left = folder.path / "checkpoints" / "last.ckpt.another-machine.123.partial"
-    left.parent.mkdir()
-    left.write_text("half", encoding="utf-8")
-    taken()
-    assert not left.exists()
-
-
-def test_a_data_file_replaced_while_the_process_runs_is_the_one_that_was_read(run, monkeypatch):
-    """Later jobs of it see what the first saw; other processes refuse."""
-    from svhn_vae.data.digits import Synthetic
-
-    taken()
-    monkeypatch.setattr(Synthetic, "load", lambda self: pytest.fail("read again"))
-    assert taken("seed=1")[0].status == "done"

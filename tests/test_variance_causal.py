@@ -24,16 +24,10 @@ def network(reach: int = 2) -> CausalNetwork:
 
 
 def head(event_shape: tuple[int, int, int], num_levels: int, *, sees_z: bool = True) -> Causal:
-    settings = {
-        "sees_z": sees_z,
-        "num_features": 1,
-        "rows_per_update": 2,
-        "reach": 2,
-        "width": 8,
-        "depth": 1,
-        "num_mixtures": 3,
-    }
-    return Causal(event_shape, scale=False, **settings, num_levels=num_levels, log_scale_range=[-9.0, 6.0]).eval()
+    settings = {"num_features": 1, "rows_per_update": 2, "reach": 2, "width": 8, "depth": 1, "num_mixtures": 3}
+    return Causal(
+        event_shape, scale=False, sees_z=sees_z, **settings, num_levels=num_levels, log_scale_range=[-9, 6]
+    ).eval()
 
 
 @pytest.mark.parametrize("reach", [1, 3])

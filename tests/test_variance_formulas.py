@@ -58,32 +58,26 @@ def test_variance_is_the_formula_of_the_decoders_number(name, expected):
     np.testing.assert_allclose(variance[0], expected(v.double().numpy()), rtol=0.03)
 
 
-def test_relu_eps_is_dead_and_on_its_floor_below_zero():
+def test_where_sigma_stands():
+    """relu_eps is dead and on its floor below zero; a bounded head stands at its bounds."""
     standing = make("relu_eps", (3,)).standing(torch.tensor([[[0.0, 0.0, 0.0], [-2.0, 0.5, 3.0]]]))
     assert standing["dead_fraction"] == standing["floor_fraction"] == pytest.approx(1 / 3)
-
-
-def test_a_bounded_head_stands_at_its_bounds():
     raw = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [-50.0, -40.0, 0.0, 50.0]]])
     standing = make("bounded_logvar", (4,)).standing(raw)
     assert (standing["floor_fraction"], standing["ceiling_fraction"]) == (0.5, 0.25)
 
 
-@pytest.mark.parametrize("name", ["shared", "per_dimension", "fixed", "optimal", "per_channel"])
-def test_sigma_of_these_is_the_same_for_every_image(name):
-    variance = make(name, (3, 4, 4))(torch.randn(4, 1, 3, 4, 4)).variance
-    assert (variance == variance[:1]).all()
-
-
-def test_per_channel_learns_one_sigma_per_channel():
-    head = make("per_channel", (3, 4, 4))
-    assert sum(parameter.numel() for parameter in head.parameters()) == 3
-
-
-def test_per_image_is_one_sigma_for_all_elements():
-    variance = make("per_image", (3, 4, 4))(torch.randn(4, 2, 3, 4, 4)).variance.flatten(1)
+@pytest.mark.parametrize(
+    ("name", "num_sigmas", "num_learned"),
+    [("shared", 1, 1), ("per_dimension", 1, 48), ("fixed", 1, 0), ("optimal", 1, 0), ("per_channel", 1, 3),
+     ("per_image", 4, 0)],
+)  # fmt: skip
+def test_which_images_and_elements_share_a_sigma(name, num_sigmas, num_learned):
+    head = make(name, (3, 4, 4))
+    variance = head(torch.randn(4, head.params_per_element, 3, 4, 4)).variance.flatten(1)
     assert (variance == variance[:, :1]).all()
-    assert len(variance[:, 0].unique()) == 4
+    assert len(variance[:, 0].unique()) == num_sigmas
+    assert sum(parameter.numel() for parameter in head.parameters()) == num_learned
 
 
 @pytest.mark.parametrize(("name", "bands"), [("scaled", [50]), ("banded", [3, 3, *[2] * 22])])
@@ -97,7 +91,7 @@ def test_a_band_has_the_mean_of_what_the_decoder_emits_for_it(name, bands):
 
 
 def test_optimal_sigma_is_the_mean_square_of_training_batches_and_frozen_in_evaluation():
-    head = make("optimal", (5,), "variance.momentum=0.5")
+    head = make("optimal", (5,), momentum=0.5)
     first, second = ((torch.randn(4, 1, 5), torch.randn(4, 5)) for _ in range(2))
     squares = [np.square(y.numpy() - raw[:, 0].numpy()).mean() for raw, y in (first, second)]
     head.observe(*first)
@@ -110,18 +104,15 @@ def test_optimal_sigma_is_the_mean_square_of_training_batches_and_frozen_in_eval
 def test_optimal_sigma_is_observed_by_a_training_vae_alone():
     vae = build_vae(composed("variance=optimal", "network_scale=0.01", "pca.n_components=5"))
     batch = Features(y := 3 * torch.randn(8, 5), torch.zeros(8, 1), torch.zeros(8), unknown(y))
-    for buffer in vae.representation.buffers():
-        buffer.nan_to_num_()
     vae.eval()(batch)
     assert not vae.variance.has_observed
     result = vae.train()(batch)
     expected = (batch.y - result.likelihood.mean).square().mean()
     torch.testing.assert_close(result.likelihood.variance, expected.expand(8, 5))
-    assert not result.likelihood.log_variance.requires_grad
 
 
 def test_logvar_l2_adds_its_penalty_and_starts_small():
-    head = make("logvar_l2", (5,), "variance.l2=0.5")
+    head = make("logvar_l2", (5,), l2=0.5)
     raw = torch.randn(4, 2, 5)
     torch.testing.assert_close(head.penalty(raw), 0.5 * raw[:, 1].square().sum(1))
     assert head.initial_factor == 0.01
@@ -172,7 +163,7 @@ def test_scale_mixture_is_the_sum_of_its_gaussians():
 
 
 def test_low_rank_is_scipys_and_torchs_multivariate_normal():
-    head, y = make("low_rank", (3, 2, 2), "variance.rank=2"), torch.randn(4, 3, 2, 2)
+    head, y = make("low_rank", (3, 2, 2), rank=2), torch.randn(4, 3, 2, 2)
     p = head(2 * torch.randn(4, 4, 3, 2, 2))
     sigma = (0.5 * p.log_variance).flatten(1).exp().unsqueeze(2)
     factor = sigma * p.factor.flatten(2).mT  # (B, D, R), in units of y
@@ -183,7 +174,7 @@ def test_low_rank_is_scipys_and_torchs_multivariate_normal():
     for i in range(4):
         scipys = scipy.stats.multivariate_normal(p.loc[i].flatten().double().numpy(), covariance[i])
         assert p.log_prob(y)[i].item() == pytest.approx(scipys.logpdf(y[i].flatten().double().numpy()), rel=1e-4)
-    samples = p.sample((50_000,)).flatten(2)
+    samples = p.sample((20_000,)).flatten(2)
     correlation = np.stack([np.corrcoef(samples[:, i].T) for i in range(4)])
     expected = covariance / np.sqrt(np.einsum("bi,bj->bij", *[np.einsum("bii->bi", covariance)] * 2))
     np.testing.assert_allclose(correlation, expected, atol=0.03)
@@ -204,7 +195,7 @@ def test_bernoulli_is_the_cross_entropy():
     expected = (y * p.log() + (1 - y) * (1 - p).log()).sum((1, 2, 3))
     torch.testing.assert_close(head(raw).log_prob(y), expected)
     torch.testing.assert_close(head(raw).mean, p)
-    assert not head.is_density
+    assert {name for name in options("variance") if not make(name, PIXELS).is_density} == {"bernoulli"}
 
 
 def pixelcnn_plus_plus(raw: np.ndarray, level: np.ndarray, num_mixtures: int, num_levels: int) -> float:
@@ -231,7 +222,7 @@ def pixelcnn_plus_plus(raw: np.ndarray, level: np.ndarray, num_mixtures: int, nu
 
 
 def test_logistic_mixture_is_pixelcnns():
-    head = make("logistic_mixture", PIXELS, "variance.log_scale_range=[-30,30]")  # out of the way
+    head = make("logistic_mixture", PIXELS, log_scale_range=[-30, 30])  # out of the way
     raw = torch.randn(4, 20, *PIXELS)
     raw[:, 5:10] -= 1
     level = torch.randint(0, 256, (4, *PIXELS))
@@ -243,7 +234,7 @@ def test_logistic_mixture_is_pixelcnns():
 
 def test_logistic_mixture_integrates_to_one_over_the_pixels():
     """A density that is constant within a level: the sum over the levels of three channels, eight each."""
-    head = make("logistic_mixture", (3, 1, 1), "variance.num_levels=8")
+    head = make("logistic_mixture", (3, 1, 1), num_levels=8)
     levels = torch.tensor(list(itertools.product(range(8), repeat=3))).view(-1, 3, 1, 1)
     p = head(torch.randn(1, 20, 3, 1, 1).expand(512, -1, -1, -1, -1))
     density = p.log_prob((levels + torch.rand(512, 3, 1, 1)) / 8).exp()
@@ -251,11 +242,11 @@ def test_logistic_mixture_integrates_to_one_over_the_pixels():
 
 
 def test_logistic_mixture_samples_pixels_with_the_probabilities_that_it_says():
-    p = make("logistic_mixture", (3, 1, 1), "variance.num_levels=3")(torch.randn(1, 20, 3, 1, 1))
-    samples = p.sample((100_000,))
+    p = make("logistic_mixture", (3, 1, 1), num_levels=3)(torch.randn(1, 20, 3, 1, 1))
+    samples = p.sample((50_000,))
     assert samples.min() >= 0
     assert samples.max() < 1
-    frequency = np.bincount((samples.view(-1, 3) * 3).long() @ torch.tensor([9, 3, 1]), minlength=27) / 100_000
+    frequency = np.bincount((samples.view(-1, 3) * 3).long() @ torch.tensor([9, 3, 1]), minlength=27) / 50_000
     levels = torch.tensor(list(itertools.product(range(3), repeat=3))).view(-1, 3, 1, 1)
     says = torch.cat([p.log_prob((level + 0.5) / 3) for level in levels.split(1)]).exp() / 27
     np.testing.assert_allclose(frequency, says, atol=0.01)
@@ -265,20 +256,20 @@ def test_logistic_mixtures_moments_are_its_samples():
     """Of all channels where nothing reaches black or white; of red, and within 0.1 sigma of all, everywhere."""
     raw = torch.randn(2, 20, *PIXELS)
     anywhere = make("logistic_mixture", PIXELS)(raw)
-    samples = anywhere.sample((50_000,))
+    samples = anywhere.sample((20_000,))
     error = (samples.mean(0) - anywhere.mean).abs() / samples.std(0)
-    assert error[:, 0].max() < 0.02
+    assert error[:, 0].max() < 0.03
     assert error.max() < 0.1
-    torch.testing.assert_close(samples.var(0)[:, 0], anywhere.variance[:, 0], rtol=0.03, atol=0)
+    torch.testing.assert_close(samples.var(0)[:, 0], anywhere.variance[:, 0], rtol=0.04, atol=0)
     assert (anywhere.variance <= anywhere.mean * (1 - anywhere.mean)).all()
     raw[:, :5], raw[:, 5:10] = 0.1 * raw[:, :5], 0.3 * raw[:, 5:10] - 4
     inside = make("logistic_mixture", PIXELS)(raw)
-    samples = inside.sample((50_000,))
-    torch.testing.assert_close(samples.mean(0), inside.mean, rtol=0, atol=0.003)
-    torch.testing.assert_close(samples.var(0), inside.variance, rtol=0.05, atol=0)
+    samples = inside.sample((20_000,))
+    torch.testing.assert_close(samples.mean(0), inside.mean, rtol=0, atol=0.004)
+    torch.testing.assert_close(samples.var(0), inside.variance, rtol=0.07, atol=0)
 
 
-@pytest.mark.parametrize("location", [-40.0, 0.0, 40.0])
+@pytest.mark.parametrize("location", [-40.0, 40.0])
 def test_logistic_mixture_has_no_infinity_where_a_probability_is_tiny(location):
     raw = torch.full((1, 20, *PIXELS), -20.0)
     raw[:, :5] = location
@@ -288,10 +279,6 @@ def test_logistic_mixture_has_no_infinity_where_a_probability_is_tiny(location):
         [gradient] = torch.autograd.grad(log_prob.sum(), raw)
         assert log_prob.isfinite().all()
         assert gradient.isfinite().all()
-
-
-def test_only_a_cross_entropy_is_no_density():
-    assert {name for name in options("variance") if not make(name, PIXELS).is_density} == {"bernoulli"}
 
 
 def test_spectral_is_a_gaussian_with_a_variance_per_frequency_and_one_per_place():

@@ -6,7 +6,7 @@ Imports nothing of the package, and no torch: the report reads it, too.
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 
@@ -108,3 +108,28 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`: did you mean NAME?` with the nearest of the names, or nothing if none is near."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f": did you mean {near[0]}?" if near else ""
+
+
+def at_least(group: str, minimum: float, **settings: float) -> None:
+    """Raises UserError for a setting of a group that is not; as do the checks below."""
+    for name, value in settings.items():
+        if not value >= minimum:
+            raise UserError(f"{group}.{name} must be at least {minimum}, got {value}")
+
+
+def above_zero(group: str, **settings: float) -> None:
+    for name, value in settings.items():
+        if not value > 0:
+            raise UserError(f"{group}.{name} must be above 0, got {value}")
+
+
+def fraction(group: str, **settings: float) -> None:
+    for name, value in settings.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{group}.{name} must be in 0..1, got {value}")
+
+
+def one_of(group: str, choices: Collection[object], **settings: object) -> None:
+    for name, value in settings.items():
+        if value not in choices:
+            raise UserError(f"{group}.{name} must be one of {', '.join(map(str, choices))}, got {value}")

@@ -20,9 +20,8 @@ import scipy.io
 from omegaconf import OmegaConf
 from PIL import Image
 
-from conftest import rows_of
 from stress.disk import Disk, failing
-from stress.fingerprint import fingerprints
+from stress.fingerprint import fingerprints, of_history
 from stress.forked import TINY, Done, Prepare, train, warm_up, without_pictures
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.runs.weights import load_tensors, read_checkpoint
@@ -35,6 +34,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".ckpt": read_checkpoint,
     ".png": lambda path: Image.open(path).load(),
     ".yaml": OmegaConf.load,
+    ".csv": of_history,
 }
 
 
@@ -158,7 +158,6 @@ def half_written(folder: Path, *, partials: bool = True) -> list[str]:
     for path in sorted((folder / "outputs").rglob("*")):
         try:
             READERS.get(path.suffix, Path.exists)(path)
-            assert path.name != "history.csv" or rows_of(path), "it has no rows"
         except Exception as error:  # whatever reading raises
             wrong.append(f"{path.name} is no whole file: {error!r}")
         if partials and path.suffix == ".partial":

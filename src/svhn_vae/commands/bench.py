@@ -81,7 +81,7 @@ def of_updates(settings: Config, device: torch.device, folder: Path) -> Rows:
             ours, bare = updates.timed(
                 fit, updates.bare_loop_of(fit), num_epochs=how["epochs"], num_rounds=settings["repeats"]
             )
-            row = {"size": name, "way": variant, "ms per update": 1000 * median(ours)}
+            row = {"an update of": f"{name}, {variant}", "ms": 1000 * median(ours)}
             row["images/s"] = fit.size.batch_size / median(ours)
             rows.append(row | {"of the bare loop": median(b / o for o, b in zip(ours, bare, strict=True))})
     return rows
@@ -90,7 +90,7 @@ def of_updates(settings: Config, device: torch.device, folder: Path) -> Rows:
 def of_spectrum(settings: Config, device: torch.device, folder: Path) -> Rows:
     numbers = settings["spectrum_images_on_gpu" if device.type == "cuda" else "spectrum_images"]
     found = {num: updates.spectrum_times(num, device) for num in numbers}
-    return [{"images": num, "what": what, "s": s} for num, times in found.items() for what, s in times.items()]
+    return [{"what": f"{what}, {num:,} images", "s": s} for num, times in found.items() for what, s in times.items()]
 
 
 PARTS = {"updates": of_updates, "spectrum": of_spectrum}

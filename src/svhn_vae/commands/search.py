@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from svhn_vae.errors import UserError
-from svhn_vae.experiment.configuration import OUTPUTS, quiet, register_resolvers
+from svhn_vae.experiment.configuration import quiet, register_resolvers
 from svhn_vae.experiment.preflight import configured, jobs_of
 from svhn_vae.experiment.sweep import Sweep
 from svhn_vae.runs.files import locked, write_json
@@ -93,9 +93,9 @@ def check(searched: dict[str, Any], fixed: list[str]) -> Path:
     corners = [{key: values[min(place, len(values) - 1)] for key, values in ends.items()}
                for place in range(max(map(len, ends.values())))]  # fmt: skip
     jobs = list(itertools.chain(*(jobs_of([*fixed, *words_of(corner)], is_sweep=False) for corner in corners)))
-    if faults := list(dict.fromkeys(fault for job in jobs for fault in (*job.wrong, job.impossible) if fault)):
-        raise UserError("; ".join(faults))
-    return OUTPUTS / str(jobs[0].settings["study"])
+    if faults := [fault for job in jobs if (fault := job.wrong or job.impossible)]:
+        raise UserError("; ".join(dict.fromkeys(faults)))
+    return jobs[0].path.parent
 
 
 def words_of(params: dict[str, Any]) -> list[str]:

@@ -11,10 +11,8 @@ Units: lengths in pixels of the 32 x 32 image, angles in radians, brightness in 
 """
 
 import functools
-import hashlib
 import io
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib
@@ -24,8 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from svhn_vae.data.cache import cached
 from svhn_vae.data.download import user_cache
-from svhn_vae.data.sources import LabelledImages, Source
-from svhn_vae.errors import DataError
+from svhn_vae.data.sources import LabelledImages, Source, of_split
 
 SIDE = 32
 JPEG_CELL = 8  # JPEG works in cells of 8 pixels; crops of a larger photo do not start on a cell
@@ -44,8 +41,7 @@ STROKES = (0, 2, 3)  # pixels of outline at a font size of 96: painted and cast 
 GLYPH_HEIGHT = 48
 CANVAS = (288, 96)  # width, height of the strip on which three glyphs are set before they are seen at an angle
 
-CACHED = range(1_000, 100_001)  # images of a file: fewer are drawn in no time, more are held in memory three times
-LIBRARIES = ("numpy", "pillow", "matplotlib")  # other versions may round otherwise, or bring other fonts
+FORMAT = 1  # of files of digits in the cache: to be raised with any change of what is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,41 +54,16 @@ class Synthetic(Source):
 
     is_synthetic = True
     licence = "drawn by svhn-vae, MIT"
-
-    @property
-    def name(self) -> str:
-        return "synthetic"
-
+    name = "synthetic"  # pyright: ignore[reportAssignmentType]
     num_labels = 10  # pyright: ignore[reportAssignmentType]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return 3, SIDE, SIDE
+    image_shape = (3, SIDE, SIDE)  # pyright: ignore[reportAssignmentType]
 
     def read(self, split: str) -> LabelledImages:
-        sizes = {"train": self.num_train, "test": self.num_test}
-        if split not in sizes:
-            raise DataError(f"data=synthetic has the splits train and test, got {split}")
-        # Two drawings that share no image: seeds 2 s and 2 s + 1.
-        return cached_digits(sizes[split], 2 * self.drawing_seed + (split == "test"))
-
-
-def cached_digits(num_images: int, seed: int) -> LabelledImages:
-    """As `draw_digits` draws them, from the user's cache folder where there are many: 6,000 take two seconds."""
-
-    def draw() -> LabelledImages:
-        return LabelledImages(*map(torch.from_numpy, draw_digits(num_images, seed)))
-
-    if num_images not in CACHED:
-        return draw()
-    return cached(user_cache() / f"digits-{_drawer()}-{seed}-{num_images}.safetensors", LabelledImages, draw)
-
-
-@functools.cache
-def _drawer() -> str:
-    """Names the code that draws, and the libraries that it draws with."""
-    source = Path(__file__).read_text(encoding="utf-8")
-    return hashlib.sha256(" ".join([source, *map(version, LIBRARIES)]).encode()).hexdigest()[:8]
+        """From the user's cache folder, or drawn and put there: 6,000 digits take two seconds."""
+        num, offset = of_split(split, {"train": (self.num_train, 0), "test": (self.num_test, 1)})
+        seed = 2 * self.drawing_seed + offset  # two drawings that share no image
+        path = user_cache() / f"digits-{FORMAT}-{seed}-{num}.safetensors"
+        return cached(path, LabelledImages, lambda: LabelledImages(*map(torch.from_numpy, draw_digits(num, seed))))
 
 
 def draw_digits(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -123,24 +94,16 @@ def _typefaces() -> list[list[Image.Image]]:
     """For each font and stroke the glyphs 0..9, cropped to their ink, GLYPH_HEIGHT high."""
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     paths = sorted(path for pattern in FONT_PATTERNS for path in folder.glob(pattern))
-    faces = [_typeface(path, stroke) for path in paths for stroke in STROKES]
-    return [face for face in faces if face is not None]
+    fonts = [ImageFont.truetype(path, 2 * GLYPH_HEIGHT) for path in paths]
+    return [[_glyph(digit, font, stroke) for digit in "0123456789"] for font in fonts for stroke in STROKES]
 
 
-def _typeface(path: Path, stroke: int) -> list[Image.Image] | None:
-    """The ten glyphs of a font, None if it does not have them: then they come out empty or all alike."""
-    font = ImageFont.truetype(path, 2 * GLYPH_HEIGHT)
-    glyphs = []
-    for digit in "0123456789":
-        canvas = Image.new("L", (4 * GLYPH_HEIGHT, 4 * GLYPH_HEIGHT))
-        position = (GLYPH_HEIGHT, 3 * GLYPH_HEIGHT)
-        ImageDraw.Draw(canvas).text(position, digit, fill=255, font=font, anchor="ls", stroke_width=stroke)
-        if canvas.getbbox() is None:
-            return None
-        ink = canvas.crop(canvas.getbbox())
-        width = max(1, round(ink.width * GLYPH_HEIGHT / ink.height))
-        glyphs.append(ink.resize((width, GLYPH_HEIGHT), Image.Resampling.BOX))
-    return glyphs if len({glyph.tobytes() for glyph in glyphs}) == 10 else None
+def _glyph(digit: str, font: ImageFont.FreeTypeFont, stroke: int) -> Image.Image:
+    canvas = Image.new("L", (4 * GLYPH_HEIGHT, 4 * GLYPH_HEIGHT))
+    position = (GLYPH_HEIGHT, 3 * GLYPH_HEIGHT)
+    ImageDraw.Draw(canvas).text(position, digit, fill=255, font=font, anchor="ls", stroke_width=stroke)
+    ink = canvas.crop(canvas.getbbox())
+    return ink.resize((max(1, round(ink.width * GLYPH_HEIGHT / ink.height)), GLYPH_HEIGHT), Image.Resampling.BOX)
 
 
 def _glyph_masks(rng: np.random.Generator, labels: np.ndarray, corners: np.ndarray) -> np.ndarray:

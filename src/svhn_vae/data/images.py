@@ -18,8 +18,16 @@ import torch
 from PIL import Image, ImageOps
 
 from svhn_vae.data.download import Official, contents
-from svhn_vae.data.sources import LabelledImages, Source, errors_of, files_fingerprint
-from svhn_vae.errors import DataError
+from svhn_vae.data.sources import (
+    LabelledImages,
+    Source,
+    errors_of,
+    files_fingerprint,
+    labelled,
+    of_split,
+    require,
+    take,
+)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAYS = (".npz", ".npy")
@@ -46,14 +54,12 @@ class Images(Source):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size is not None and not (isinstance(self.size, int) and 2 <= self.size <= 1024):
-            raise DataError(f"data.size must be 2..1024 pixels, or null for pictures of one size, got {self.size}")
-        if self.channels not in (None, 1, 3):
-            raise DataError(f"data.channels must be 1, 3 or null for those of the pictures, got {self.channels}")
-        if not self.root or not os.path.exists(self._root):
-            raise DataError(
-                f"data.root={self.root}: expected a folder of pictures, a .npz or a .npy file: set data.root"
-            )
+        is_size = self.size is None or (isinstance(self.size, int) and 2 <= self.size <= 1024)
+        require(is_size, f"data.size must be 2..1024 pixels, or null for pictures of one size, got {self.size}")
+        is_kind = self.channels in (None, 1, 3)
+        require(is_kind, f"data.channels must be 1, 3 or null for those of the pictures, got {self.channels}")
+        is_there = self.root and os.path.exists(self._root)
+        require(is_there, f"data.root={self.root}: expected a folder of pictures, a .npz or a .npy file: set data.root")
 
     @property
     def name(self) -> str:
@@ -67,11 +73,9 @@ class Images(Source):
         else:
             with errors_of(first := pictures_in(place)[0]):
                 shape = open_picture(first, self.size, self.channels).shape
-        if math.prod(shape) > MAX_VALUES:
-            raise DataError(
-                f"data.root={self.root}: images {shape} have {math.prod(shape):,} values, more than {MAX_VALUES:,}: "
-                "their covariance takes hours: resize them by data.size=32"
-            )
+        size = f"images {shape} have {math.prod(shape):,} values, more than {MAX_VALUES:,}"
+        advice = "their covariance takes hours: resize them by data.size=32"
+        require(math.prod(shape) <= MAX_VALUES, f"data.root={self.root}: {size}: {advice}")
         return shape  # pyright: ignore[reportReturnType]
 
     def read(self, split: str) -> LabelledImages:
@@ -79,12 +83,13 @@ class Images(Source):
         if place.suffix in ARRAYS:
             found = read_array(place)
         else:
-            names = sorted({_label_of(path, self._place("train")[0]) for path in pictures_in(self._place("train")[0])})
+            training, _ = self._place("train")
+            names = sorted({_label_of(path, training) for path in pictures_in(training)})
             found = read_pictures(place, names, self.size, self.channels)
         if is_whole:
             return found
         is_test = torch.arange(len(found.labels)) % max(round(1 / self.held_out), 2) == 0
-        return LabelledImages(*(array[is_test if split == "test" else ~is_test] for array in found))
+        return take(found, is_test if split == "test" else ~is_test)
 
     def fingerprint(self) -> str:
         return f"{self} {files_fingerprint(self._root)}"
@@ -95,42 +100,37 @@ class Images(Source):
 
     def _place(self, split: str) -> tuple[Path, bool]:
         """The folder or array of a split, and whether all of it is."""
-        if split not in ("train", "test"):
-            raise DataError(f"data=images has the splits train and test, got {split}")
         names = {name: [self._root / f"{name}{suffix}" for suffix in ("", *ARRAYS)] for name in ("train", "test")}
         places = {name: next((path for path in paths if path.exists()), None) for name, paths in names.items()}
+        place = of_split(split, places)
         if all(places.values()):
-            return places[split], True  # pyright: ignore[reportReturnType]
+            return place, True  # pyright: ignore[reportReturnType]
         return places["train"] or self._root, False
 
 
 def pictures_in(folder: Path) -> list[Path]:
     """All pictures below a folder, in the order of their names. DataError if there are none."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
-    if not found:
-        raise DataError(f"{folder}: expected {', '.join(PICTURES)} files, it holds {contents(folder)}: set data.root")
+    expected = f"{folder}: expected {', '.join(PICTURES)} files"
+    require(found, f"{expected}, it holds {contents(folder)}: set data.root")
     return found
 
 
 def read_pictures(folder: Path, names: list[str], size: int | None, channels: int | None) -> LabelledImages:
     """All pictures below a folder, labelled by the place of their sub-folder among `names`."""
-    paths = pictures_in(folder)
-    if len(names) > MAX_LABELS:
-        raise DataError(f"{folder}: expected at most {MAX_LABELS} sub-folders, which are labels, got {len(names)}")
-    images, labels = None, torch.zeros(len(paths), dtype=torch.uint8)
-    for index, path in enumerate(paths):
+    expected = f"{folder}: expected at most {MAX_LABELS} sub-folders, which are labels"
+    require(len(names) <= MAX_LABELS, f"{expected}, got {len(names)}")
+    images, labels = [], []
+    for path in pictures_in(folder):
         with errors_of(path):
-            image = open_picture(path, size, channels)
-            channels = image.shape[0]
-            images = torch.empty(len(paths), *image.shape, dtype=torch.uint8) if images is None else images
-            if image.shape != images.shape[1:]:
-                rows, columns = images.shape[2:]
-                raise DataError(f"it has {image.shape[2]} x {image.shape[1]} pixels and the first picture {columns} x "
-                                f"{rows}: resize all by data.size={min(rows, columns)}")  # fmt: skip
-            if (label := _label_of(path, folder)) not in names:
-                raise DataError(f"no training picture is in a folder {label}: the names of sub-folders are labels")
-            images[index], labels[index] = torch.from_numpy(image), names.index(label)
-    return LabelledImages(images, labels)  # pyright: ignore[reportArgumentType]
+            images.append(open_picture(path, size, channels))
+            labels.append(_label_of(path, folder))
+            (channels, *first), (_, *own) = images[0].shape, images[-1].shape
+            differ = f"it has {own[1]} x {own[0]} pixels and the first picture {first[1]} x {first[0]}"
+            require(own == first, f"{differ}: resize all by data.size={min(first)}")
+            unknown = f"no training picture is in a folder {labels[-1]}"
+            require(labels[-1] in names, f"{unknown}: the names of sub-folders are labels")
+    return labelled(np.stack(images), np.array([names.index(label) for label in labels]), MAX_LABELS)
 
 
 def _label_of(path: Path, folder: Path) -> str:
@@ -141,12 +141,11 @@ def _label_of(path: Path, folder: Path) -> str:
 def open_picture(path: Path, size: int | None, channels: int | None) -> np.ndarray:
     """A picture as (C, H, W) uint8, turned as its camera was held."""
     with warnings.catch_warnings(action="error"), Image.open(path) as image:  # warned of: too large to be meant
-        if image.mode.startswith(DEEP):
-            raise DataError(f"expected 8 bits per channel, got Pillow's mode {image.mode}: convert it")
-        if channels is None:
-            channels = 1 if image.mode in GREY else 3
-        elif channels == 1 and image.mode not in GREY:
-            raise DataError("it has colours, and the first picture or data.channels has none: set data.channels=3")
+        is_deep, is_grey = image.mode.startswith(DEEP), image.mode in GREY
+        require(not is_deep, f"expected 8 bits per channel, got Pillow's mode {image.mode}: convert it")
+        coloured = "it has colours, and the first picture or data.channels has none"
+        require(is_grey or channels != 1, f"{coloured}: set data.channels=3")
+        channels = channels or (1 if is_grey else 3)
         image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
         if size is not None:
             image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
@@ -159,17 +158,11 @@ def read_array(path: Path) -> LabelledImages:
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             loaded = {"images": loaded}
-        if "images" not in loaded:
-            raise DataError(f"expected an array `images`, and perhaps `labels`, got {', '.join(loaded) or 'none'}")
+        names = ", ".join(loaded) or "none"
+        require("images" in loaded, f"expected an array `images`, and perhaps `labels`, got {names}")
         images = _with_channels_first(np.asarray(loaded["images"]))
         labels = np.asarray(loaded["labels"]) if "labels" in loaded else np.zeros(len(images), np.uint8)
-        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not _fits(labels):
-            raise DataError(f"expected {len(images)} labels, whole numbers 0..255, got {labels.shape} {labels.dtype}")
-        return LabelledImages(torch.from_numpy(images), torch.from_numpy(labels.astype(np.uint8)))
-
-
-def _fits(labels: np.ndarray) -> bool:
-    return labels.min(initial=0) >= 0 and labels.max(initial=0) < MAX_LABELS
+        return labelled(images, labels, MAX_LABELS)
 
 
 def _with_channels_first(images: np.ndarray) -> np.ndarray:
@@ -178,12 +171,10 @@ def _with_channels_first(images: np.ndarray) -> np.ndarray:
     images = images[:, None] if images.ndim == 3 else images
     if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
-        raise DataError(
-            "expected images (N, H, W), (N, H, W, C) or (N, C, H, W) of uint8 levels, grey or colour, got "
-            f"{given}: convert them"
-        )
-    return np.ascontiguousarray(images)
+    is_right = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3) and images.size
+    expected = "expected images (N, H, W), (N, H, W, C) or (N, C, H, W) of uint8 levels, grey or colour"
+    require(is_right, f"{expected}, got {given}: convert them")
+    return images
 
 
 class CIFAR10(Official):
@@ -197,14 +188,11 @@ class CIFAR10(Official):
 
     def read(self, split: str) -> LabelledImages:
         names = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
-        members, [path] = self.of_split(split, names), map(self.file, self.files)
+        members, [path] = of_split(split, names), map(self.file, self.files)
         with errors_of(path), tarfile.open(path) as archive:
             contents = [archive.extractfile(f"cifar-10-batches-bin/{name}.bin").read() for name in members]
             records = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 3073)  # a label and the channels' rows
-            if not len(records) or records[:, 0].max() > 9:
-                raise DataError("expected labels 0..9 and at least one image: get it again")
-            images, labels = records[:, 1:].reshape(-1, *self.image_shape), records[:, 0]
-            return LabelledImages(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
+            return labelled(records[:, 1:].reshape(-1, *self.image_shape), records[:, 0], self.num_labels)
 
 
 class MNIST(Official):
@@ -222,20 +210,18 @@ class MNIST(Official):
     }
 
     def read(self, split: str) -> LabelledImages:
-        prefix = self.of_split(split, {"train": "train", "test": "t10k"})
+        prefix = of_split(split, {"train": "train", "test": "t10k"})
         images = read_idx(self.file(f"{prefix}-images-idx3-ubyte.gz"), num_axes=3)
         labels = read_idx(path := self.file(f"{prefix}-labels-idx1-ubyte.gz"), num_axes=1)
-        if images.shape != (len(labels), 28, 28) or not len(labels) or labels.max() > 9:
-            raise DataError(f"{path}: expected one label in 0..9 per image of 28 x 28, got {labels.shape} labels up to "
-                            f"{labels.max(initial=0)} and images {images.shape}: get both again")  # fmt: skip
-        return LabelledImages(torch.from_numpy(images[:, None].copy()), torch.from_numpy(labels.copy()))
+        with errors_of(path):
+            return labelled(images.reshape(-1, *self.image_shape), labels, self.num_labels)
 
 
 def read_idx(path: Path, num_axes: int) -> np.ndarray:
     """The uint8 array of a .gz file in the idx format: 0, 0, type 8, number of axes, sizes (big-endian), values."""
     with errors_of(path), gzip.open(path) as file:
         head = file.read(4)
-        if head != bytes([0, 0, 8, num_axes]):
-            raise DataError(f"expected idx values of uint8 with {num_axes} axes, got {head!r}: get it again")
+        is_right = head == bytes([0, 0, 8, num_axes])
+        require(is_right, f"expected idx values of uint8 with {num_axes} axes, got {head!r}: get it again")
         shape = np.frombuffer(file.read(4 * num_axes), ">u4").astype(int)
         return np.frombuffer(file.read(), np.uint8).reshape(shape)

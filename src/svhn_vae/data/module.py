@@ -1,5 +1,6 @@
 """The Lightning DataModule: loads the images once, fits the representation on them, gives batches of features."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,7 @@ import lightning as L  # noqa: N812  its usual name
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from svhn_vae.data.augmentation import Augmentation
-from svhn_vae.data.batches import EvaluationBatches, TrainingBatches, every_nth
+from svhn_vae.data.batches import Batching, EvaluationBatches, TrainingBatches, every_nth
 from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.sources import Dataset, Mapped, Source, known_labels, load_once
 from svhn_vae.errors import UserError
@@ -36,6 +36,7 @@ class EvaluationSplits:
 class DataModule(L.LightningDataModule):
     """Batches of a source's images in the coordinates of a representation, which `setup` fits in place.
 
+    labels: the share of training images whose label is known.
     fit_device: where the covariance of the images is computed, if it is not in `cache`.
     """
 
@@ -43,23 +44,15 @@ class DataModule(L.LightningDataModule):
         self,
         source: Source | Mapped,
         representation: Representation,
+        batching: Batching,
         *,
-        batch_size: int,
-        updates_per_step: int | None,
-        augmentation: Augmentation,
-        dequantise: bool,
-        epochs_per_noise: int,
-        shuffle: bool,
-        seed: int,
         labels: float,
         cache: Path,
         fit_device: torch.device,
     ) -> None:
         super().__init__()
-        self.source, self.representation, self.cache = source, representation, cache
-        self.batch_size, self.dequantise, self.epochs_per_noise = batch_size, dequantise, epochs_per_noise
-        self.updates_per_step, self.shuffle, self.seed = updates_per_step, shuffle, seed
-        self.labels, self.augmentation, self.fit_device = labels, augmentation, fit_device
+        self.source, self.representation, self.batching = source, representation, batching
+        self.labels, self.cache, self.fit_device = labels, cache, fit_device
         self.dataset: Any = None  # a Dataset, from `setup` on
 
     def setup(self, stage: str | None = None) -> None:
@@ -79,22 +72,18 @@ class DataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainingBatches:
         """Of several processes each has images, an order and noise of its own, and a share of every batch."""
-        rank, num = self.trainer.global_rank, self.trainer.world_size
+        rank, num, batching = self.trainer.global_rank, self.trainer.world_size, self.batching
+        if num > 1:
+            batching = replace(
+                batching, batch_size=batching.batch_size // num, seed=derive_seed(Stream.SHARD, batching.seed, rank)
+            )
         images, labels = self.dataset.train.images, known_labels(self.dataset.train.labels, self.labels)
-        return TrainingBatches(
-            images[rank::num][: len(images) // num],
-            self.representation,
-            labels=labels[rank::num],
-            batch_size=self.batch_size // num,
-            per_step=self.updates_per_step,
-            augmentation=self.augmentation,
-            add_noise=self.dequantise,
-            epochs_per_noise=self.epochs_per_noise,
-            shuffle=self.shuffle,
-            seed=self.seed if num == 1 else derive_seed(Stream.SHARD, self.seed, rank),
-            # Not current_epoch: in a continued run it is still the last run's when the first batch is asked for.
-            epoch=lambda: self.trainer.fit_loop.epoch_progress.current.processed,  # pyright: ignore[reportAttributeAccessIssue]
-        )
+        own = images[rank::num][: len(images) // num]
+        return TrainingBatches(own, labels[rank::num], self.representation, batching, self._epoch)
+
+    def _epoch(self) -> int:
+        """Not current_epoch: in a continued run it is still the last run's when the first batch is asked for."""
+        return self.trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """They are made where they are needed."""

@@ -7,13 +7,14 @@ import hashlib
 import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -26,6 +27,7 @@ from svhn_vae.runs.files import replacing
 DIVISION_SEED = 0  # not the run's: every run of a study validates on the same images
 FORMAT = 2  # of files of mapped images: to be raised with any change of how images are drawn, decoded or divided
 PARTS = ("train", "val", "test")
+T = TypeVar("T")
 
 
 class LabelledImages(NamedTuple):
@@ -86,17 +88,16 @@ class Source(ABC):
     licence = "not known: ask whoever made them"  # of the images
 
     def __post_init__(self) -> None:
-        if isinstance(self.splits, str) or not self.splits or len(set(self.splits)) < len(self.splits):
-            raise DataError(
-                f"data.splits must be a list of splits, each once, such as [train,extra], got {self.splits}"
-            )
+        is_list = not isinstance(self.splits, str) and len(set(self.splits)) == len(self.splits) > 0
+        require(is_list, f"data.splits must be a list of splits, each once, such as [train,extra], got {self.splits}")
         object.__setattr__(self, "splits", tuple(self.splits))
-        if self.division not in DIVISIONS:
-            raise DataError(f"data.division must be one of {', '.join(DIVISIONS)}, got {self.division}")
-        if not 0 < self.held_out < 1:
-            raise DataError(f"data.held_out must be a fraction above 0 and below 1, got {self.held_out}")
-        if self.limit is not None and not (is_count(self.limit) or is_fraction(self.limit)):
-            raise DataError(f"data.limit must be a fraction (0.2), a count (5000) or null for all, got {self.limit}")
+        choices = ", ".join(DIVISIONS)
+        require(self.division in DIVISIONS, f"data.division must be one of {choices}, got {self.division}")
+        is_fraction = 0 < self.held_out < 1
+        require(is_fraction, f"data.held_out must be a fraction above 0 and below 1, got {self.held_out}")
+        is_count = type(self.limit) is int and self.limit >= 1
+        is_limit = self.limit is None or is_count or (type(self.limit) is float and 0 < self.limit <= 1)
+        require(is_limit, f"data.limit must be a fraction (0.2), a count (5000) or null for all, got {self.limit}")
 
     @property
     @abstractmethod
@@ -142,11 +143,9 @@ class Source(ABC):
     def _count(self, total: int) -> int:
         """How many of `total` training images the limit leaves."""
         count = round(self.limit * total) if isinstance(self.limit, float) else self.limit or total
-        if not 2 <= count <= total:  # a variance needs two
-            raise DataError(
-                f"data.limit={self.limit} leaves {count} of {total} training images of {list(self.splits)}, expected "
-                f"at least 2 and at most all: choose another fraction or count, or a smaller data.held_out"
-            )
+        left = f"data.limit={self.limit} leaves {count} of {total} training images of {list(self.splits)}, expected "
+        advice = "choose another fraction or count, or a smaller data.held_out"
+        require(2 <= count <= total, f"{left}at least 2 and at most all: {advice}")  # a variance needs two
         return count
 
 
@@ -231,14 +230,6 @@ def num_leaked(dataset: Dataset) -> int:
     return sum(hash(image.tobytes()) in known for image in dataset.test.images.numpy())
 
 
-def is_count(limit: object) -> bool:
-    return isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
-
-
-def is_fraction(limit: object) -> bool:
-    return isinstance(limit, float) and 0 < limit <= 1
-
-
 def tail_of_the_first(parts: Sequence[LabelledImages], fraction: float) -> tuple[list[LabelledImages], LabelledImages]:
     """The parts without the last `fraction` of the first one's images, and those."""
     first, val = cut_tail(parts[0], fraction)
@@ -270,8 +261,7 @@ def cut_tail(whole: LabelledImages, fraction: float) -> tuple[LabelledImages, La
 
 def num_held_out(count: int, fraction: float) -> int:
     """This fraction of `count` images, and at least one image on either side."""
-    if count < 2:
-        raise DataError(f"expected at least 2 images to divide into two parts, got {count}: use a larger split")
+    require(count >= 2, f"expected at least 2 images to divide into two parts, got {count}: use a larger split")
     return min(max(round(fraction * count), 1), count - 1)
 
 
@@ -294,11 +284,33 @@ def digest(*parts: LabelledImages) -> str:
     return sha.hexdigest()[:16]
 
 
-def files_fingerprint(root: Path) -> str:
-    """Of the name, the size and the time of each file below root, or of root itself."""
-    files = sorted(path for path in [root, *root.rglob("*")] if path.is_file())
+def files_fingerprint(*places: Path) -> str:
+    """Of the name, the size and the time of each file at or below these places."""
+    files = sorted(path for place in places for path in [place, *place.rglob("*")] if path.is_file())
     facts = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def require(holds: object, message: str) -> None:
+    """Raises DataError if something does not hold."""
+    if not holds:
+        raise DataError(message)
+
+
+def of_split(split: str, choices: Mapping[str, T]) -> T:
+    """What belongs to a split; DataError if there is no such one."""
+    require(split in choices, f"the splits are {', '.join(choices)}; got {split!r}: choose one of them")
+    return choices[split]
+
+
+def labelled(images: np.ndarray, labels: np.ndarray, num_labels: int) -> LabelledImages:
+    """Images (N, C, H, W) uint8 and labels (N,), whole numbers 0..num_labels - 1; DataError if they are not."""
+    is_right = len(images) and labels.shape == images.shape[:1] and labels.dtype.kind in "iu"
+    is_right = is_right and labels.min() >= 0 and labels.max() < num_labels
+    got = f"{labels.shape} {labels.dtype} for images {images.shape}"
+    require(is_right, f"expected labels, a whole number 0..{num_labels - 1} for each image, got {got}: get it again")
+    owned = np.require(images, requirements=["C", "W"]), labels.astype(np.uint8)
+    return LabelledImages(*map(torch.from_numpy, owned))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from svhn_vae.data.batches import Batching
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
 from svhn_vae.errors import UserError, did_you_mean
@@ -32,6 +33,7 @@ from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
 from svhn_vae.experiment.configuration import CONF, OUTPUTS, is_of_training, plain
 from svhn_vae.experiment.processes import num_processes
 from svhn_vae.model.condition import LabelledNetworks, LabelledPrior
+from svhn_vae.model.networks import Sizes
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config
@@ -186,13 +188,8 @@ def build_vae(cfg: DictConfig, image_shape: Sequence[int] | None = None, num_lab
     torch.manual_seed(derive_seed(Stream.WEIGHTS, cfg.seed))
     representation = make("pca", cfg.pca, image_shape=image_shape)
     variance = make("variance", cfg.variance, event_shape=representation.event_shape)
-    networks = make(
-        "model",
-        with_labels(cfg.model, num_labels),
-        event_shape=representation.event_shape,
-        params_per_element=variance.params_per_element,
-        params_per_image=representation.residual.params_per_image,
-    )
+    sizes = Sizes(representation.event_shape, variance.params_per_element, representation.residual.params_per_image)
+    networks = make("model", with_labels(cfg.model, num_labels), sizes=sizes)
     if num_labels:
         networks = LabelledNetworks(networks, num_labels)
         prior = LabelledPrior([make("prior", cfg.prior, networks=networks) for _ in range(num_labels)])
@@ -234,20 +231,17 @@ def build_module(cfg: DictConfig) -> LitVAE:
 
 def build_data(cfg: DictConfig, vae: VAE) -> DataModule:
     """The data in the coordinates of the VAE's representation, which the data's `setup` fits."""
-    return DataModule(
-        source_of(cfg),
-        vae.representation,
+    batching = Batching(
         batch_size=cfg.batch_size,
-        updates_per_step=1 if is_one_per_step(cfg) else cfg.updates_per_step,
+        per_step=1 if is_one_per_step(cfg) else cfg.updates_per_step,
         augmentation=make("augmentation", cfg.augmentation),
-        dequantise=cfg.dequantise,
+        add_noise=cfg.dequantise,
         epochs_per_noise=cfg.epochs_per_noise,
         shuffle=cfg.shuffle,
         seed=cfg.seed,
-        labels=cfg.labels,
-        cache=cache_folder(cfg),
-        fit_device=fit_device(cfg),
     )
+    places = {"cache": cache_folder(cfg), "fit_device": fit_device(cfg)}
+    return DataModule(source_of(cfg), vae.representation, batching, labels=cfg.labels, **places)
 
 
 def is_one_per_step(cfg: DictConfig) -> bool:

@@ -40,7 +40,7 @@ BASES = {
     "condition": VAE,
 }
 BEFORE = {  # of runs older than the group
-    "prior": {"_target_": "svhn_vae.model.prior.law.StandardNormal"},
+    "prior": {"_target_": "svhn_vae.model.prior.StandardNormal"},
     "condition": {"_target_": "svhn_vae.model.vae.VAE"},
 }
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.

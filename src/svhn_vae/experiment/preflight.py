@@ -18,11 +18,13 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
 from svhn_vae.experiment.build import check_memory, try_build
-from svhn_vae.experiment.configuration import composing, plain, quiet, recognised, without_hydras
+from svhn_vae.experiment.configuration import OUTPUTS, composing, plain, quiet, recognised, without_hydras
 from svhn_vae.experiment.settings import check, check_keys, check_values
 from svhn_vae.runs.identity import Config, flatten
 from svhn_vae.runs.installation import parser_of
@@ -34,29 +36,26 @@ MAX_LINE = 1000  # characters of what a library says of settings
 KEY = r"[+~]{0,2}[\w./@]+"
 
 
-class Refused(UserError):
-    """What was typed cannot be run; `lines` has one for each fault."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__("; ".join(lines))
-        self.lines = list(lines)
-
-
 class Job(NamedTuple):
-    """One job of a command. `wrong`: what was misspelt; `impossible`: why it cannot be built."""
+    """One job of a command."""
 
     overrides: tuple[str, ...]
     settings: Config  # resolved; {} of one that cannot be composed
     name: str  # of its run folder
-    wrong: tuple[str, ...] = ()
-    impossible: str = ""
+    wrong: str = ""  # what was misspelt, in a line
+    impossible: str = ""  # why it cannot be built, in a line
     launcher: str = "basic"  # of Hydra's
+
+    @property
+    def path(self) -> Path:
+        """Of its run folder."""
+        return OUTPUTS / str(self.settings["study"]) / self.name
 
 
 def jobs_of(
     words: list[str], *, is_sweep: bool, config_name: str = "train", config_dir: str | None = None
 ) -> list[Job]:
-    """The jobs of a command, in order. Raises Refused if already the command cannot be read."""
+    """The jobs of a command, in order. Raises UserError if already the command cannot be read."""
     with composing():
         composer = Composer(config_name, config_dir)
         return [composer.job(job) for job in composer.overrides_of_jobs(words, is_sweep=is_sweep)]
@@ -74,7 +73,7 @@ def from_command_line(config_name: str, description: str | None, *, is_run: bool
 
 
 def configured(config_name: str, words: list[str], *, is_run: bool = False) -> DictConfig:
-    """The checked configuration of a command that runs no jobs, such as evaluate. Raises Refused.
+    """The checked configuration of a command that runs no jobs, such as evaluate. Raises UserError.
 
     is_run: it has a run's settings, which are checked and built as a run's are.
     """
@@ -83,11 +82,8 @@ def configured(config_name: str, words: list[str], *, is_run: bool = False) -> D
         [words] = composer.overrides_of_jobs([with_home(word) for word in words], is_sweep=False)
         if is_run:
             job = composer.job(words)
-            faults = [*job.wrong, *([job.impossible] if job.impossible else [])]
-        else:
-            faults = composer.faults(words)
-        if faults:
-            raise Refused(*faults)
+            if fault := job.wrong or job.impossible:
+                raise UserError(fault)
         cfg = composer.composed(words)
         if not is_run:
             check_values(plain(cfg), flatten(plain(composer.base(()))))
@@ -104,74 +100,90 @@ class Composer:
     """Composes, checks and builds jobs, each part once."""
 
     def __init__(self, config_name: str, config_dir: str | None = None) -> None:
-        self.config_name, self.own = config_name, Path(config_dir).resolve() if config_dir else None
-        self.where = [f"hydra.searchpath=['file://{self.own}']"] if self.own else []
+        self.config_name = config_name
+        self.where = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
         self.loader = GlobalHydra.instance().config_loader()
         self.parser = OverridesParser.create(config_loader=self.loader)
-        self.base, self.parsed, self.options = cache(self._base), cache(self._parsed), cache(self._options)
+        self.parsed, self.composition = cache(self._parsed), cache(self._composition)
         self._built: dict[str, str] = {}
 
     def overrides_of_jobs(self, words: list[str], *, is_sweep: bool) -> list[list[str]]:
-        """The overrides of each job, those of the experiment's own sweep included. Raises Refused."""
+        """The overrides of each job, those of the experiment's own sweep included. Raises UserError."""
         parsed = [self.parsed(word) for word in words]
-        launchers = [override for override in parsed if override.key_or_group == LAUNCHER]
-        if faults := [line for override in launchers if (line := self._fault_of_group(override))]:
-            raise Refused(*faults)
         if not is_sweep:
             for override in parsed:
                 if override.is_sweep_override():
                     word = str(override.input_line)
                     text = f", or type {self._quoted(word)} for a path" if "/" in word or " " in word else ""
-                    raise Refused(f"{word} has several values: put -m before it to run them all{text}")
+                    raise UserError(f"{word} has several values: put -m before it to run them all{text}")
             return [words]
         fixed = [word for word, override in zip(words, parsed, strict=True) if not override.is_sweep_override()]
-        if faults := self.faults(fixed):
-            raise Refused(*faults)
         try:
-            params = self.base(tuple(fixed)).hydra.sweeper.params or {}
+            params = self.composed(fixed).hydra.sweeper.params or {}
             task = [override for override in parsed if not override.is_hydra_override()]
             swept = [*self.parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *task]
             batch = product(swept)
         except Exception as error:  # Hydra's and OmegaConf's have no common class
-            raise Refused(one_line_of(error)) from None
+            raise UserError(one_line_of(error)) from None
         if not batch:
-            raise Refused(f"{' '.join(words)} has no jobs: a glob, a range or a list in it has no values")
+            raise UserError(f"{' '.join(words)} has no jobs: a glob, a range or a list in it has no values")
         hydras = [override.input_line for override in parsed if override.is_hydra_override()]
         return [[*hydras, *job] for job in batch]  # pyright: ignore[reportReturnType]
 
     def job(self, overrides: list[str]) -> Job:
-        if faults := self.faults(overrides):
-            return Job(tuple(overrides), {}, "", wrong=tuple(faults))
         try:
             cfg = self.composed(overrides)
             check_keys(cfg, self.base(()))
             found = recognised(cfg)
             check(found.settings, found.defaults)
         except Exception as error:  # Hydra's, OmegaConf's, yaml's and ours
-            return Job(tuple(overrides), {}, "", wrong=(one_line_of(error),))
+            return Job(tuple(overrides), {}, "", wrong=one_line_of(error))
         launcher = cfg.hydra.runtime.choices[LAUNCHER]
         impossible = self._impossible(cfg, found.settings, launcher)
         return Job(tuple(overrides), found.settings, found.name, impossible=impossible, launcher=launcher)
 
     def composed(self, overrides: list[str]) -> DictConfig:
         """As Hydra composes it: the files, and then the values. Jobs that choose the same files share that part, which
-        takes most of the time."""
-        chosen = self._choosing(overrides)
+        takes most of the time. Raises UserError."""
+        chosen = tuple(word for word in overrides if not self._is_value(self.parsed(word)))
         cfg = copy.deepcopy(self.base(chosen))
         for override in (self.parsed(word) for word in overrides if word not in chosen):
-            OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+            try:
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+            except (ConfigKeyError, ConfigAttributeError):
+                raise UserError(self._no_setting(override.key_or_group, chosen)) from None
         return cfg
 
-    def faults(self, overrides: list[str]) -> list[str]:
-        """A line for each override whose key, group or choice there is not."""
-        parsed = [self.parsed(word) for word in overrides]
-        if any(override.key_or_group == "hydra.searchpath" for override in parsed):
-            return []  # there may be others: Hydra's composition says it
-        named = [override for override in parsed if not override.is_hydra_override() and "@" not in override.input_line]  # pyright: ignore[reportOperatorIssue]
-        lines = [self._fault_of_group(override) for override in named if self._is_group(override.key_or_group)]
-        if not any(lines):
-            lines = [self._fault_of_key(override, overrides) for override in named]
-        return [line for line in lines if line]
+    def base(self, chosen: tuple[str, ...]) -> DictConfig:
+        """What is composed of these choices, with no value given. Raises UserError."""
+        found = self.composition(chosen)
+        if isinstance(found, str):
+            raise UserError(found)
+        return found
+
+    def _composition(self, chosen: tuple[str, ...]) -> DictConfig | str:
+        """Or the line that says why there is none."""
+        try:
+            return compose(self.config_name, [*self.where, *chosen], return_hydra_config=True)
+        except MissingConfigException as error:
+            return self._no_choice(error, chosen)
+        except Exception as error:  # Hydra's and OmegaConf's have no common class
+            deleted = re.match(r"Could not delete from config\. '([\w.]+)'", str(error))
+            return self._no_setting(deleted[1], ()) if deleted else f"{' '.join(chosen)}: {one_line_of(error)}"
+
+    def _no_choice(self, error: MissingConfigException, chosen: tuple[str, ...]) -> str:
+        missing, options = str(error.missing_cfg_file), list(error.options or ())
+        word = next((word for word in chosen if word.replace("=", "/", 1) == missing), missing)
+        for plugin in PLUGINS:
+            if missing.startswith(f"{LAUNCHER}/{plugin}"):
+                return f"{word} needs a plugin: pip install 'svhn-vae[{plugin}]'"
+        some = f": choose from {', '.join(options)}" if options else ""
+        return f"{word} is no choice{did_you_mean(missing.rpartition('/')[2], options) or some}"
+
+    def _no_setting(self, key: str, chosen: tuple[str, ...]) -> str:
+        known = plain(self.base(chosen), resolve=False)
+        near = did_you_mean(key, [*flatten(known), *known, *self.loader.list_groups("")])
+        return f"{key} is no setting{near or ', with these choices; --cfg job prints all'}"
 
     def _parsed(self, word: str) -> Override:
         try:
@@ -179,7 +191,7 @@ class Composer:
         except Exception as error:  # Hydra's, which says what it expected
             typed = self._quoted(word)
             why = f"a text or path with such characters is typed {typed}" if typed else one_line_of(error)[:300]
-            raise Refused(f"{word} cannot be read, expected KEY=VALUE: {why}") from None
+            raise UserError(f"{word} cannot be read, expected KEY=VALUE: {why}") from None
 
     def _quoted(self, word: str) -> str:
         """The words for a shell that give this value as a text; "" where it has no key."""
@@ -192,54 +204,10 @@ class Composer:
             return ""
         return shlex.quote(quoted) if is_read else ""
 
-    def _fault_of_group(self, override: Override) -> str:
-        group, value = override.key_or_group, override.value()
-        for choice in value if isinstance(value, list) else [value]:
-            is_named = isinstance(choice, str) or (choice is None and not override.is_delete())
-            if is_named and choice not in self.options(group):
-                return f"{group}={choice} {self._instead_of(str(choice), group)}"
-        return ""
-
-    def _instead_of(self, choice: str, group: str) -> str:
-        """What to choose, or to install."""
-        plugin = next((name for name in PLUGINS if choice.startswith(name)), "")
-        if group == LAUNCHER and plugin:
-            return f"needs a plugin: pip install 'svhn-vae[{plugin}]'"
-        there_are = self.options(group)
-        return "is no choice" + (did_you_mean(choice, there_are) or f": choose from {', '.join(there_are)}")
-
-    def _fault_of_key(self, override: Override, overrides: list[str]) -> str:
-        key = override.key_or_group
-        if self._is_group(key) or override.is_add() or override.is_force_add():
-            return ""
-        chosen = tuple(word for word in self._choosing(overrides) if not self.parsed(word).is_delete())
-        try:
-            base = self.base(chosen)
-            is_there = OmegaConf.select(base, key, default=self) is not self  # null is a value
-            known = [] if is_there else [*flatten(plain(base)), *plain(base), *self.loader.list_groups("")]
-        except Exception:  # the job's composition says it
-            return ""
-        near = did_you_mean(key, known) or ", with these choices; --cfg job prints all"
-        return "" if is_there else f"{key} is no setting{near}"
-
-    def _options(self, group: str) -> list[str]:
-        inner = [f"{sub}/{name}" for sub in self.loader.list_groups(group) for name in self._options(f"{group}/{sub}")]
-        own = sorted(path.stem for path in (self.own / group).glob("*.yaml")) if self.own else []
-        return [*self.loader.get_group_options(group), *own, *inner]
-
-    def _is_group(self, key: str) -> bool:
-        return bool(self.loader.get_group_options(key))
-
-    def _choosing(self, overrides: list[str]) -> tuple[str, ...]:
-        """All that do more than give a new value to a setting that there is."""
-        return tuple(word for word in overrides if not self._is_value(self.parsed(word)))
-
     def _is_value(self, override: Override) -> bool:
-        is_change = not (override.is_add() or override.is_force_add() or override.is_delete())
-        return is_change and not self._is_group(override.key_or_group) and not override.is_hydra_override()
-
-    def _base(self, chosen: tuple[str, ...]) -> DictConfig:
-        return compose(self.config_name, [*self.where, *chosen], return_hydra_config=True)
+        """Whether it does no more than give a new value to a setting that there is."""
+        is_choice = override.is_hydra_override() or bool(self.loader.get_group_options(override.key_or_group))
+        return not (is_choice or override.is_add() or override.is_force_add() or override.is_delete())
 
     def _impossible(self, cfg: DictConfig, settings: Config, launcher: str) -> str:
         """Why it cannot be built, or nothing; jobs that differ in their seed alone are built once."""

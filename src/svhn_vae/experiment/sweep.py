@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,12 +16,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from svhn_vae.errors import TRACEBACKS, Busy, Interrupted, one_line, printable, root_of
+from svhn_vae.errors import TRACEBACKS, Busy, Interrupted, UserError, one_line, printable, root_of
 from svhn_vae.experiment.attempt import Outcome, fit_as_child, run_job
 from svhn_vae.experiment.build import Request
 from svhn_vae.experiment.configuration import OUTPUTS, choices, quiet
 from svhn_vae.experiment.launchers import Command, launching, run_in_worker
-from svhn_vae.experiment.preflight import Job, Refused, jobs_of, with_home
+from svhn_vae.experiment.preflight import Job, jobs_of, with_home
 from svhn_vae.experiment.processes import PROCESSES, is_started_by_lightning, silence_others, train_as_child
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
@@ -139,9 +139,7 @@ class Sweep:
 
     def _note_jobs_left(self) -> None:
         """For the bar: how many jobs after this one are to be run, and how long those before it have taken."""
-        folders = [
-            RunFolder(OUTPUTS / str(job.settings["study"]) / job.name) for job in self.jobs if not job.impossible
-        ]
+        folders = [RunFolder(job.path) for job in self.jobs if not job.impossible]
         num_begun = len(self.outcomes)
         Progress.num_jobs_left = sum(not folder.is_finished for folder in folders[num_begun + 1 :])
         facts = [folder.facts for folder in folders[:num_begun]]
@@ -162,8 +160,8 @@ class Sweep:
         name = asked.config_name or "train"
         try:
             self.jobs = jobs_of(asked.overrides, is_sweep=is_sweep, config_name=name, config_dir=asked.config_dir)
-        except Refused as refused:
-            return refuse(refused.lines)
+        except UserError as error:
+            return refuse([str(error)])
         if faults := self._faults():
             self.jobs = []
             return refuse(faults)
@@ -190,10 +188,9 @@ class Sweep:
 
     def _launch_elsewhere(self, main: Callable[[], Any]) -> None:
         """Has a launcher run the jobs in other processes, and reads what became of them. Raises as `main` does."""
-        possible = [job for job in self.jobs if not job.impossible]
-        self.command = Command([OUTPUTS.resolve() / str(job.settings["study"]) / job.name for job in possible])
+        self.command = Command([job.path.absolute() for job in self.jobs if not job.impossible])
         if self.launcher.startswith("submitit"):
-            logs = OUTPUTS / str(self.jobs[0].settings["study"]) / ".submitit"
+            logs = self.jobs[0].path.with_name(".submitit")
             print(f"{len(self.jobs)} jobs with {self.launcher}, which print to {logs}", flush=True)
         try:
             with launching(self.launcher, self.command):
@@ -211,15 +208,19 @@ class Sweep:
 
     def _faults(self) -> list[str]:
         """A line for each fault that keeps the command from beginning."""
-        wrong = [(job, fault) for job in self.jobs for fault in job.wrong]
-        impossible = [
-            (job, job.impossible) for job in self.jobs if job.impossible and job.settings["impossible"] != "skip"
-        ]
-        lines = [f"{fault}{self._where(jobs)}" for fault, jobs in by_fault([*wrong, *impossible]).items()]
-        possible = len(self.jobs) - len(impossible)
-        if impossible and possible and not wrong:
-            lines.append(f"impossible=skip leaves these out and runs the other {possible}")
+        wrong = [job for job in self.jobs if job.wrong]
+        impossible = [job for job in self.jobs if job.impossible and job.settings["impossible"] != "skip"]
+        lines, num_possible = self._lines([*wrong, *impossible]), len(self.jobs) - len(impossible)
+        if impossible and num_possible and not wrong:
+            lines.append(f"impossible=skip leaves these out and runs the other {num_possible}")
         return lines
+
+    def _lines(self, jobs: list[Job]) -> list[str]:
+        """What is the matter with jobs: a line for each fault, and for all that share it."""
+        sharing = defaultdict(list)
+        for job in jobs:
+            sharing[job.wrong or job.impossible].append(job)
+        return [f"{fault}{self._where(those)}" for fault, those in sharing.items()]
 
     def _where(self, jobs: list[Job]) -> str:
         """Which of all jobs, by what tells them apart."""
@@ -236,7 +237,7 @@ class Sweep:
         names = defaultdict(list)  # status -> runs
         for outcome in self.outcomes:
             names[outcome.status].append(outcome.name)
-        impossible = by_fault([(job, job.impossible) for job in self.jobs if job.impossible])
+        impossible = [job for job in self.jobs if job.impossible]
         if len(self.jobs) == 1 and not impossible and self.command is None and not names["done"] + names["diverged"]:
             return
         for table in self.tables.values():
@@ -245,7 +246,7 @@ class Sweep:
         listed("left to another process", names["elsewhere"])
         listed("interrupted, the same command continues them", names["interrupted"])
         listed("not begun, the same command runs them", names["not begun"])
-        listed("left out as impossible", [f"{fault}{self._where(jobs)}" for fault, jobs in impossible.items()])
+        listed("left out as impossible", self._lines(impossible))
 
 
 def shown(jobs: list[Job]) -> list[str]:
@@ -293,13 +294,6 @@ class Steadfast:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             return None
-
-
-def by_fault(found: Iterable[tuple[Job, str]]) -> dict[str, list[Job]]:
-    jobs = defaultdict(list)
-    for job, fault in found:
-        jobs[fault].append(job)
-    return jobs
 
 
 def refuse(lines: list[str]) -> int:

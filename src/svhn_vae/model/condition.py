@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
-from svhn_vae.errors import UserError
+from svhn_vae.errors import UserError, at_least
 from svhn_vae.model.coordinates import Features, Representation
 from svhn_vae.model.elbo import ElboTerms
 from svhn_vae.model.networks import Inferred, Networks, OneLevel
@@ -173,8 +173,7 @@ class DigitVAE(VAE):
         labels: float,
     ) -> None:
         super().__init__(representation, networks, variance, prior)
-        if not alpha >= 0:
-            raise UserError(f"condition.alpha must be 0 or more, got {alpha}")
+        at_least("condition", 0, alpha=alpha)
         self.alpha, self.labels, self.num_labels = alpha, labels, networks.num_labels
 
     def forward(self, features: Features, *, hold_mean: bool = False) -> Pass:

@@ -10,7 +10,7 @@ Units: x in [0, 1); y has unit average variance unless `scale` is off; log-densi
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ import scipy.fft
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.errors import UserError
+from svhn_vae.errors import UserError, at_least, one_of
 from svhn_vae.model.covariance import FITS, NUM_LEVELS, Moments, floored
 from svhn_vae.model.residual import RESIDUALS, Residual, Spectrum
 
@@ -155,11 +155,10 @@ class Projection(Representation):
         num_pixels = math.prod(image_shape)
         if not 1 <= n_components <= num_pixels:
             raise UserError(f"pca.n_components must be in 1..{num_pixels}, the pixels of an image, got {n_components}")
-        one_of("pca.residual", residual, RESIDUALS)
-        one_of("pca.scatter", scatter, FITS)
-        one_of("pca.pixel_levels", pixel_levels, (NUM_LEVELS - 1, NUM_LEVELS))
-        if num_bands < 1:
-            raise UserError(f"pca.num_bands must be at least 1, got {num_bands}")
+        one_of("pca", RESIDUALS, residual=residual)
+        one_of("pca", FITS, scatter=scatter)
+        one_of("pca", (NUM_LEVELS - 1, NUM_LEVELS), pixel_levels=pixel_levels)
+        at_least("pca", 1, num_bands=num_bands)
         self.image_shape = torch.Size(image_shape)
         self.event_shape = torch.Size([n_components])
         self.whiten, self.use_scale, self.unit = whiten, scale, NUM_LEVELS / pixel_levels
@@ -281,9 +280,3 @@ def to_places(coefficients: Tensor, waves: Tensor) -> Tensor:
 
 def unknown(x: Tensor) -> Tensor:
     return torch.full((len(x),), UNKNOWN, device=x.device)
-
-
-def one_of(name: str, value: object, choices: Collection[object]) -> None:
-    """Raises UserError if a setting is none of its choices."""
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value}")

@@ -3,6 +3,6 @@
 To add one: subclass OneLevel (or Networks), then write conf/model/<name>.yaml. Nothing else changes.
 """
 
-from svhn_vae.model.networks.interface import Inferred, Networks, OneLevel
+from svhn_vae.model.networks.interface import Inferred, Networks, OneLevel, Sizes
 
-__all__ = ["Inferred", "Networks", "OneLevel"]
+__all__ = ["Inferred", "Networks", "OneLevel", "Sizes"]

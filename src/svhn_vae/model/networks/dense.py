@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.model.networks.interface import OneLevel
-from svhn_vae.model.networks.layers import (
+from svhn_vae.errors import above_zero, at_least, fraction, one_of
+from svhn_vae.model.networks.interface import (
     ACTIVATIONS,
     INITIALISATIONS,
     NoOutput,
-    at_least,
-    fraction,
-    one_of,
-    positive,
+    OneLevel,
+    Sizes,
     shrink_channels,
     zero_linear,
 )
@@ -44,9 +42,7 @@ class Dense(OneLevel):
 
     def __init__(
         self,
-        event_shape: Sequence[int],
-        params_per_element: int,
-        params_per_image: int,
+        sizes: Sizes,
         *,
         latent_dim: int,
         width: int,
@@ -66,11 +62,12 @@ class Dense(OneLevel):
         frozen_variance: bool,
     ) -> None:
         super().__init__()
-        at_least(1, latent_dim=latent_dim, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth)
-        at_least(0, posterior_depth=posterior_depth, variance_depth=variance_depth)
-        self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, torch.Size(event_shape), sampling_bug
+        at_least("model", 1, latent_dim=latent_dim, width=width)
+        at_least("model", 1, encoder_depth=encoder_depth, decoder_depth=decoder_depth)
+        at_least("model", 0, posterior_depth=posterior_depth, variance_depth=variance_depth)
+        self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, sizes.event_shape, sampling_bug
         self.separate_trunks = separate_trunks
-        size, posterior = math.prod(event_shape), [width] * (posterior_depth + 1)
+        size, posterior = math.prod(sizes.event_shape), [width] * (posterior_depth + 1)
         block = Block(activation, normalisation, dropout, batch_norm_momentum, batch_norm_eps, initialisation)
         first = block.batch_norm(size) if normalise_input else nn.Identity()
         self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
@@ -79,9 +76,10 @@ class Dense(OneLevel):
         block.begin_at_unit_sigma(self.posterior_log_variance[-1])
         self.decoder = nn.Sequential(*block.chain(trunk := [latent_dim, *[width] * decoder_depth]))
         self.mean = block.linear(width, size)
-        widths, num_raw = [*(trunk if separate_trunks else [width]), *[size] * variance_depth], params_per_element - 1
-        self.raw = variance_branch(block, widths, num_raw * size, frozen=frozen_variance)
-        self.image_params = zero_linear(width, params_per_image)
+        widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
+        num_raw = (sizes.params_per_element - 1) * size
+        self.raw = variance_branch(block, widths, num_raw, frozen=frozen_variance)
+        self.image_params = zero_linear(width, sizes.params_per_image)
 
     def shrink(self, factor: float) -> None:
         shrink_channels(self.raw[-1], 0, factor)
@@ -108,11 +106,11 @@ class Block:
     initialisation: str
 
     def __post_init__(self) -> None:
-        one_of(ACTIVATIONS, activation=self.activation)
-        one_of(("batch", "layer", "none"), normalisation=self.normalisation)
-        one_of(INITIALISATIONS, initialisation=self.initialisation)
-        fraction(dropout=self.dropout, batch_norm_momentum=self.batch_norm_momentum)
-        positive(batch_norm_eps=self.batch_norm_eps)
+        one_of("model", ACTIVATIONS, activation=self.activation)
+        one_of("model", ("batch", "layer", "none"), normalisation=self.normalisation)
+        one_of("model", INITIALISATIONS, initialisation=self.initialisation)
+        fraction("model", dropout=self.dropout, batch_norm_momentum=self.batch_norm_momentum)
+        above_zero("model", batch_norm_eps=self.batch_norm_eps)
 
     def chain(self, widths: Sequence[int]) -> list[nn.Module]:
         """A block from each width to the next."""

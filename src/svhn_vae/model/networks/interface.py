@@ -1,9 +1,11 @@
-"""What the VAE asks of its networks.
+"""What the VAE asks of its networks, and what several of them are built of.
 
 Shapes: B images, Z latent dimensions, E = event_shape of y, P = params_per_element and I = params_per_image of the
 likelihood's parameters: P numbers for each element of y, the mean first, and I for the image as a whole.
 """
 
+import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.model.networks.layers import at_least, shrink_channels, square_images
+from svhn_vae.errors import UserError, at_least
+
+
+class Sizes(NamedTuple):
+    """What the networks are given, and what they emit."""
+
+    event_shape: torch.Size  # E
+    params_per_element: int  # P
+    params_per_image: int  # I
 
 
 class Inferred(NamedTuple):
@@ -87,13 +97,11 @@ class OfImages(OneLevel):
     decoder: nn.Sequential  # z -> (B, P * C, H, H)
     image_params: nn.Module  # z -> (B, I)
 
-    def __init__(
-        self, name: str, event_shape: Sequence[int], latent_dim: int, sampling_bug: bool, multiple: int
-    ) -> None:
+    def __init__(self, name: str, sizes: Sizes, latent_dim: int, sampling_bug: bool, multiple: int) -> None:
         super().__init__()
-        at_least(1, latent_dim=latent_dim)
-        square_images(name, event_shape, multiple=multiple)
-        self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, torch.Size(event_shape), sampling_bug
+        at_least("model", 1, latent_dim=latent_dim)
+        square_images(name, sizes.event_shape, multiple=multiple)
+        self.latent_dim, self.event_shape, self.sampling_bug = latent_dim, sizes.event_shape, sampling_bug
 
     def shrink(self, factor: float) -> None:
         shrink_channels(self.decoder[-1], self.event_shape[0], factor)
@@ -103,3 +111,67 @@ class OfImages(OneLevel):
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.decoder(z).view(z.shape[0], -1, *self.event_shape), self.image_params(z)
+
+
+ACTIVATIONS = {  # of what no other layer sees
+    "relu": functools.partial(nn.ReLU, inplace=True),  # 1 % of a small network's step on a CPU
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "silu": nn.SiLU,
+    "none": nn.Identity,
+}
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """Group normalisation: an image is treated alike alone, in a batch, in training and in evaluation."""
+    return nn.GroupNorm(math.gcd(8, width), width)
+
+
+def zero_linear(in_features: int, out_features: int) -> nn.Module:
+    """A linear layer that starts at zero, or one of no outputs."""
+    if not out_features:
+        return NoOutput()
+    layer = nn.Linear(in_features, out_features)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class NoOutput(nn.Module):
+    """h (B, ...) -> (B, 0); torch's Linear warns about having nothing to initialise."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.new_empty(h.shape[0], 0)
+
+
+def keras_weights(module: nn.Module) -> None:
+    """For `module.apply`, Keras's defaults: Glorot-uniform weights, biases 0."""
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def kingma_weights(module: nn.Module) -> None:
+    """For `module.apply`, those of nips14-ssl: weights N(0, 1 / inputs), biases 0; hidden ones there N(0, 0.01^2)."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        nn.init.zeros_(module.bias)
+
+
+INITIALISATIONS = {"torch": lambda module: None, "keras": keras_weights, "kingma": kingma_weights}
+
+
+@torch.no_grad()
+def shrink_channels(layer: nn.Module, first: int, factor: float) -> None:
+    """Multiplies the weights of all outputs, a convolution's channels, but the `first`."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+    layer.weight.movedim(int(isinstance(layer, nn.ConvTranspose2d)), 0)[first:].mul_(factor)
+
+
+def square_images(model: str, event_shape: Sequence[int], *, multiple: int) -> None:
+    if len(event_shape) != 3 or event_shape[1] != event_shape[2] or event_shape[1] % multiple:
+        raise UserError(
+            f"model={model} needs image-shaped features (C, H, H) with H a multiple of {multiple}, "
+            f"got {tuple(event_shape)}: use model=dense, or pca=none"
+        )

@@ -1,21 +1,22 @@
 """A hierarchical VAE: latents at several resolutions, each level given the ones before. Shapes: as in interface.py."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from svhn_vae.errors import UserError
-from svhn_vae.model.networks.interface import Inferred, Networks
-from svhn_vae.model.networks.layers import (
-    at_least,
-    fraction,
+from svhn_vae.errors import UserError, at_least, fraction
+from svhn_vae.model.networks.convolutions import ResidualBlock
+from svhn_vae.model.networks.interface import (
+    Inferred,
+    Networks,
+    Sizes,
     group_norm,
     shrink_channels,
     square_images,
     zero_linear,
 )
-from svhn_vae.model.networks.resnet import ResidualBlock
 
 SMALLEST = 4  # pixels: the resolution of the first level
 
@@ -29,28 +30,19 @@ class Ladder(Networks):
     """
 
     def __init__(
-        self,
-        event_shape: Sequence[int],
-        params_per_element: int,
-        params_per_image: int,
-        *,
-        width: int,
-        latent_channels: int,
-        num_levels: int,
-        num_blocks: int,
-        dropout: float,
+        self, sizes: Sizes, *, width: int, latent_channels: int, num_levels: int, num_blocks: int, dropout: float
     ) -> None:
         super().__init__()
-        at_least(1, width=width, latent_channels=latent_channels, num_levels=num_levels, num_blocks=num_blocks)
-        fraction(dropout=dropout)
-        square_images("ladder", event_shape, multiple=SMALLEST)
-        channels, size, _ = event_shape
-        sizes = [SMALLEST * 2**level for level in range(num_levels)]
-        if sizes[-1] > size:
-            raise UserError(f"model.num_levels={num_levels} needs {sizes[-1]} pixels in a row, got {size}: lower it")
-        self.event_shape = torch.Size(event_shape)
-        self.latent_shapes = [(latent_channels, size, size) for size in sizes for _ in range(num_blocks)]
-        self.latent_dims = [channels * size**2 for channels, size, _ in self.latent_shapes]
+        at_least("model", 1, width=width, latent_channels=latent_channels, num_levels=num_levels, num_blocks=num_blocks)
+        fraction("model", dropout=dropout)
+        square_images("ladder", sizes.event_shape, multiple=SMALLEST)
+        channels, size, _ = sizes.event_shape
+        sides = [SMALLEST * 2**level for level in range(num_levels)]
+        if sides[-1] > size:
+            raise UserError(f"model.num_levels={num_levels} needs {sides[-1]} pixels in a row, got {size}: lower it")
+        self.event_shape = sizes.event_shape
+        self.latent_shapes = [(latent_channels, side, side) for side in sides for _ in range(num_blocks)]
+        self.latent_dims = [math.prod(shape) for shape in self.latent_shapes]
         self.latent_dim = sum(self.latent_dims)
         halvings = (size // SMALLEST).bit_length() - 1
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
@@ -60,9 +52,9 @@ class Ladder(Networks):
         self.down = nn.ModuleList(DrawingBlock(width, latent_channels, dropout) for _ in self.latent_shapes)
         self.start = nn.Parameter(torch.zeros(width, SMALLEST, SMALLEST))
         self.widen = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(halvings))
-        last = nn.Conv2d(width, params_per_element * channels, 3, padding=1)
+        last = nn.Conv2d(width, sizes.params_per_element * channels, 3, padding=1)
         self.decoder = nn.Sequential(ResidualBlock(width, dropout), group_norm(width), nn.SiLU(), last)
-        self.image_params = zero_linear(width, params_per_image)
+        self.image_params = zero_linear(width, sizes.params_per_image)
 
     def shrink(self, factor: float) -> None:
         shrink_channels(self.decoder[-1], self.event_shape[0], factor)

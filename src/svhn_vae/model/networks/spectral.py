@@ -3,16 +3,13 @@
 Shapes: as in interface.py; event_shape (C, H, H), y whitened coefficients, G = grid places in a row.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
-from svhn_vae.errors import UserError
+from svhn_vae.errors import UserError, at_least, fraction
 from svhn_vae.model.coordinates import cosines, to_places
-from svhn_vae.model.networks.interface import Inferred, Networks
-from svhn_vae.model.networks.layers import at_least, fraction, shrink_channels, zero_linear
+from svhn_vae.model.networks.interface import Inferred, Networks, Sizes, shrink_channels, zero_linear
 
 ENERGY_FLOOR = 1e-3  # of whitened coefficients, whose mean energy is 1: keeps the logarithm finite
 POOL = 2  # neighbouring frequencies whose energies the encoder sees together
@@ -28,9 +25,7 @@ class Spectral(Networks):
 
     def __init__(
         self,
-        event_shape: Sequence[int],
-        params_per_element: int,
-        params_per_image: int,
+        sizes: Sizes,
         *,
         latent_dim: int,
         width: int,
@@ -40,17 +35,18 @@ class Spectral(Networks):
         dropout: float,
     ) -> None:
         super().__init__()
-        if len(event_shape) != 3 or params_per_element != 3:
+        event_shape = sizes.event_shape
+        if len(event_shape) != 3 or sizes.params_per_element != 3:
             raise UserError(
                 f"model=spectral needs variance=spectral and its coefficients (C, H, H), got features "
                 f"{tuple(event_shape)}: use variance=spectral alone, which chooses the rest"
             )
-        at_least(1, latent_dim=latent_dim, width=width, place_channels=place_channels, place_width=place_width)
-        fraction(dropout=dropout)
+        at_least("model", 1, latent_dim=latent_dim, width=width, place_channels=place_channels, place_width=place_width)
+        fraction("model", dropout=dropout)
         channels, size, _ = event_shape
         if grid < 1 or size % grid:
             raise UserError(f"model.grid must divide {size}, the features' height, got {grid}")
-        self.event_shape, self.grid = torch.Size(event_shape), grid
+        self.event_shape, self.grid = event_shape, grid
         self.spectrum_dim, self.place_shape = latent_dim, (place_channels, grid, grid)
         self.latent_dim = latent_dim + place_channels * grid**2
         num_bands = channels * (size // POOL) ** 2
@@ -61,7 +57,7 @@ class Spectral(Networks):
         self.decode_spectrum = perceptron(latent_dim, width, 2 * channels * size + num_coarse, dropout)
         self.encode_place = three_convolutions(2 * channels, place_width, 2 * place_channels)
         self.decode_place = three_convolutions(place_channels, place_width, channels)
-        self.image_params = zero_linear(self.latent_dim, params_per_image)
+        self.image_params = zero_linear(self.latent_dim, sizes.params_per_image)
         self.mean, self.spectrum, self.place = (nn.Parameter(torch.zeros(self.event_shape)) for _ in range(3))
         self.waves: Tensor
         self.register_buffer("waves", cosines(size).float(), persistent=False)

@@ -1,12 +1,9 @@
 """Variance heads: from the decoder's output to p(y | z). One class per file in conf/variance/, or two files for one.
 
     head.py          what a head is
-    gaussian.py      independent Gaussians
-    constant.py      sigma is the same for every image (fixed, learned or tracked), or but for a factor of the image's
-    per_element.py   one sigma per element of each image
+    gaussian.py      independent Gaussians: sigma fixed, learned or tracked; one per image or band, or per element
     heavy_tailed.py  Student-t, mixture of scales
-    low_rank.py      correlated elements
-    spectral.py      a variance per frequency and per place
+    correlated.py    Gaussians with correlated elements: low rank; a variance per frequency and per place
     logistic.py      pixels in [0, 1): cross-entropy, and a probability of their levels
     neighbours.py    what the pixels before a value tell of it, by least squares
     causal.py        pixels in [0, 1): a probability of their levels, given the pixels before
@@ -18,8 +15,7 @@ Units: sigma in units of y, which has unit average variance; log_variance = log 
 """
 
 from svhn_vae.model.variance.causal import Causal
-from svhn_vae.model.variance.constant import Fixed
-from svhn_vae.model.variance.gaussian import DiagonalNormal, GaussianHead
+from svhn_vae.model.variance.gaussian import DiagonalNormal, Fixed, GaussianHead
 from svhn_vae.model.variance.head import VarianceHead, soft_clip
 
 __all__ = ["Causal", "DiagonalNormal", "Fixed", "GaussianHead", "VarianceHead", "soft_clip"]

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
-from svhn_vae.errors import UserError
+from svhn_vae.errors import UserError, at_least
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.variance.head import PixelHead, low_high, soft_clip
 from svhn_vae.model.variance.logistic import log_mass_of_level
@@ -68,18 +68,10 @@ class Causal(PixelHead):
         log_scale_range: Sequence[float],
     ) -> None:
         super().__init__(event_shape, scale=scale)
-        counts = {
-            "rows_per_update": rows_per_update,
-            "reach": reach,
-            "width": width,
-            "depth": depth,
-            "num_mixtures": num_mixtures,
-        }
-        for name, value, least in [*((*item, 1) for item in counts.items()), ("num_levels", num_levels, 2)]:
-            if value < least:
-                raise UserError(f"variance.{name} must be at least {least}, got {value}")
-        if num_features < 0:
-            raise UserError(f"variance.num_features must be 0 or more, got {num_features}")
+        at_least("variance", 1, rows_per_update=rows_per_update, reach=reach, width=width, depth=depth)
+        at_least("variance", 1, num_mixtures=num_mixtures)
+        at_least("variance", 2, num_levels=num_levels)
+        at_least("variance", 0, num_features=num_features)
         if rows_per_update < event_shape[1] and event_shape[1] % rows_per_update:
             raise UserError(f"variance.rows_per_update must divide {event_shape[1]} rows, got {rows_per_update}")
         self.params_per_element, self.num_levels = 1 + num_features, num_levels

@@ -27,13 +27,16 @@ class Located(Distribution):
     def mean(self) -> Tensor:
         return self.loc
 
+    def noise(self, sample_shape: torch.Size) -> Tensor:
+        """N(0, I) of the shape of a sample."""
+        return torch.randn(*sample_shape, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+
 
 class VarianceHead(nn.Module, ABC):
     """Maps decoder output (B, P, *E) to a distribution over y."""
 
     params_per_element: int  # numbers that the decoder emits for each element of y
     emits_mean = True  # the first of them is the mean
-    bounded = True  # False: the density's gradient can overflow, by design
     is_density = True  # False: log_prob is no density of y, so the run has no bits per dimension and is not ranked
     log_variance_range = (-math.inf, math.inf)  # of log sigma^2
     initial_factor = 1.0  # on the decoder's initial weights of all that it emits per element but the mean
@@ -63,12 +66,37 @@ class VarianceHead(nn.Module, ABC):
     def log_variance_of(self, params: Tensor) -> Tensor | None:
         """The log-variances within log_variance_range that params (B, P, *E) stand for; None: there are no such."""
 
+    def dead_fraction(self, params: Tensor) -> Tensor:
+        """Of the elements whose sigma gets no gradient."""
+        return params.new_zeros(())
+
     @torch.no_grad()
     def standing(self, params: Tensor) -> dict[str, Tensor]:
-        """Where sigma stands on a batch, as fractions of its elements: floor_fraction, ceiling_fraction,
-        dead_fraction (elements whose sigma gets no gradient)."""
+        """Where sigma stands on a batch, as fractions of its elements; "at" a soft bound: within 2.5 % in sigma."""
         log_variance = self.log_variance_of(params)
-        return {} if log_variance is None else at_bounds(log_variance, self.log_variance_range)
+        if log_variance is None:
+            return {}
+        (low, high), near = self.log_variance_range, 0.05
+        return {
+            "floor_fraction": (log_variance < low + near).float().mean(),
+            "ceiling_fraction": (log_variance > high - near).float().mean(),
+            "dead_fraction": self.dead_fraction(params.float()),
+        }
+
+
+class BoundedHead(VarianceHead):
+    """A head that keeps a log-variance smoothly within [low, high]: the decoder's second number of each element, unless
+    a subclass says otherwise.
+
+    Without a floor the likelihood is unbounded (Mattei and Frellsen 2018); without a ceiling one image can overflow it.
+    """
+
+    def __init__(self, event_shape: Sequence[int], *, log_variance_range: Sequence[float]) -> None:
+        super().__init__(event_shape)
+        self.log_variance_range = low_high("log_variance_range", log_variance_range)
+
+    def log_variance_of(self, params: Tensor) -> Tensor:
+        return soft_clip(params[:, 1].float(), *self.log_variance_range)
 
 
 class PixelHead(VarianceHead):
@@ -90,25 +118,8 @@ def soft_clip(value: Tensor, low: float, high: float) -> Tensor:
     return low + F.softplus(value - low)
 
 
-def at_bounds(log_variance: Tensor, log_variance_range: tuple[float, float]) -> dict[str, Tensor]:
-    """The fractions of elements at either bound; "at" a soft one: within 2.5 % in sigma. None is dead there."""
-    (low, high), near = log_variance_range, 0.05
-    return {
-        "floor_fraction": (log_variance < low + near).float().mean(),
-        "ceiling_fraction": (log_variance > high - near).float().mean(),
-        "dead_fraction": log_variance.new_zeros(()),
-    }
-
-
-def above_zero(name: str, value: float) -> float:
-    """The value of variance.<name>, or ValueError."""
-    if not value > 0:
-        raise UserError(f"variance.{name} must be above 0, got {value}")
-    return value
-
-
 def low_high(name: str, value: Sequence[float]) -> tuple[float, float]:
-    """The range variance.<name>, or ValueError."""
+    """The range variance.<name>, or UserError."""
     low, high = value
     if not low < high:
         raise UserError(f"variance.{name} must be [low, high] with low < high, got [{low}, {high}]")

@@ -12,10 +12,10 @@ from torch.distributions import Categorical, Distribution, Gamma
 
 from svhn_vae.errors import UserError
 from svhn_vae.model.variance.gaussian import normal_deviance
-from svhn_vae.model.variance.head import Located, VarianceHead, low_high, soft_clip
+from svhn_vae.model.variance.head import BoundedHead, Located, low_high
 
 
-class StudentT(VarianceHead):
+class StudentT(BoundedHead):
     """Location, scale and degrees of freedom per element from the decoder (Takahashi et al. 2018).
 
     A Gaussian whose precision is Gamma(dof / 2, rate dof / 2) / scale^2, integrated out. log_variance_range bounds
@@ -27,8 +27,7 @@ class StudentT(VarianceHead):
     def __init__(
         self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], dof_range: Sequence[float]
     ) -> None:
-        super().__init__(event_shape)
-        self.log_variance_range = low_high("log_variance_range", log_variance_range)
+        super().__init__(event_shape, log_variance_range=log_variance_range)
         self.dof_range = low_high("dof_range", dof_range)
         if not self.dof_range[0] > 2:
             raise UserError(f"variance.dof_range must begin above 2, or there is no variance, got {dof_range[0]}")
@@ -38,9 +37,6 @@ class StudentT(VarianceHead):
         low, high = self.dof_range
         dof = low + (high - low) * torch.sigmoid(params[:, 2])
         return DiagonalStudentT(params[:, 0], self.log_variance_of(params), dof)
-
-    def log_variance_of(self, params: Tensor) -> Tensor:
-        return soft_clip(params[:, 1].float(), *self.log_variance_range)
 
 
 class DiagonalStudentT(Located):
@@ -70,7 +66,7 @@ class DiagonalStudentT(Located):
         return density.flatten(1).sum(1)
 
 
-class ScaleMixture(VarianceHead):
+class ScaleMixture(BoundedHead):
     """p(y) = sum over m of w_m N(y; mean, sigma^2 factors_m^2), with mean, sigma and w per element from the decoder.
 
     A Gaussian scale mixture (Andrews and Mallows 1974) on a fixed ladder of scales.
@@ -79,11 +75,10 @@ class ScaleMixture(VarianceHead):
     def __init__(
         self, event_shape: Sequence[int], *, log_variance_range: Sequence[float], factors: Sequence[float]
     ) -> None:
-        super().__init__(event_shape)
+        super().__init__(event_shape, log_variance_range=log_variance_range)
         if len(factors) < 2 or min(factors) <= 0:
             raise UserError(f"variance.factors must be two or more numbers above 0, got {list(factors)}")
         self.params_per_element = 2 + len(factors)
-        self.log_variance_range = low_high("log_variance_range", log_variance_range)
         self.log_square_factors: Tensor
         self.register_buffer("log_square_factors", 2 * torch.tensor(factors).log(), persistent=False)
 
@@ -92,9 +87,6 @@ class ScaleMixture(VarianceHead):
         factors = self.log_square_factors.view(-1, *[1] * len(self.event_shape))
         ladder = self.log_variance_of(params).unsqueeze(1) + factors
         return DiagonalScaleMixture(params[:, 0], ladder, params[:, 2:].log_softmax(1))
-
-    def log_variance_of(self, params: Tensor) -> Tensor:
-        return soft_clip(params[:, 1].float(), *self.log_variance_range)
 
 
 class DiagonalScaleMixture(Located):

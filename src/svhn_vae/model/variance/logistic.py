@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
-from svhn_vae.errors import UserError
+from svhn_vae.errors import at_least
 from svhn_vae.model.variance.head import PixelHead, low_high, soft_clip
 
 
@@ -55,9 +55,8 @@ class LogisticMixture(PixelHead):
         log_scale_range: Sequence[float],
     ) -> None:
         super().__init__(event_shape, scale=scale)
-        for name, value, least in (("num_mixtures", num_mixtures, 1), ("num_levels", num_levels, 2)):
-            if value < least:
-                raise UserError(f"variance.{name} must be at least {least}, got {value}")
+        at_least("variance", 1, num_mixtures=num_mixtures)
+        at_least("variance", 2, num_levels=num_levels)
         self.params_per_element = 4 * num_mixtures
         self.num_levels = num_levels
         low, high = self.log_scale_range = low_high("log_scale_range", log_scale_range)

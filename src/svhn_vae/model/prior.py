@@ -1,23 +1,165 @@
-"""Priors that are fitted on q(z), the posteriors of the training images, when training has ended.
+"""Priors: the law p(z) of the latents. One class per file in conf/prior/.
 
-Training goes with N(0, I): an autoencoder's latents never fill it, and a law fitted on where they are halves the
-distance of samples from images (two stages: Dai and Wipf 2019; a density after the fact: Ghosh et al. 2020).
+StandardNormal; Mixture and Vamp, learnt with the bound from the first update on; GaussianMixture, Flow and TwoStage,
+fitted on q(z), the posteriors of the training images, when training has ended. Training goes with N(0, I) then: an
+autoencoder's latents never fill it, and a law fitted on where they are halves the distance of samples from images (two
+stages: Dai and Wipf 2019; a density after the fact: Ghosh et al. 2020).
 
-Shapes: N training images, B images, Z latent dimensions, K components. Units: nats per image.
+To add one: subclass Prior (or FittedPrior), write conf/prior/<name>.yaml. Nothing else changes.
+
+Shapes: N training images, B images, Z latent dimensions, G groups of them, K components of a mixture, E = event_shape
+of y. Units: log-densities in nats per image.
 """
 
 import functools
 import math
 import warnings
-from abc import abstractmethod
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import UserError, at_least
+from svhn_vae.model.coordinates import Features
 from svhn_vae.model.elbo import kl_to_standard_normal
-from svhn_vae.model.networks import OneLevel
-from svhn_vae.model.prior.law import Prior, standard_log_prob
+from svhn_vae.model.networks import Networks, OneLevel
+
+NUM_DRAWS = 10_000  # for the moments of a prior that has none in closed form: their errors are near 1 %
+
+
+class Prior(nn.Module, ABC):
+    """The law p(z) of the latents z (B, Z) of some networks."""
+
+    is_bound = False  # True: log_prob is a lower bound, on average over its noise
+    is_fitted_last = False  # True: by `fit`, when all else is learnt
+    is_fitted: bool
+
+    def __init__(self, name: str, networks: Networks, **counts: int) -> None:
+        """Raises UserError for networks whose latents are N(0, I) by construction, and for counts below 1."""
+        super().__init__()
+        if networks.needs_standard_prior and name != "standard":
+            raise UserError(
+                f"prior={name} needs one level of latents, sampled with their own standard deviation, got "
+                f"{type(networks).__name__}: use prior=standard, or model=dense without model.sampling_bug"
+            )
+        at_least("prior", 1, **counts)
+        self.latent_dim = networks.latent_dim
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """z (B, Z) -> log p(z) (B,)."""
+
+    @abstractmethod
+    def sample(self, num: int, generator: torch.Generator, temperature: float) -> Tensor:
+        """(num, Z), drawn with a generator of the CPU, alike on any device; `temperature` multiplies the standard
+        deviation of the noise that they are made of: 1 gives samples of p(z), 0 its most typical points."""
+
+    def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
+        """A posterior N(mean, exp(log_variance)) and its sample z, (B, Z) each -> (B, G), whose sum over G has the mean
+        KL(q || p): here log q(z) - log p(z) of the sample, with G = 1."""
+        log_q = -0.5 * ((z - mean).square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi))
+        return (log_q.sum(1) - self.log_prob(z))[:, None]
+
+    def start(self, batches: Iterable[Features]) -> None:
+        """Called once before training, with some training images: priors may begin from data."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter([*self.parameters(), *self.buffers()])).device
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The mean and the standard deviation of each latent, (Z,) each."""
+        z = self.sample(NUM_DRAWS, torch.Generator().manual_seed(0), 1.0)
+        return z.mean(0), z.std(0)
+
+
+class StandardNormal(Prior):
+    """N(0, I), whose KL has a closed form, a number per latent: G = Z."""
+
+    def __init__(self, networks: Networks) -> None:
+        super().__init__("standard", networks)
+        self.origin: Tensor
+        self.register_buffer("origin", torch.zeros(self.latent_dim), persistent=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return standard_log_prob(z)
+
+    def sample(self, num: int, generator: torch.Generator, temperature: float) -> Tensor:
+        return temperature * torch.randn(num, self.latent_dim, generator=generator).to(self.device)
+
+    def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
+        return kl_to_standard_normal(mean, log_variance)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        return self.origin, torch.ones_like(self.origin)
+
+
+def standard_log_prob(z: Tensor) -> Tensor:
+    """log N(z; 0, I) of z (B, Z) -> (B,)."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+
+
+class DiagonalMixture(Prior):
+    """A mixture of K Gaussians with independent latents; a subclass says which."""
+
+    def components(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-weights (K,), means and log-variances (K, Z)."""
+        raise NotImplementedError
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        log_weights, mean, log_variance = self.components()
+        # Differences of all pairs (B, K, Z): products of matrices would lose narrow components' digits in float32.
+        terms = (z[:, None] - mean).square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi)
+        return (log_weights - 0.5 * terms.sum(2)).logsumexp(1)
+
+    @torch.no_grad()
+    def sample(self, num: int, generator: torch.Generator, temperature: float) -> Tensor:
+        log_weights, mean, log_variance = self.components()
+        chosen = torch.multinomial(log_weights.exp().cpu(), num, replacement=True, generator=generator).to(mean.device)
+        noise = torch.randn(num, self.latent_dim, generator=generator).to(mean.device)
+        return mean[chosen] + temperature * (0.5 * log_variance[chosen]).exp() * noise
+
+
+class Mixture(DiagonalMixture):
+    """K Gaussians with weights, means and variances of their own, all learnt (Dilokthanakul et al. 2016)."""
+
+    def __init__(self, networks: OneLevel, *, num_components: int) -> None:
+        super().__init__("mixture", networks, num_components=num_components)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.mean = nn.Parameter(torch.randn(num_components, self.latent_dim))  # alike, they would learn alike
+        self.log_variance = nn.Parameter(torch.zeros(num_components, self.latent_dim))
+
+    def components(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.logits.log_softmax(0), self.mean, self.log_variance
+
+
+class Vamp(DiagonalMixture):
+    """The mixture of the posteriors of K learnt pseudo-inputs (Tomczak and Welling 2018), which begin as training
+    images."""
+
+    def __init__(self, networks: OneLevel, *, num_components: int) -> None:
+        super().__init__("vamp", networks, num_components=num_components)
+        if not isinstance(networks, OneLevel):
+            raise UserError(
+                "prior=vamp needs an encoder that sees images alone: with condition=digit use prior=mixture"
+            )
+        self.pseudo_inputs = nn.Parameter(torch.randn(num_components, *networks.event_shape))
+        self._networks = (networks,)  # in a tuple: they are the VAE's, and no part of this module's state
+
+    @torch.no_grad()
+    def start(self, batches: Iterable[Features]) -> None:
+        y = next(iter(batches)).y
+        evenly = torch.linspace(0, len(y) - 1, len(self.pseudo_inputs)).round().long()
+        self.pseudo_inputs.copy_(y[evenly])
+
+    def components(self) -> tuple[Tensor, Tensor, Tensor]:
+        [networks] = self._networks
+        was_training = networks.training
+        networks.eval()  # p(z) has no dropout, and does not depend on which batch it is asked for
+        mean, log_variance = (out.to(self.pseudo_inputs) for out in networks.encode(self.pseudo_inputs))
+        networks.train(was_training)
+        return mean.new_full((len(mean),), -math.log(len(mean))), mean, log_variance
 
 
 class FittedPrior(Prior):
