@@ -27,7 +27,7 @@ from svhn_vae.data.digits import draw_digits
 from svhn_vae.errors import Damaged, UserError
 from svhn_vae.evaluation.finished_run import FinishedRun, pixels
 from svhn_vae.experiment.attempt import run_job
-from svhn_vae.experiment.build import make
+from svhn_vae.experiment.build import Request, make
 from svhn_vae.experiment.configuration import choices
 from svhn_vae.experiment.loading import BASES, load_dataset
 from svhn_vae.model.variance.head import VarianceHead
@@ -49,7 +49,7 @@ def finished(place: Path, num_channels: int, *overrides: str) -> RunFolder:
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's
-        outcome = run_job(own, choices(cfg.hydra), folder, (), lambda: None)
+        outcome = run_job(Request(own, choices(cfg.hydra), folder), lambda: None)
     assert outcome.status == "done", outcome.reason
     return folder
 

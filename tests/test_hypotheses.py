@@ -36,10 +36,15 @@ class Study:
                 config[group][key] = setting
             else:
                 (choices if group in CHOICES | choices else config)[group] = setting
-        data = {"name": "svhn train", "digest": digest, "num_train": 6749}
-        parts = {"cost": {"epochs": 8, "num_parameters": 967_000}, "details": {"post_loss_of_gaussian": -400.0}}
-        write_run(self.path, f"run{len(list(self.path.glob('*'))):03}", status, bits=value, metrics=metrics, data=data,
-                  choices=choices, parts=parts, **config)  # fmt: skip
+        parts = {
+            "seed": seed,
+            "config": config,
+            "data": {"name": "svhn train", "digest": digest, "num_train": 6749},
+            "cost": {"epochs": 8, "num_parameters": 967_000},
+            "details": {"post_loss_of_gaussian": -400.0},
+        }
+        name = f"run{len(list(self.path.glob('*'))):03}"
+        write_run(self.path, name, status, bits=value, metrics=metrics, choices=choices, parts=parts)
 
     def add_sides(self, favoured, other, **settings) -> None:
         """A run of both sides with each seed; of `other`, one value may stand for all seeds."""
