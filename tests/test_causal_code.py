@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from svhn_vae.data.svhn import read_mat
-from svhn_vae.evaluation import causal as module
-from svhn_vae.evaluation.causal import REACH, CausalCode, bits_of_code, coloured
+from svhn_vae.evaluation import baselines as module
+from svhn_vae.evaluation.baselines import REACH, CausalCode, bits_of_code, coloured
 from svhn_vae.model.variance.logistic import log_mass_of_level
 from svhn_vae.model.variance.neighbours import CausalRegression, neighbours, offsets, padded
 

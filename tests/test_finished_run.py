@@ -27,9 +27,9 @@ from svhn_vae.data.digits import draw_digits
 from svhn_vae.errors import Damaged, UserError
 from svhn_vae.evaluation.finished_run import FinishedRun, pixels
 from svhn_vae.experiment.attempt import run_job
-from svhn_vae.experiment.build import make
+from svhn_vae.experiment.build import Request, make
 from svhn_vae.experiment.configuration import choices
-from svhn_vae.experiment.loading import BASES, load_dataset, registered, shipped
+from svhn_vae.experiment.loading import BASES, load_dataset
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.pictures.sheet import grid
 from svhn_vae.runs.folder import RunFolder
@@ -49,7 +49,7 @@ def finished(place: Path, num_channels: int, *overrides: str) -> RunFolder:
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's
-        outcome = run_job(own, choices(cfg.hydra), folder, (), lambda: None)
+        outcome = run_job(Request(own, choices(cfg.hydra), folder), lambda: None)
     assert outcome.status == "done", outcome.reason
     return folder
 
@@ -380,16 +380,6 @@ def test_nothing_of_a_strangers_configuration_is_called(stranger, tmp_path):
         assert refused, name
         assert "\n" not in "".join(refused)
         assert not (tmp_path / malice.MARK).exists(), name
-
-
-def test_a_nested_target_is_refused(stranger):
-    config = OmegaConf.to_container(OmegaConf.load(stranger / "config.yaml"))
-    for group in BASES:
-        inner = {"_target_": next(iter(registered(shipped(group)).values()))}  # even one of its own group
-        changed = config | {group: {**config[group], "anything": {"deep": [inner]}}}
-        OmegaConf.save(OmegaConf.create(changed), stranger / "config.yaml")
-        with pytest.raises(UserError, match="must hold plain values below its class"):
-            (load_images if group == "data" else svhn_vae.load_run)(stranger)
 
 
 def test_its_weights_are_not_unpickled_and_checked(stranger, tmp_path):

@@ -23,6 +23,7 @@ SWEEP = (
     "pca.n_components=20,300", "seed=0,1",  # 300 components need more images
     "data=synthetic", "data.num_train=240", "data.num_test=40", "trainer=demo", "network_scale=0.03125",
     "trainer.max_epochs=40", "batch_size=100", "iw_samples=2", "judge=false",
+    "callbacks.progress.seconds_between_lines=1000",  # on a busy machine a run takes longer than 30 s
 )  # fmt: skip
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 SUBMITIT = ("hydra/launcher=submitit_local",)

@@ -13,7 +13,8 @@ from svhn_vae.data.batches import EvaluationBatches
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.evaluation.bound import evaluation_pass
-from svhn_vae.evaluation.outliers import SCORES, area, outliers, plain_outliers, png_bits, strangeness
+from svhn_vae.evaluation.samples import share_of_pairs
+from svhn_vae.evaluation.score import SCORES, outliers, plain_outliers, png_bits, strangeness
 from svhn_vae.model.elbo import bits_per_dim
 from test_images import cifar
 from test_lit import fitted
@@ -23,9 +24,9 @@ def test_the_area_is_scikit_learns_with_ties_too():
     rng = np.random.default_rng(0)
     own, outlying = rng.integers(0, 20, 50).astype(float), rng.integers(5, 30, 40).astype(float)
     due = roc_auc_score([0] * 50 + [1] * 40, [*own, *outlying])
-    assert area(outlying, own) == pytest.approx(due)
-    assert area(own + 100, own) == 1
-    assert area(own, own) == pytest.approx(0.5)
+    assert share_of_pairs(outlying, own) == pytest.approx(due)
+    assert share_of_pairs(own + 100, own) == 1
+    assert share_of_pairs(own, own) == pytest.approx(0.5)
 
 
 def test_bits_of_a_png_are_those_of_its_file():
@@ -47,7 +48,7 @@ def test_scores_are_those_of_each_image_beside_the_test_images():
     assert list(found) == ["test images", *others]
     assert found["test images"].auroc == {}
     own, noise = strangeness(vae, test), strangeness(vae, others["noise"])
-    assert found["noise"].auroc == {name: area(noise[name], own[name]) for name in SCORES}
+    assert found["noise"].auroc == {name: share_of_pairs(noise[name], own[name]) for name in SCORES}
     assert found["noise"].means == {name: pytest.approx(noise[name].mean()) for name in SCORES}
     np.testing.assert_allclose(own["bits_per_dim"] - own["bits_less_png"], png_bits(test))
     terms = evaluation_pass(vae, next(iter(EvaluationBatches(test, vae.representation))), 0).terms

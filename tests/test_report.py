@@ -21,8 +21,10 @@ SYNTHETIC = {**SVHN, "name": "synthetic", "synthetic": True, "digest": "fedcba98
 CONFIG = {
     "study": "s",
     "seed": 0,
+    "batch_size": 500,
     "data": {"_target_": "svhn_vae.data.svhn.SVHN", "root": "/a b", "verify": "none", "limit": None},
     "pca": {"_target_": "svhn_vae.model.coordinates.PCA", "n_components": 500, "whiten": False},
+    "model": {"_target_": "svhn_vae.model.networks.dense.Dense", "width": 64, "dropout": 0.2},
     "variance": {"_target_": "svhn_vae.model.variance.ReluEps", "epsilon": 0.01},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-4, "betas": [0.9, 0.999]},
     "trainer": {"_target_": "lightning.Trainer", "max_epochs": 2000, "accelerator": "cpu"},
@@ -59,7 +61,7 @@ def setting(group: str, **values) -> dict:
 def write_run(study: Path, name: str, status="done", reason="", facts=(), **result) -> Path:
     """A folder as a run leaves it, without its pictures and arrays."""
     folder, content = study / name, result_of(name, **result)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     noted = {"status": status, "started": 1000.0, "data": content["data"]["digest"]}
     noted |= {"config": content["config"], "choices": content["choices"]}
     noted |= {} if status == "running" else {"reason": reason, "step": None, "ended": 1060.0}

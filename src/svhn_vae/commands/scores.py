@@ -13,12 +13,10 @@ from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, concatenate, digest
 from svhn_vae.errors import UserError
-from svhn_vae.evaluation.baselines import fitted, score
-from svhn_vae.evaluation.causal import CausalCode, bits_of_code
+from svhn_vae.evaluation.baselines import CausalCode, bits_of_code, fitted, score
 from svhn_vae.evaluation.judge import judge_once, why_no_judge
-from svhn_vae.evaluation.outliers import outliers, plain_outliers
 from svhn_vae.evaluation.samples import sample_scores
-from svhn_vae.evaluation.score import Score, lacks, score_run
+from svhn_vae.evaluation.score import Score, lacks, outliers, plain_outliers, score_run
 from svhn_vae.experiment.build import cache_folder, fit_device, load_data, load_judge, make
 from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.loading import complete_scores, load_dataset, load_run

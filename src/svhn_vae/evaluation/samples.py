@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
@@ -177,7 +178,12 @@ def memorised(generated: Tensor, real: Tensor, known: Tensor) -> float:
     Mann-Whitney statistic). Of features, not of pixels: there a blurred image is nearer to all images.
     """
     of_samples, of_test = (nearest(points, known).numpy() for points in (generated, real))
-    return mannwhitneyu(of_test, of_samples).statistic.item() / (len(of_test) * len(of_samples))
+    return share_of_pairs(of_test, of_samples)
+
+
+def share_of_pairs(larger: np.ndarray, smaller: np.ndarray) -> float:
+    """In which the first is the larger one, ties counted half: the area under the ROC curve."""
+    return mannwhitneyu(larger, smaller).statistic.item() / (len(larger) * len(smaller))
 
 
 def nearest(points: Tensor, others: Tensor) -> Tensor:

@@ -1,30 +1,27 @@
-"""All scores of a trained model on one split: what a run writes at its end, and what src/evaluate.py prints again.
+"""All scores of a trained model: on one split, as a run writes them and src/evaluate.py prints them again; of images of
+another kind.
 
 Shapes: N images of the split, B of a batch, Z latent dimensions. Units: nats per image unless a name says otherwise.
 """
 
+import io
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from svhn_vae.data.batches import EvaluationBatches, centred, every_nth
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import known_labels
-from svhn_vae.evaluation.bound import (
-    Estimate,
-    evaluate,
-    evaluation_pass,
-    importance_weighted,
-    summarise,
-)  # fmt: skip
+from svhn_vae.evaluation.bound import Estimate, evaluate, evaluation_pass, importance_weighted, summarise
 from svhn_vae.evaluation.calibration import Calibration, Residuals, calibration, residuals
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.latents import of_the_aggregate, readers
-from svhn_vae.evaluation.samples import reconstruction_metrics, round_trip_metrics, sample_scores
+from svhn_vae.evaluation.samples import reconstruction_metrics, round_trip_metrics, sample_scores, share_of_pairs
 from svhn_vae.model.elbo import ElboTerms, bits_of_parts, bits_per_dim
 from svhn_vae.model.networks.interface import OneLevel
 from svhn_vae.model.vae import VAE
@@ -34,6 +31,7 @@ SPLITS = ("test", "val")
 # heads' variances are sums over 256 levels.
 MAX_AGGREGATED, MAX_CALIBRATED, MAX_PROBED = 10_000, 1_000, 5_000
 MAX_RECONSTRUCTED = 1_000
+SCORES = ("bits_per_dim", "bits_less_png", "kl")  # each is larger for what a model finds strange
 
 
 class Score(NamedTuple):
@@ -208,3 +206,60 @@ def completed(
         scores = sample_scores(vae, splits.dataset, judge)
         metrics, details["posterior_predictive"] = metrics | scores.metrics, scores.checks
     return {**result, "metrics": metrics, "details": details}, columns
+
+
+# --- images of another kind -----------------------------------------------------------------------------------------
+
+
+class Outliers(NamedTuple):
+    """Of one kind of images: mean scores, and how well each tells them from test images: the share of pairs in which
+    the outlier has the larger one (the area under the ROC curve): 0.5 is chance, below it outliers seem more usual."""
+
+    means: dict[str, float]
+    auroc: dict[str, float]
+
+
+def outliers(vae: VAE, test: Tensor, others: dict[str, Tensor]) -> dict[str, Outliers]:
+    """Does a model tell images (N, C, H, W) uint8 of another kind from its own? Density models are known to like smooth
+    images better than those that they learnt (Nalisnick et al. 2019), so the bound is looked at beside the bits that a
+    PNG takes, and the KL.
+
+    Of a model of densities, in evaluation mode: name of a kind -> its scores; test images are the first.
+    """
+    own = strangeness(vae, test)
+    found = {"test images": Outliers({name: each.mean().item() for name, each in own.items()}, {})}
+    for kind, images in others.items():
+        scores = strangeness(vae, images)
+        areas = {name: share_of_pairs(scores[name], own[name]) for name in SCORES}
+        found[kind] = Outliers({name: each.mean().item() for name, each in scores.items()}, areas)
+    return found
+
+
+@torch.no_grad()
+def strangeness(vae: VAE, images: Tensor) -> dict[str, np.ndarray]:
+    """SCORES of each image, (N,) each."""
+    terms = [
+        evaluation_pass(vae, batch, index).terms
+        for index, batch in enumerate(EvaluationBatches(images, vae.representation))
+    ]
+    elbo, kl = (torch.cat([getattr(each, name) for each in terms]).cpu().double() for name in ("elbo", "kl"))
+    bits = bits_per_dim(elbo, images[0].numel()).numpy()
+    return dict(zip(SCORES, (bits, bits - png_bits(images), kl.numpy()), strict=True))
+
+
+def png_bits(images: Tensor) -> np.ndarray:
+    """(N,): bits per dimension of each image as a PNG, the header included."""
+    sizes = []
+    for pixels in images.permute(0, 2, 3, 1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", optimize=True)
+        sizes.append(8 * file.tell() / pixels.size)
+    return np.array(sizes)
+
+
+def plain_outliers(num: int, image_shape: torch.Size) -> dict[str, Tensor]:
+    """Images of no kind: independent uniform pixels, and one colour each; the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (num, *image_shape), generator=generator, dtype=torch.uint8)
+    colours = torch.randint(0, 256, (num, image_shape[0], 1, 1), generator=generator, dtype=torch.uint8)
+    return {"noise": noise, "constant images": colours.expand_as(noise).contiguous()}

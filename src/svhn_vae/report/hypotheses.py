@@ -108,7 +108,7 @@ def _tested(hypothesis: Hypothesis, tried: Sequence[Point]) -> Verdict:
     why = _why_undecided(hypothesis, found, effect)
     verdict = "undecided" if why else "supported" if effect.low > hypothesis.margin else "refuted"  # pyright: ignore[reportOptionalMemberAccess]
     runs = [one.run for side in found.kept for one in side]
-    return untested(hypothesis, verdict, "; ".join([why] * bool(why) + _how(hypothesis, found, how)))._replace(
+    return untested(hypothesis, verdict, "; ".join(filter(None, [why, *_how(hypothesis, found, how)])))._replace(
         effect=effect,
         num_seeds=len(found.by_seed),
         num_runs=len(runs),
@@ -188,9 +188,8 @@ def _why_undecided(hypothesis: Hypothesis, found: Compared, effect: Estimate | N
 
 def _how(hypothesis: Hypothesis, found: Compared, how: str) -> list[str]:
     """How it was tested, and every run that is not in the effect and might be, and why."""
-    said = [how] if how else []
-    if hypothesis.over is not None and found.by_seed:
-        said.insert(0, f"matched by {' and '.join(['seed', *found.keys])}")
+    is_matched = hypothesis.over is not None and found.by_seed
+    said = [f"matched by {' and '.join(['seed', *found.keys])}" if is_matched else "", how]
     if found.also:
         more = f" and {len(found.also) - MAX_NAMED} more" if len(found.also) > MAX_NAMED else ""
         said.append(f"the sides differ also in {', '.join(found.also[:MAX_NAMED])}{more}")

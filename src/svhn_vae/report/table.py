@@ -232,12 +232,12 @@ def terminal_table(table: RankedTable, width: int) -> Table:
 
 def folded(name: str, width: int) -> str:
     """In lines that are broken between words, and within one only where it is longer than a line."""
-    lines = [""]
+    lines: list[str] = []
     for word in name.split(" "):
-        for number, part in enumerate(BREAKS.split(word) if len(word) > width else [word]):
-            longer = lines[-1] + " " * (number == 0 and lines != [""]) + part
-            if lines[-1] and len(longer) > width:
-                lines.append(part)
+        first, *others = BREAKS.split(word) if len(word) > width else [word]
+        for part in (f" {first}", *others):
+            if lines and len(lines[-1] + part) <= width:
+                lines[-1] += part
             else:
-                lines[-1] = longer
+                lines.append(part.lstrip())
     return "\n".join(lines)
