@@ -170,6 +170,27 @@ def test_variances_are_of_the_moments_covariance(cosine, fit):
     torch.testing.assert_close(variances, (axes @ covariance @ axes.T).diagonal(), rtol=1e-5, atol=1e-9)
 
 
+def test_colours_are_decorrelated_on_average(cosine):
+    """Over the frequencies, each with its total variance taken out; the first colour has the most variance."""
+    axes, _ = cosine.basis(moments())
+    by_row = scipy.fft.dctn(axes.view(D, *SHAPE).numpy(), axes=(2, 3), norm="ortho").reshape(D, 3, 16)
+    colours = np.unique(by_row[np.square(by_row).sum(1).argmax(1) == 0][:, :, 0].round(9), axis=0)  # of the constant
+    coefficients = scipy.fft.dctn(images(3000).double().numpy(), axes=(2, 3), norm="ortho").reshape(-1, 3, 16)
+    covariances = np.stack([np.cov((coefficients[:, :, f] @ colours.T).T) for f in range(16)])
+    relative = (covariances / np.trace(covariances, axis1=1, axis2=2)[:, None, None]).mean(0)
+    np.testing.assert_allclose(relative - np.diag(np.diag(relative)), 0, atol=1e-5)
+
+
+def test_the_constant_comes_first_where_brightness_varies_most(cosine):
+    """Grey images of one brightness each, with a little grey noise and less of colour."""
+    brightness = torch.rand(500, 1, 1, 1, dtype=torch.float64)
+    noise = 0.1 * torch.randn(500, 1, 4, 4) + 0.001 * torch.randn(500, *SHAPE)
+    x = brightness + 0.1 * noise.double()
+    axes, variances = cosine.basis(sample_moments(in_batches(x.flatten(1))))
+    np.testing.assert_allclose(axes[0].abs(), D**-0.5, atol=1e-3)
+    assert variances[0] > 100 * variances[1]
+
+
 def test_pixels_are_scaled_by_their_own_mean_and_deviation():
     pixels = built("none", scale=True).fit(moments())
     assert pixels.mean.item() == pytest.approx(images(3000).mean().item(), abs=1e-6)
