@@ -45,7 +45,7 @@ def rows(readme: str) -> list[Row]:
 
 def shortened(name: str) -> str:
     """Without what a picture has no room for: the budget, the seeds, the version, what is in brackets."""
-    bare = re.sub(r"\(.*|, one scale.*|, full cov.*|, \d+ seeds.*| at a quarter.*|`|experiment=", "", name)
+    bare = re.sub(r"\(.*|least-squares |, one scale.*|, full cov.*|, \d+ seeds.*| at a quarter.*|`|experiment=", "", name)
     return " ".join(re.sub(r"\S*(trainer|grid)\S*", "", bare).split())
 
 
@@ -66,7 +66,7 @@ def draw_ranking(found: list[Row]) -> Figure:
     for row in found:
         if row.frechet is None:
             axes.axvline(row.bits, color=GREY, linewidth=1, alpha=0.6)
-            axes.annotate(row.name, (row.bits, 0.16), (3, 0), xycoords=("data", "axes fraction"), rotation=90,
+            axes.annotate(row.name, (row.bits, 0.09), (3, 0), xycoords=("data", "axes fraction"), rotation=90,
                           textcoords="offset points", color=GREY, fontsize="x-small", va="bottom")  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
     return figure
