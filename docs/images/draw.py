@@ -45,8 +45,8 @@ def rows(readme: str) -> list[Row]:
 
 def shortened(name: str) -> str:
     """Without what a picture has no room for: the budget, the seeds, the version, what is in brackets."""
-    bare = re.sub(r"\(.*|least-squares |, one scale.*|, full cov.*|, \d+ seeds.*| at a quarter.*|`|experiment=", "", name)
-    return " ".join(re.sub(r"\S*(trainer|grid)\S*", "", bare).split())
+    left_out = r"\(.*|least-squares |, one scale.*|, full cov.*|, \d+ seeds.*| at a quarter.*|`|experiment="
+    return " ".join(re.sub(r"\S*(trainer|grid)\S*", "", re.sub(left_out, "", name)).split())
 
 
 def draw_ranking(found: list[Row]) -> Figure:
