@@ -8,7 +8,7 @@ import torch
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.weights import read_checkpoint
 from svhn_vae.training.module import LitVAE
-from svhn_vae.training.schedule import Schedule
+from svhn_vae.training.update import Schedule
 from test_checkpoints import assert_same, left, train, train_until, undisturbed  # noqa: F401  a fixture of all tests
 
 STEPS = 1000

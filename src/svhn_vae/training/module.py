@@ -20,8 +20,7 @@ from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
 from svhn_vae.seeds import Stream, derive_seed, seed_device
 from svhn_vae.training.objective import Objective
-from svhn_vae.training.schedule import Schedule
-from svhn_vae.training.update import Record, Skips, Update
+from svhn_vae.training.update import Record, Schedule, Skips, Update
 
 
 class LitVAE(L.LightningModule):

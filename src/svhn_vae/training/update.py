@@ -1,4 +1,5 @@
-"""One update of a VAE by a batch, on its device; which updates were left out, and when they are too many.
+"""One update of a VAE by a batch, on its device; which updates were left out, and when they are too many; the
+learning rate of each.
 
 Shapes: B images of a batch. Units: nats per image.
 """
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from svhn_vae.errors import fraction
 from svhn_vae.evaluation.bound import per_image
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
@@ -165,3 +167,23 @@ def reason(step: int, loss: float, size: float) -> str:
     if not math.isfinite(size):
         return f"the gradient was not finite at step {step}"
     return f"the gradient's norm was {size:.3g} at step {step}, above skips.max_gradient_norm"
+
+
+class Schedule:
+    """The factor on the optimiser's learning rate: a linear rise, then half a cosine (Loshchilov and Hutter 2017).
+
+    warmup: the share of all updates over which it rises from 0 to 1; 0: none.
+    final: where it ends, after max_epochs; 1: it stays at 1.
+    """
+
+    def __init__(self, *, warmup: float, final: float) -> None:
+        fraction("schedule", warmup=warmup, final=final)
+        self.warmup, self.final = warmup, final
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """Of update number `step`, counted from 0, of `num_steps`."""
+        rise = self.warmup * num_steps
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        fall = (step - rise) / max(1.0, num_steps - rise)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, fall)))
