@@ -2,10 +2,7 @@
 
 import copy
 import io
-import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from svhn_vae.report.collect import Run, by_test_images, read_runs, variants
-from svhn_vae.report.table import MIN_NAME, folded, print_study
+from svhn_vae.report.table import print_study
 
 SVHN = {"name": "svhn train", "synthetic": False, "digest": "0123456789abcdef"}
 SVHN |= {"num_train": 6749, "num_val": 750, "num_test": 1499}
@@ -310,29 +307,15 @@ def test_names_and_figures_can_be_read_at_every_width(study, num_seeds):
     for seed in range(num_seeds):
         write_run(study, f"{name}-seed{seed}-0123abcd", bits=2.75 + seed / 100, seed=seed)
     before: set[str] = set()
-    for width in [*range(40, 102, 3), 199]:
+    for width in [*range(40, 102, 6), 199]:
         text = printed(study, width)
-        table = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
-        assert max(map(len, table)) <= min(width, 100)
+        assert max(len(line) for line in text.splitlines() if line[:1] in "┏┃┡│└") <= width
         assert column(text, "model")[0] == name
         assert column(text, "bits/dim")[0].startswith(f"{2.75 + (num_seeds - 1) / 200:.3f}")
-        assert len(column(text, "model")) == 3  # with two baselines
         assert "…" not in text
         assert before <= set(titles(text))  # wider, and no column fewer
-        assert min(len(line.split("┃")[1]) for line in table if "┃" in line) >= min(MIN_NAME, len(name))
         before = set(titles(text))
     assert "modelled" in before
-
-
-def test_a_name_is_broken_between_words_and_where_their_parts_end():
-    name = "pca.n_components=100 optimizer.betas=[0.9, 0.999] dense-per_dimension !"
-    for width in range(MIN_NAME, 80):
-        lines = folded(name, width).split("\n")
-        assert max(map(len, lines)) <= width
-        assert "".join(lines).replace(" ", "") == name.replace(" ", "")
-        inside = [line for line, after in itertools.pairwise(lines) if f"{line} {after}" not in name]
-        assert all(line[-1] in "=_.-" for line in inside)
-        assert not inside or max(map(len, name.split(" "))) > width
 
 
 def test_what_did_not_finish_is_listed_with_its_reason(study):
@@ -350,12 +333,3 @@ def test_where_the_files_are_is_said_in_shell_words(study):
     text = printed(study)
     assert f"'{study}'/*/figures/*.png" in text
     assert f"tensorboard --logdir '{study}'" in text
-
-
-def test_claims_and_reports_are_light():
-    code = (
-        "import sys, svhn_vae.report.claims; print({'torch', 'lightning', 'hydra', 'matplotlib'} & set(sys.modules));"
-        "import svhn_vae.report.page; print({'torch', 'lightning', 'hydra', 'omegaconf', 'sklearn'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "set()\nset()\n", "")

@@ -243,19 +243,9 @@ def round_trip(basis: Projection, x: Tensor, num_components: int) -> Tensor:
     return ((x.flatten(1) - basis.mean) @ kept.T @ kept + basis.mean).view_as(x)
 
 
-PICTURES: dict[str, Callable[[Subject], Picture]] = {
-    "data": data,
-    "samples": samples,
-    "samples_noisy": samples_noisy,
-    "reconstructions": reconstructions,
-    "analogies": analogies,
-    "interpolations": interpolations,
-    "traversals": traversals,
-    "arithmetic": arithmetic,
-    "sigma": sigma,
-    "likely": likely,
-    "pca_round_trip": pca_round_trip,
-}
+DRAWN = (data, samples, samples_noisy, reconstructions, analogies, interpolations, traversals, arithmetic, sigma,
+         likely, pca_round_trip)  # fmt: skip
+PICTURES: dict[str, Callable[[Subject], Picture]] = {function.__name__: function for function in DRAWN}
 OF_LABELS: dict[str, Callable[[Subject], Picture]] = {"digits": digits}  # of models that are told the label
 OF_PROJECTIONS = {"pca_round_trip"}
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from svhn_vae.report.collect import FRECHET, METRIC, Run, Variant
-from svhn_vae.report.statistics import NOTHING, Gap, Summed, gaps, image_errors, in_blocks, seed_errors
+from svhn_vae.report.statistics import NOTHING, Gap, gaps, image_errors, in_blocks, seed_errors
 
 QUESTION = "Which variant has the best density, and which the best pictures?"
 OWN_BASELINE = ("PPCA", "independent Gaussian")  # the first that a run has: without a network, in its coordinates
@@ -65,7 +65,8 @@ def rank(study: Path, found: Sequence[Variant], metric: str) -> Ranking | None:
         return None
     ranking = ranking_of(metric, {label: one.scores(metric) for label, one in whole.items()})
     if metric == METRIC and len(whole) > 1:
-        by_image = _by_image(study, [whole[label] for label in ranking.places])
+        images = [bits_of_images(study, whole[label]) for label in ranking.places]
+        by_image = gaps([place.mean for place in ranking.places.values()], image_errors(images))
         for (label, place), gap in zip(ranking.places.items(), by_image, strict=True):
             ranking.places[label] = place._replace(images=gap)
     return ranking
@@ -82,16 +83,7 @@ def ranking_of(metric: str, scores: Mapping[str, Mapping[int, float]]) -> Rankin
     return Ranking(metric, places, known.how)
 
 
-def _by_image(study: Path, whole: Sequence[Variant]) -> list[Gap]:
-    images = [bits_of_images(study, variant) for variant in whole]
-    means = [
-        variant.mean() if bits is None else float(bits.sums.sum() / bits.sizes.sum())
-        for variant, bits in zip(whole, images, strict=True)
-    ]
-    return gaps(means, image_errors(images))
-
-
-def bits_of_images(study: Path, variant: Variant) -> Summed | None:
+def bits_of_images(study: Path, variant: Variant) -> np.ndarray | None:
     """Bits per dimension of the test images, the mean over seeds, in blocks; None where a run has not kept them."""
     try:
         files = [load_file(study / run.name / "per_image.safetensors")["elbo"] for run in variant.runs]
