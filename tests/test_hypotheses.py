@@ -90,14 +90,14 @@ def test_a_hypothesis_and_its_defaults():
     short = {key: value for key, value in whole.items() if key not in ("minus", "margin")}
     assert parse(short)._asdict() == parse(whole)._asdict() == whole
     for key in short:
-        with pytest.raises(ValueError, match=f"{key} missing"):
+        with pytest.raises(ValueError, match=f"missing 1 required .*{key}"):
             parse({name: value for name, value in short.items() if name != key})
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"margn": 1}, "'A claim.': margn unknown: expected claim, source, metric, minus, better"),
+        ({"margn": 1}, "'A claim.': .*unexpected keyword argument 'margn': expected claim, source, metric"),
         ({"claim": ""}, "claim must be a sentence, got ''"),
         ({"metric": "bits"}, "metric must be split/quantity, diverged, .*, got 'bits'"),
         ({"metric": "test/"}, "metric must be"),
@@ -119,13 +119,9 @@ def test_what_is_no_hypothesis(study, changed, message):
     assert "\n" not in str(raised.value)
     found = study.verdict(**changed)
     assert (found.verdict, found.reason) == ("undecided", str(raised.value))
-
-
-@pytest.mark.parametrize("content", [None, "a claim", ["a claim"]])
-def test_what_is_not_even_a_mapping(study, content):
-    [found] = verdicts(study.path, [], [content])
-    assert found.verdict == "undecided"
-    assert found.reason.startswith(f"a hypothesis must have {', '.join(Hypothesis._fields)}")
+    for content in (None, "a claim", ["a claim"]):
+        [found] = verdicts(study.path, [], [content])
+        assert found.reason.startswith(f"a hypothesis must have {', '.join(Hypothesis._fields)}")
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
@@ -154,16 +150,6 @@ def test_the_margin_decides(paired, margin, due):
     found = paired.verdict(margin=margin)
     assert found.verdict == due
     assert found.reason.startswith(f"the interval holds the margin {margin}; ") == (due == "undecided")
-
-
-def test_seeds_of_one_side_are_left_out_and_said(paired):
-    before = paired.verdict()
-    paired.add(9.0, seed=8, variance="per_dimension")
-    paired.add(-9.0, seed=9)
-    found = paired.verdict()
-    assert (found.effect, found.num_seeds, found.num_runs) == (before.effect, 6, 12)
-    assert "left out of variance=per_dimension: 1 without a counterpart" in found.reason
-    assert "left out of variance=fixed: 1 without a counterpart" in found.reason
 
 
 def test_one_seed_decides_nothing(study):
@@ -291,17 +277,6 @@ def test_what_follows_from_a_choice_does_not_keep_runs_apart(study):
     assert found.reason.endswith("; the sides differ also in pca")
 
 
-def test_what_follows_from_a_crossed_setting_and_the_claim_does_not_keep_runs_apart(study):
-    """The batch follows from the rate, on either side in its way, and 200 is on both."""
-    for seed, (lr, batch) in itertools.product(range(3), ((1e-4, 100), (1e-3, 200))):
-        study.add(3.0 + NOISE[0, seed], seed=seed, variance="per_dimension", optimizer__lr=lr, batch_size=batch)
-        study.add(3.5, seed=seed, optimizer__lr=lr, batch_size=2 * batch)
-    found = study.verdict()
-    assert found.num_runs == 12
-    assert found.reason.startswith("matched by seed and optimizer.lr; ")
-    assert found.reason.endswith("; the sides differ also in batch_size")
-
-
 def test_what_follows_from_the_claim_and_another_choice_does_not_keep_runs_apart(study):
     """The width follows from the scale, which the claim is about, and there is none where the model is conv."""
     for seed, scale in itertools.product(range(2), (1, 2)):
@@ -356,18 +331,17 @@ def test_another_metric_is_subtracted(study):
 
 @pytest.mark.parametrize(
     ("metric", "due"),
-    [("baseline/uniform", 8.0), ("cost/num_parameters", 967_000), ("details/post_loss_of_gaussian", -400.0)],
-)
+    [("baseline/uniform", 8.0), ("cost/num_parameters", 967_000), ("details/post_loss_of_gaussian", -400.0),
+     ("samples/frechet", None), ("details/none", None)],
+)  # fmt: skip
 def test_other_parts_of_a_result(paired, metric, due):
-    assert paired.verdict(metric=metric, over=None, better="higher").effect.mean == due
-
-
-@pytest.mark.parametrize("metric", ["samples/frechet", "details/none"])
-def test_no_such_metric(paired, metric):
-    found = paired.verdict(metric=metric)
-    assert (found.verdict, found.effect) == ("undecided", None)
-    assert found.reason.startswith("no run of variance=per_dimension has the metric; ")
-    assert f"left out of variance=fixed: 6 without {metric}" in found.reason
+    found = paired.verdict(metric=metric, over=None if due else {"variance": "fixed"}, better="higher")
+    if due is not None:
+        assert found.effect.mean == due
+    else:
+        assert (found.verdict, found.effect) == ("undecided", None)
+        assert found.reason.startswith("no run of variance=per_dimension has the metric; ")
+        assert f"left out of variance=fixed: 6 without {metric}" in found.reason
 
 
 # --- seeds that agree -----------------------------------------------------------------------------------------------
@@ -385,16 +359,14 @@ def test_seeds_that_agree_decide_by_their_value_without_a_p_value(study):
 
 
 @pytest.mark.parametrize("changes", [(1e-15, 2e-15, 3e-15), (1e-15, 1e-15, 1e-15)])
-def test_rounding_is_no_difference(study, changes):
+def test_rounding_is_no_difference_and_decides_nothing(tmp_path, changes):
+    """3.3 - 3.0 is more than 0.3."""
+    study, other = Study(tmp_path / "a"), Study(tmp_path / "b")
     study.add_sides(1.0 - np.array(changes), 1.0)
     found = study.verdict()
     assert (found.verdict, found.effect.mean) == ("undecided", 0.0)
-
-
-def test_a_value_without_spread_may_be_the_margin(study):
-    """Nor does rounding decide: 3.3 - 3.0 is more than 0.3."""
-    study.add_sides([3.0] * 3, 3.3)
-    found = study.verdict(margin=0.3)
+    other.add_sides([3.0] * 3, 3.3)
+    found = other.verdict(margin=0.3)
     assert found.effect.mean != 0.3
     assert (found.verdict, found.reason.split("; ")[0]) == ("undecided", "the effect is the margin")
 
@@ -417,17 +389,6 @@ def test_what_has_no_value_is_left_out_and_counted(paired):
         "left out of variance=fixed: 1 running, 1 failed, 2 without test/bits_per_dim",
         "1 unfinished of unknown settings",
     ]
-
-
-def test_where_a_side_diverged_the_other_is_not_compared_at_other_settings(study):
-    for seed in range(3):
-        study.add(3.0, seed=seed, variance="per_dimension", optimizer__lr=1e-4)
-        study.add(None, "diverged", seed=seed, variance="per_dimension", optimizer__lr=1e-3)
-        study.add(2.0, seed=seed, optimizer__lr=1e-3)
-    found = study.verdict()
-    assert (found.verdict, found.effect) == ("undecided", None)
-    assert found.reason.startswith("no run has a counterpart of the same seed, optimizer.lr; ")
-    assert "left out of variance=per_dimension: 3 without a counterpart, 3 diverged" in found.reason
 
 
 def test_a_study_or_a_side_without_runs(study):
