@@ -72,8 +72,6 @@ class JudgeSettings:
 
 
 class Opinion(NamedTuple):
-    """What the judge makes of N images."""
-
     features: Tensor  # (N, F) float32, F = 7 width, in standard deviations of the training images
     digits: Tensor  # (N,) int64, the likeliest of each
     confidence: Tensor  # (N,) float32, its probability
@@ -138,7 +136,6 @@ class Judge(nn.Module):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What its figures are worth."""
         names = ("accuracy", "calibration_error", "legible", "legible_accuracy")
         return {f"judge/{name}": getattr(self, name).item() for name in names}
 
@@ -164,8 +161,6 @@ def why_no_judge(dataset: Dataset) -> str:
 
 
 class Learnt(NamedTuple):
-    """All that a judge has learnt."""
-
     numbers: Tensor  # (P,) float32: its state, one after the other
 
 
@@ -267,7 +262,6 @@ def best_temperature(judge: Judge, part: LabelledImages) -> float:
 
 
 def measure(judge: Judge, test: LabelledImages) -> None:
-    """Notes what it is worth, by test images."""
     probabilities = (logits_of(judge, test.images) / judge.temperature.item()).softmax(1)
     confidence, digits = probabilities.max(1)
     right, legible = (digits == test.labels).double(), confidence >= CONFIDENT

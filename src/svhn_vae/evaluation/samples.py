@@ -35,8 +35,6 @@ MAX_CHECKED, NUM_BINS = 2_000, 32  # images in a posterior predictive check, and
 
 
 class References(NamedTuple):
-    """What samples are compared with."""
-
     images: Tensor  # (M, 3, 32, 32) uint8, of the test
     test: Opinion  # of these
     train: Tensor  # (N, F), features of training images
@@ -113,7 +111,6 @@ def references(judge: Judge, dataset: Dataset) -> tuple[References, dict[str, fl
 
 
 def judge_scores(judge: Judge, samples: Tensor, against: References) -> dict[str, float]:
-    """All figures of N samples by name."""
     (features, digits, confidence), (images, real, known) = judge.opinion(samples), against
     legible, legible_of_real = ((each >= CONFIDENT).double().mean() for each in (confidence, real.confidence))
     return {

@@ -43,8 +43,6 @@ class Score(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """One pass of all images through the model."""
-
     evaluated: list[dict[str, Tensor]]  # by batch, as bound.evaluate gives it
     kl_per_latent: list[Tensor]  # by batch, their part of the mean over all images (G,): G = Z with N(0, I), else 1
     posteriors: list[tuple[Tensor, ...]]  # by batch, of some images: mean, log-variance, sample (B, Z), and KL (B,)
@@ -106,7 +104,6 @@ def run_passes(vae: VAE, batches: EvaluationBatches) -> Passes:
 
 
 def concatenated(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """What there is by batch -> of all images."""
     return [torch.cat(arrays) for arrays in zip(*parts, strict=True)]
 
 

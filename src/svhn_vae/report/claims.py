@@ -67,7 +67,6 @@ def not_run(path: Path) -> tuple[str, list[Verdict]]:
 
 
 def row(study: str, verdict: Verdict) -> tuple[str, ...]:
-    """The cells under HEADER."""
     effect = f"{effect_text(verdict.effect)} {verdict.metric}" if verdict.effect else verdict.metric
     seeds = str(verdict.num_seeds or "")
     margin = f"{verdict.margin:g}" if verdict.margin else "0"

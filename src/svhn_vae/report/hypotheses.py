@@ -30,8 +30,6 @@ MAX_NAMED = 6  # settings in a line
 
 
 class Hypothesis(NamedTuple):
-    """Its fields are those above."""
-
     claim: str
     source: str
     metric: str
@@ -47,8 +45,6 @@ class Hypothesis(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the runs of a study say of a hypothesis."""
-
     claim: str
     source: str = ""
     verdict: str = "undecided"  # or supported, refuted, not run
@@ -170,7 +166,6 @@ def _of_variants(tried: Sequence[Point], found: Compared) -> tuple[Estimate, str
 
 
 def _why_undecided(hypothesis: Hypothesis, found: Compared, effect: Estimate | None) -> str:
-    """Empty where the runs decide."""
     for named, side in zip(hypothesis.sides, found.sides, strict=True):
         if all(point.value is None for point in side):
             return f"no run of {side_name(named)} has the metric" if side else f"no run has {side_name(named)}"

@@ -194,7 +194,6 @@ def _flat(run: Run, label: str) -> dict[str, Any]:
 
 
 def templates() -> jinja2.Environment:
-    """What runs say is text, and escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -213,7 +212,6 @@ def templates() -> jinja2.Environment:
 
 
 def listed(state: Mapping[str, Any]) -> str:
-    """What is known of the moment at which a run diverged."""
     texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in state.items()}
     return ", ".join(f"{name} {text}" for name, text in texts.items())
 

@@ -59,8 +59,6 @@ METRICS = {
 
 
 class Drawing(NamedTuple):
-    """A figure of the page."""
-
     name: str  # of its file
     caption: str
     alt: str

@@ -27,8 +27,6 @@ SIDES = {METRIC: ("density", "test bits/dim", ".3f"), FRECHET: ("pictures", "Fre
 
 
 class Place(NamedTuple):
-    """Of a variant in a ranking, or of a level of what was varied."""
-
     rank: int
     mean: float
     reach: float  # half of the mean's interval over seeds
@@ -37,8 +35,6 @@ class Place(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """By one metric, the lowest first."""
-
     metric: str
     places: dict[str, Place]  # by label
     how: str  # whence the errors over seeds are known
@@ -125,7 +121,6 @@ def own_baseline(variant: Variant) -> tuple[str, float] | None:
 
 
 def is_no_better(variant: Variant) -> bool:
-    """Than its own baseline."""
     own = own_baseline(variant)
     return own is not None and variant.mean() >= own[1]
 

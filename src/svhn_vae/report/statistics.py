@@ -33,8 +33,6 @@ Errors = Callable[[int, int], tuple[float, float]]  # of two variants: standard 
 
 
 class Estimate(NamedTuple):
-    """A mean and what is known of it."""
-
     mean: float
     low: float  # of the 95 % interval
     high: float
@@ -102,8 +100,6 @@ def _critical_range(num: int, df: float) -> float:
 
 
 class SeedErrors(NamedTuple):
-    """What is known of the spread over seeds."""
-
     of: Callable[[Mapping[int, float]], tuple[float, float]]  # variant -> weight: error of that sum of means, its df
     reaches: list[float]  # of each variant, half of the interval of its mean; NaN where nothing can be said
     is_pooled: bool

@@ -27,8 +27,6 @@ TensorBoard: tensorboard --logdir {study}"""
 
 
 class Column(NamedTuple):
-    """One figure of a variant."""
-
     title: str
     meaning: str
     part: str = ""  # of result.json, where the figure is the mean over runs
@@ -79,8 +77,6 @@ IN_TERMINAL = ("bits/dim", "Frechet", "#", "to best: seeds", "runs", "# pictures
 
 
 class Value(NamedTuple):
-    """A cell."""
-
     text: str = ""
     number: float = math.nan  # to sort by
     hint: str = ""  # seed by seed
