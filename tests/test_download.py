@@ -5,7 +5,6 @@ That several processes may download a file at once, and that Ctrl-C and a full d
 
 import hashlib
 import os
-import socket
 import stat
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -166,10 +165,7 @@ def test_failed_download_leaves_nothing_and_may_be_tried_again(server, root, att
 
 
 def test_refused_connection_and_senseless_urls(root):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        refused = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    assert "Connection refused" in error_of(root, url=refused)
-    for url in (refused, "", "nowhere", "ftp://127.0.0.1/x", "http://[::1"):
+    for url in ("http://127.0.0.1:9", "", "nowhere", "ftp://127.0.0.1/x", "http://[::1"):
         assert_nothing_is_left(error_of(root, url=url), root, url)
 
 

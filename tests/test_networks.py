@@ -197,9 +197,9 @@ def test_a_frozen_variance_branch_stays_as_it_began(separate_trunks):
     assert separate_trunks or all((weights.grad != 0).any() for weights in networks.decoder.parameters())
     with torch.no_grad():
         batch_norm = networks.raw[1]
-        h = 3 * torch.randn(64, SIZE)
+        h = 3 * torch.randn(64, batch_norm.num_features)
         normalised = batch_norm.train()(h)
-        torch.testing.assert_close(normalised.mean(0), torch.zeros(SIZE), atol=1e-5, rtol=0)
+        torch.testing.assert_close(normalised.mean(0), torch.zeros(h.shape[1]), atol=1e-5, rtol=0)
         torch.testing.assert_close(batch_norm.eval()(h), h / math.sqrt(1 + batch_norm.eps))
 
 
