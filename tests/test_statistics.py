@@ -41,13 +41,8 @@ def test_an_interval_is_that_of_the_t_test():
     assert found.mean == pytest.approx(A.mean())
     assert (found.low, found.high) == pytest.approx(tuple(due.confidence_interval(0.95)))
     assert (found.p_value, found.num) == (pytest.approx(due.pvalue), 6)
-
-
-def test_what_has_no_interval():
-    assert estimate([3.0])[0] == 3.0
-    assert np.isnan(estimate([3.0])[1:4]).all()
-    assert np.isnan(estimate([3.0, np.nan]).high)
-    assert np.isnan(estimate([]).mean)
+    assert np.isnan(estimate([3.0])[1:4]).all()  # one seed has none, nor has what is not finite
+    assert np.isnan([estimate([3.0, np.nan]).high, estimate([]).mean]).all()
     assert estimate([3.0, 3.0, 3.0]) == (3.0, 3.0, 3.0, 0.0, 3)
 
 
@@ -156,14 +151,6 @@ def simulated(means, num: int, seed: int = 0, seed_sd: float = 0.0) -> tuple[np.
             found = compared([by_seed(scores) for scores in one[best_first]])
             assert [gap.is_worse for gap in found] == due[best_first].tolist()
     return worse, order[:, 0]
-
-
-@pytest.mark.parametrize("num_variants", [5, 16])
-@pytest.mark.parametrize(("difference", "least"), [(0.020, 0.99), (0.010, 0.80)])
-def test_power(num_variants, difference, least):
-    """The share of worse variants that are told from the best; before, it was 0.30 of 5 and 0.03 of 16 at 0.020."""
-    worse, _ = simulated([0.0] + [difference] * (num_variants - 1), 2000, seed_sd=0.01)
-    assert worse[:, 1:].mean() >= least - UNSAFE  # of so many studies, variances are taken as unequal by chance
 
 
 @pytest.mark.parametrize(
