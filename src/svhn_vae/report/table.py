@@ -16,7 +16,7 @@ from svhn_vae.report.collect import METRIC, Variant, by_test_images, read_runs, 
 from svhn_vae.report.ranking import SIDES, Ranking, answer, baselines, is_no_better, rank, ranked
 from svhn_vae.report.statistics import Gap
 
-MIN_NAME = 16  # characters in a line of the variants' names
+MIN_NAME = 24  # characters in a line of the variants' names
 LEGEND = """\
 bits/dim of the test images and Frechet distance of samples: lower is better; +-: 95 % over seeds, pooled
 to best, with other seeds: ~ cannot be told apart; (bits): of seeds that survived where others diverged, without a rank
