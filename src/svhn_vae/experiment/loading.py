@@ -43,6 +43,7 @@ BEFORE = {  # of runs older than the group
     "prior": {"_target_": "svhn_vae.model.prior.StandardNormal"},
     "condition": {"_target_": "svhn_vae.model.vae.VAE"},
 }
+BEFORE_SETTING = {"linear_path": 0}  # of runs older than a setting whose shipped default is another
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 
@@ -112,7 +113,9 @@ def own(config: Path, group: str, content: Any) -> dict[str, Any]:
     for value in strings(values):
         if "${" in value or (value.startswith("_") and value.endswith("_")):
             raise UserError(f"{config}: {group} must hold plain values below its class, got {value}")
-    return {"_target_": known[name], **defaults(files, known[name]), **values}
+    found = defaults(files, known[name])
+    older = {key: value for key, value in BEFORE_SETTING.items() if key in found}
+    return {"_target_": known[name], **found, **older, **values}
 
 
 def shipped(group: str) -> list[dict[str, Any]]:

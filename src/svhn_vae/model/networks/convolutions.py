@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
 from svhn_vae.errors import UserError, at_least, fraction, one_of
 from svhn_vae.model.networks.interface import ACTIVATIONS, OfImages, Sizes, group_norm, keras_weights, zero_linear
 
 IMAGE_NORMALISATIONS = {"batch": nn.BatchNorm2d, "group": group_norm, "none": nn.Identity}
-VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": group_norm, "none": nn.Identity}
+# Groups of a vector's numbers have nothing in common: networks learn faster with none of it.
+VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": nn.Identity, "none": nn.Identity}
 
 
 class Conv(OfImages):
@@ -24,6 +27,9 @@ class Conv(OfImages):
     layer but the two that emit: the posterior's, and the decoder's last, with P * C channels.
 
     upsampling: nearest neighbours and a convolution, or a strided transposed convolution.
+    linear_path: pixels a side of a coarse image that takes a way of its own on each side, beside all of this: linear to
+    the posterior, and linear from the latents to what is added to the mean, interpolated; 0: none. Convolutions alone
+    learn an image's light first, and its colours after a thousand updates.
     """
 
     def __init__(
@@ -31,6 +37,7 @@ class Conv(OfImages):
         sizes: Sizes,
         *,
         latent_dim: int,
+        linear_path: int,
         num_layers: int,
         num_strided: int,
         width: int,
@@ -51,6 +58,8 @@ class Conv(OfImages):
         check_strides(sizes.event_shape[1], num_layers, num_strided)
         check_kernel(kernel_size, keeps_a_size=num_strided < num_layers or upsampling != "transposed")
         channels, height, _ = sizes.event_shape
+        if not 0 <= linear_path <= height:
+            raise UserError(f"model.linear_path must be in 0..{height}, the pixels of a row, got {linear_path}")
         steps = plan(channels, width, max_width, num_layers, num_strided)
         smallest = (steps[-1].after, height // 2**num_strided, height // 2**num_strided)
         dense = [math.prod(smallest), *[dense_width] * num_dense]
@@ -62,6 +71,25 @@ class Conv(OfImages):
             *block.mirrored(steps[0]._replace(before=sizes.params_per_element * channels)),
         )  # fmt: skip
         self.image_params = zero_linear(latent_dim, sizes.params_per_image)
+        self.linear_path = linear_path
+        if linear_path:
+            self.coarse_posterior = nn.Linear(channels * linear_path**2, 2 * latent_dim)
+            self.coarse_mean = nn.Linear(latent_dim, channels * linear_path**2)
+
+    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.posterior(self.encoder(y))
+        if self.linear_path:
+            found = found + self.coarse_posterior(F.adaptive_avg_pool2d(y, self.linear_path).flatten(1))
+        return found.chunk(2, dim=1)
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        params, image_params = super().decode(z)
+        if self.linear_path:
+            channels, *size = self.event_shape
+            coarse = self.coarse_mean(z).view(-1, channels, self.linear_path, self.linear_path)
+            mean = params[:, :1] + F.interpolate(coarse, size, mode="bilinear")[:, None]
+            params = torch.cat([mean, params[:, 1:]], dim=1)
+        return params, image_params
 
 
 class Step(NamedTuple):

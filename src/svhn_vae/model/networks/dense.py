@@ -31,6 +31,8 @@ class Dense(OneLevel):
 
     At the post's sizes: 47,213,020 trainable numbers, and 1,276,000 in the variance branch.
 
+    linear_path: a linear map beside the layers of each side, y -> posterior and z -> mean. A linear VAE is probabilistic
+    PCA (Tipping and Bishop 1999), which the layers need not learn then.
     normalise_input: batch normalisation of y, whatever normalises the blocks.
     batch_norm_momentum: the newest batch's weight in the running statistics, 1 - momentum in Keras's words.
     initialisation: torch's own; Keras's: Glorot-uniform weights, biases 0; or Kingma's: weights N(0, 1 / inputs),
@@ -51,6 +53,7 @@ class Dense(OneLevel):
         decoder_depth: int,
         variance_depth: int,
         separate_trunks: bool,
+        linear_path: bool,
         activation: str,
         normalisation: str,
         normalise_input: bool,
@@ -80,18 +83,25 @@ class Dense(OneLevel):
         num_raw = (sizes.params_per_element - 1) * size
         self.raw = variance_branch(block, widths, num_raw, frozen=frozen_variance)
         self.image_params = zero_linear(width, sizes.params_per_image)
+        self.linear_posterior = block.linear(size, 2 * latent_dim) if linear_path else None
+        self.linear_mean = block.linear(latent_dim, size) if linear_path else None
 
     def shrink(self, factor: float) -> None:
         shrink_channels(self.raw[-1], 0, factor)
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encoder(y.flatten(1))
-        return self.posterior_mean(h), self.posterior_log_variance(h)
+        mean, log_variance = self.posterior_mean(h), self.posterior_log_variance(h)
+        if self.linear_posterior is not None:
+            linear_mean, linear_log_variance = self.linear_posterior(y.flatten(1)).chunk(2, dim=1)
+            mean, log_variance = mean + linear_mean, log_variance + linear_log_variance
+        return mean, log_variance
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         h = self.decoder(z)
         raw = self.raw(z if self.separate_trunks else h)
-        return torch.cat([self.mean(h), raw], dim=1).view(z.shape[0], -1, *self.event_shape), self.image_params(h)
+        mean = self.mean(h) if self.linear_mean is None else self.mean(h) + self.linear_mean(z)
+        return torch.cat([mean, raw], dim=1).view(z.shape[0], -1, *self.event_shape), self.image_params(h)
 
 
 @dataclass(frozen=True)
