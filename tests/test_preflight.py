@@ -58,6 +58,7 @@ def test_a_sweeps_jobs_are_all_there_and_right(overrides, num):
             "study=a/b",
             "+trainer.max_time=00:00:01:00",
         ],
+        ["logger=[csv,mlflow]"],
         ["model=conv", "~callbacks.pictures", "question='what, if = ?'", "monitor=train/post_loss"],
     ],
 )

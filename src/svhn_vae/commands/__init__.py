@@ -1,6 +1,7 @@
 """What a person types: `svhn-vae COMMAND ...`, or `python src/COMMAND.py ...` in a checkout."""
 
-import _signal as signal  # built in: signal itself imports enum and more, in which Ctrl-C would show a traceback
+# Built in: signal itself imports enum and more, in which Ctrl-C would show a traceback.
+import _signal as signal  # pyright: ignore[reportMissingImports]
 import os
 import sys
 

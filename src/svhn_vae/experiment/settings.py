@@ -185,10 +185,10 @@ def _is_a(kind: type, value: Any) -> bool:
 
 
 def _is_in_deleted_entry(settings: Config, key: str) -> bool:
-    """Callbacks, and what the benchmark measures, may be fewer than the files name."""
+    """Callbacks, loggers and what the benchmark measures may be fewer than the files name."""
     group, _, rest = key.partition(".")
     return (
-        group in ("callbacks", "sizes", "variants")
+        group in ("callbacks", "logger", "sizes", "variants")
         and isinstance(settings.get(group), dict)
         and rest.split(".")[0] not in settings[group]
     )

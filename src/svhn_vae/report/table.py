@@ -5,11 +5,11 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +19,7 @@ from svhn_vae.report.statistics import Gap
 
 MAX_WIDTH = 100  # of the terminal's table
 MIN_NAME = 16  # characters of the variants' names, which take several lines where they are longer
-BREAKS = re.compile(r"(?<=[=_])|(?<=[.-])(?=[a-z])")  # where a long word may be broken
+BREAKS = re.compile(r"(?<=[=_/])|(?<=[.-])(?=[a-z])")  # where a long word may be broken
 LEGEND = """\
 bits/dim of the test images and Frechet distance of samples: lower is better; +-: 95 % over seeds, pooled
 to best, with other seeds: ~ cannot be told apart; (bits): of seeds that survived where others diverged, without a rank
@@ -198,7 +198,8 @@ def print_study(study: Path, console: Console) -> None:
             rankings = [ranking for metric in SIDES if (ranking := rank(study, found, metric))]
             say(f"{study.name}: {title}")
             finished = [variant for variant in found if variant.runs]
-            console.print(terminal_table(ranked_table(finished, rankings), min(console.width, MAX_WIDTH)))
+            table = terminal_table(ranked_table(finished, rankings))
+            console.print(table, width=min(console.width, MAX_WIDTH))
             say(" ".join(answer(found, rankings)))
             say("\n".join(f"{ranking.metric} over seeds: {ranking.how}" for ranking in rankings))
     for run in runs:
@@ -208,26 +209,44 @@ def print_study(study: Path, console: Console) -> None:
         say(LEGEND.format(study=shlex.quote(str(study))))
 
 
-def terminal_table(table: RankedTable, width: int) -> Table:
-    """At most `width` characters wide: names are folded, figures whole, and the columns of least weight left out."""
+def terminal_table(table: RankedTable) -> "Fitted":
     titles = [column.title for column in table.columns]
-    texts = [[plain(value.text) for value in row.cells] for row in table.rows]
-    widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
     names = [f"{'' if row.is_variant else '(-) '}{row.label}{' !' * row.is_no_better}" for row in table.rows]
-    longest = max(map(len, [*names, "model"]))
-    room, shown = width - min(longest, MIN_NAME) - 4, []
-    for place in (titles.index(title) for title in IN_TERMINAL if title in titles):
-        room -= widths[place] + 3
-        if room < 0 and shown:
-            break
-        shown.append(place)
-    found, of_names = Table(), min(longest, width - sum(widths[place] + 3 for place in shown) - 4)
-    found.add_column("model", width=of_names, overflow="fold")
-    for place in sorted(shown):
-        found.add_column(titles[place], justify="right", no_wrap=True, min_width=widths[place])
-    for name, of in zip(names, texts, strict=True):
-        found.add_row(Text(folded(name, of_names)), *(Text(of[place]) for place in sorted(shown)))
-    return found
+    rows = [(name, *(plain(value.text) for value in row.cells)) for name, row in zip(names, table.rows, strict=True)]
+    by_weight = [titles.index(title) + 1 for title in IN_TERMINAL if title in titles]
+    return Fitted("", ("model", *titles), rows, by_weight)
+
+
+class Fitted(NamedTuple):
+    """A table in the room that there is: names are folded, figures whole, columns of least weight left out. What has no
+    heading explains its row: it is folded, too."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    by_weight: Sequence[int] = ()  # the places of columns, of which the last leave first; (): as they stand
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        longest = [max(map(len, column)) for column in zip(self.headings, *self.rows, strict=True)]
+        texts = [place for place, heading in enumerate(self.headings) if not place or not heading]
+        widths = [min(width, MIN_NAME) if place in texts else width for place, width in enumerate(longest)]
+        room, shown = options.max_width - widths[0] - 4, [0]
+        for place in self.by_weight or range(1, len(widths)):
+            if room < widths[place] + 3 and len(shown) > 1:
+                break
+            room -= widths[place] + 3
+            shown.append(place)
+        for place in texts:
+            more = min(longest[place] - widths[place], room) if place in shown else 0
+            room, widths[place] = room - more, widths[place] + more
+        found = Table(title=self.title or None, title_justify="left")
+        for place in sorted(shown):
+            side, width = "left" if place in texts else "right", widths[place]
+            found.add_column(self.headings[place], justify=side, width=width, no_wrap=place not in texts)
+        for row in self.rows:
+            cells = (folded(text, widths[place]) if place in texts else text for place, text in enumerate(row))
+            found.add_row(*(Text(cell) for place, cell in enumerate(cells) if place in shown))
+        yield found
 
 
 def folded(name: str, width: int) -> str:
