@@ -2,7 +2,6 @@
 it as a terminal has room for."""
 
 import math
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +16,7 @@ from svhn_vae.report.collect import METRIC, Variant, by_test_images, read_runs, 
 from svhn_vae.report.ranking import SIDES, Ranking, answer, baselines, is_no_better, rank, ranked
 from svhn_vae.report.statistics import Gap
 
-MAX_WIDTH = 100  # of the terminal's table
-MIN_NAME = 16  # characters of the variants' names, which take several lines where they are longer
-BREAKS = re.compile(r"(?<=[=_/])|(?<=[.-])(?=[a-z])")  # where a long word may be broken
+MIN_NAME = 24  # characters in a line of the variants' names
 LEGEND = """\
 bits/dim of the test images and Frechet distance of samples: lower is better; +-: 95 % over seeds, pooled
 to best, with other seeds: ~ cannot be told apart; (bits): of seeds that survived where others diverged, without a rank
@@ -30,8 +27,6 @@ TensorBoard: tensorboard --logdir {study}"""
 
 
 class Column(NamedTuple):
-    """One figure of a variant."""
-
     title: str
     meaning: str
     part: str = ""  # of result.json, where the figure is the mean over runs
@@ -82,8 +77,6 @@ IN_TERMINAL = ("bits/dim", "Frechet", "#", "to best: seeds", "runs", "# pictures
 
 
 class Value(NamedTuple):
-    """A cell."""
-
     text: str = ""
     number: float = math.nan  # to sort by
     hint: str = ""  # seed by seed
@@ -198,8 +191,7 @@ def print_study(study: Path, console: Console) -> None:
             rankings = [ranking for metric in SIDES if (ranking := rank(study, found, metric))]
             say(f"{study.name}: {title}")
             finished = [variant for variant in found if variant.runs]
-            table = terminal_table(ranked_table(finished, rankings))
-            console.print(table, width=min(console.width, MAX_WIDTH))
+            console.print(terminal_table(ranked_table(finished, rankings)))
             say(" ".join(answer(found, rankings)))
             say("\n".join(f"{ranking.metric} over seeds: {ranking.how}" for ranking in rankings))
     for run in runs:
@@ -227,36 +219,21 @@ class Fitted(NamedTuple):
     by_weight: Sequence[int] = ()  # the places of columns, of which the last leave first; (): as they stand
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        longest = [max(map(len, column)) for column in zip(self.headings, *self.rows, strict=True)]
         texts = [place for place, heading in enumerate(self.headings) if not place or not heading]
-        widths = [min(width, MIN_NAME) if place in texts else width for place, width in enumerate(longest)]
+        widths = [max(map(len, column)) for column in zip(self.headings, *self.rows, strict=True)]
+        widths = [min(width, MIN_NAME) if place in texts else width for place, width in enumerate(widths)]
         room, shown = options.max_width - widths[0] - 4, [0]
         for place in self.by_weight or range(1, len(widths)):
-            if room < widths[place] + 3 and len(shown) > 1:
-                break
             room -= widths[place] + 3
+            if room < 0 and len(shown) > 1:
+                break
             shown.append(place)
-        for place in texts:
-            more = min(longest[place] - widths[place], room) if place in shown else 0
-            room, widths[place] = room - more, widths[place] + more
         found = Table(title=self.title or None, title_justify="left")
         for place in sorted(shown):
-            side, width = "left" if place in texts else "right", widths[place]
-            found.add_column(self.headings[place], justify=side, width=width, no_wrap=place not in texts)
-        for row in self.rows:
-            cells = (folded(text, widths[place]) if place in texts else text for place, text in enumerate(row))
-            found.add_row(*(Text(cell) for place, cell in enumerate(cells) if place in shown))
-        yield found
-
-
-def folded(name: str, width: int) -> str:
-    """In lines that are broken between words, and within one only where it is longer than a line."""
-    lines: list[str] = []
-    for word in name.split(" "):
-        first, *others = BREAKS.split(word) if len(word) > width else [word]
-        for part in (f" {first}", *others):
-            if lines and len(lines[-1] + part) <= width:
-                lines[-1] += part
+            if place in texts:
+                found.add_column(self.headings[place], overflow="fold")
             else:
-                lines.append(part.lstrip())
-    return "\n".join(lines)
+                found.add_column(self.headings[place], justify="right", no_wrap=True, min_width=widths[place])
+        for row in self.rows:
+            found.add_row(*(Text(row[place]) for place in sorted(shown)))
+        yield found
