@@ -73,12 +73,15 @@ class Dense(OneLevel):
         self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
         self.posterior_mean = block.branch(posterior, latent_dim)
         self.posterior_log_variance = block.branch(posterior, latent_dim)
-        block.begin_at_unit_sigma(self.posterior_log_variance[-1])
+        if initialisation == "kingma":  # sigma 1 for every image
+            nn.init.zeros_(self.posterior_log_variance[-1].weight)  # pyright: ignore[reportArgumentType]
         self.decoder = nn.Sequential(*block.chain(trunk := [latent_dim, *[width] * decoder_depth]))
         self.mean = block.linear(width, size)
         widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
         num_raw = (sizes.params_per_element - 1) * size
-        self.raw = variance_branch(block, widths, num_raw, frozen=frozen_variance)
+        block = replace(block, batch_norm_momentum=0.0) if frozen_variance else block
+        self.raw = block.branch(widths, num_raw) if num_raw else nn.Sequential(NoOutput())
+        self.raw.requires_grad_(not frozen_variance)
         self.image_params = zero_linear(width, sizes.params_per_image)
 
     def shrink(self, factor: float) -> None:
@@ -128,22 +131,9 @@ class Block:
         INITIALISATIONS[self.initialisation](layer)
         return layer
 
-    def begin_at_unit_sigma(self, log_variance: nn.Module) -> None:
-        if self.initialisation == "kingma" and isinstance(log_variance, nn.Linear):
-            nn.init.zeros_(log_variance.weight)
-
     def normalise(self, width: int) -> nn.Module:
         choices = {"batch": self.batch_norm, "layer": nn.LayerNorm, "none": nn.Identity}
         return choices[self.normalisation](width)
 
     def batch_norm(self, width: int) -> nn.BatchNorm1d:
         return nn.BatchNorm1d(width, momentum=self.batch_norm_momentum, eps=self.batch_norm_eps)
-
-
-def variance_branch(block: Block, widths: Sequence[int], num_outputs: int, *, frozen: bool) -> nn.Sequential:
-    """What emits the parameters other than the mean; frozen, its weights and running statistics stay as they begin."""
-    if not num_outputs:
-        return nn.Sequential(NoOutput())
-    if frozen:
-        block = replace(block, batch_norm_momentum=0.0)
-    return block.branch(widths, num_outputs).requires_grad_(not frozen)
