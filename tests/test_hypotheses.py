@@ -193,25 +193,16 @@ def crossed(study: Study, without=()) -> dict[tuple[int, float], float]:
     return differences
 
 
-def least_squares(study: Study) -> tuple[float, float]:
-    """The error of the sides' difference where score = variant + seed + error, and its degrees of freedom; each
-    variant has the same seeds."""
-    runs = [(run.choices["variance"], run.config["optimizer"]["lr"], run.seed, run) for run in read_runs(study.path)]
-    variants, seeds = sorted({(one, lr) for one, lr, *_ in runs}), sorted({seed for *_, seed, _ in runs})
-    rows = [np.r_[[(one, lr) == of for of in variants], [seed == of for of in seeds]] for one, lr, seed, _ in runs]
-    X, y = np.array(rows, dtype=float), np.array([run.result["metrics"][BITS] for *_, run in runs])
-    df = len(y) - np.linalg.matrix_rank(X)
-    square = np.sum((y - X @ np.linalg.lstsq(X, y, rcond=None)[0]) ** 2) / df
-    per_side = len(seeds) * len({lr for _, lr in variants})
-    return np.sqrt(square * 2 / per_side), df
-
-
 def test_a_crossed_design_is_one_model_of_variants_and_seeds(study):
+    """Whose error is that of least squares, in closed form for a whole design."""
     mean = np.mean([*crossed(study).values()])
-    error, df = least_squares(study)
+    scores = np.array([run.result["metrics"][BITS] for run in read_runs(study.path)])  # by seed, rate, and side
+    scores = scores.reshape(3, -1)
+    residuals = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
+    error = np.sqrt((residuals**2).sum() / 10 * 2 / 9)
     found = study.verdict()
-    assert (found.num_seeds, found.num_runs, found.effect.num, df) == (3, 18, 3, 10)
-    assert found.effect[:3] == pytest.approx(stats.t(df, mean, error).ppf([0.5, 0.025, 0.975]))
+    assert (found.num_seeds, found.num_runs, found.effect.num) == (3, 18, 3)
+    assert found.effect[:3] == pytest.approx(stats.t(10, mean, error).ppf([0.5, 0.025, 0.975]))
     assert found.reason.startswith("matched by seed and optimizer.lr; error pooled over variants, paired by seed, 10 ")
     assert found.drawn[0][1] == ("optimizer.lr=0.001", 0, pytest.approx(3.3))
 
