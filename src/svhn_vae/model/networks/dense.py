@@ -79,9 +79,7 @@ class Dense(OneLevel):
         self.mean = block.linear(width, size)
         widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
         num_raw = (sizes.params_per_element - 1) * size
-        block = replace(block, batch_norm_momentum=0.0) if frozen_variance else block
-        self.raw = block.branch(widths, num_raw) if num_raw else nn.Sequential(NoOutput())
-        self.raw.requires_grad_(not frozen_variance)
+        self.raw = variance_branch(block, widths, num_raw, frozen=frozen_variance)
         self.image_params = zero_linear(width, sizes.params_per_image)
 
     def shrink(self, factor: float) -> None:
@@ -137,3 +135,12 @@ class Block:
 
     def batch_norm(self, width: int) -> nn.BatchNorm1d:
         return nn.BatchNorm1d(width, momentum=self.batch_norm_momentum, eps=self.batch_norm_eps)
+
+
+def variance_branch(block: Block, widths: Sequence[int], num_outputs: int, *, frozen: bool) -> nn.Sequential:
+    """What emits the parameters other than the mean; frozen, its weights and running statistics stay as they begin."""
+    if not num_outputs:
+        return nn.Sequential(NoOutput())
+    if frozen:
+        block = replace(block, batch_norm_momentum=0.0)
+    return block.branch(widths, num_outputs).requires_grad_(not frozen)
