@@ -183,4 +183,4 @@ def test_nothing_claimed_and_a_missing_folder_are_a_line(claims, tmp_path, capsy
     ],
 )
 def test_effects_have_two_figures_of_their_interval(effect, due):
-    assert effect_text(Estimate(*effect, 0.01, 3)) == due
+    assert effect_text(Estimate(*effect, 3)) == due

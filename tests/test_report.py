@@ -131,23 +131,22 @@ def test_every_status_is_read(study):
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"name": "a", "metrics": {"test/bits'])
-def test_damaged_result_is_not_dropped_silently(study, content):
-    path = write_run(study, "hurt") / "result.json"
-    path.unlink() if content is None else path.write_text(content, encoding="utf-8")
+def test_damaged_files_are_not_dropped_silently(study, content):
+    """Where the status says nothing, a result says that the run is done."""
+    folder = write_run(study, "hurt")
+    result, status = folder / "result.json", folder / "status.json"
+    whole = result.read_text(encoding="utf-8")
+    result.unlink() if content is None else result.write_text(content, encoding="utf-8")
     [run] = read_runs(study)
     assert (run.name, run.status, run.result) == ("hurt", "failed", {})
     assert "failed: hurt: result.json is missing or damaged" in printed(study)
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"status": "do'])
-def test_damaged_status_is_not_dropped_silently(study, content):
-    (write_run(study, "hurt") / "status.json").write_text(content, encoding="utf-8")
+    status.write_text(content or "", encoding="utf-8")
+    [run] = read_runs(study)
+    assert (run.name, run.status, run.result) == ("hurt", "new", {})
+    result.write_text(whole, encoding="utf-8")
     [run] = read_runs(study)
     assert (run.name, run.status, run.result["name"]) == ("hurt", "done", "hurt")
     assert "done: hurt: status.json is damaged: result.json says that it is done" in printed(study)
-    (study / "hurt" / "result.json").unlink()
-    [run] = read_runs(study)
-    assert (run.name, run.status, run.result) == ("hurt", "new", {})
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ class Dense(OneLevel):
         self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
         self.posterior_mean = block.branch(posterior, latent_dim)
         self.posterior_log_variance = block.branch(posterior, latent_dim)
-        block.begin_at_unit_sigma(self.posterior_log_variance[-1])
+        if initialisation == "kingma":  # sigma 1 for every image
+            nn.init.zeros_(self.posterior_log_variance[-1].weight)  # pyright: ignore[reportArgumentType]
         self.decoder = nn.Sequential(*block.chain(trunk := [latent_dim, *[width] * decoder_depth]))
         self.mean = block.linear(width, size)
         widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
@@ -127,10 +128,6 @@ class Block:
         layer = nn.Linear(before, after)
         INITIALISATIONS[self.initialisation](layer)
         return layer
-
-    def begin_at_unit_sigma(self, log_variance: nn.Module) -> None:
-        if self.initialisation == "kingma" and isinstance(log_variance, nn.Linear):
-            nn.init.zeros_(log_variance.weight)
 
     def normalise(self, width: int) -> nn.Module:
         choices = {"batch": self.batch_norm, "layer": nn.LayerNorm, "none": nn.Identity}
