@@ -71,8 +71,7 @@ class Dense(OneLevel):
         block = Block(activation, normalisation, dropout, batch_norm_momentum, batch_norm_eps, initialisation)
         first = block.batch_norm(size) if normalise_input else nn.Identity()
         self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
-        self.posterior_mean = block.branch(posterior, latent_dim)
-        self.posterior_log_variance = block.branch(posterior, latent_dim)
+        self.posterior_mean, self.posterior_log_variance = (block.branch(posterior, latent_dim) for _ in range(2))
         if initialisation == "kingma":  # sigma 1 for every image
             nn.init.zeros_(self.posterior_log_variance[-1].weight)  # pyright: ignore[reportArgumentType]
         self.decoder = nn.Sequential(*block.chain(trunk := [latent_dim, *[width] * decoder_depth]))
