@@ -52,7 +52,7 @@ def test_head_learns(head):
     train, val = (drawn(num * size, shape, in_unit_interval=in_unit_interval) for num in (4, 2))
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     before = negative_bound(module, val)
-    for step in range(NUM_STEPS.get(head, 100)):
+    for step in range(NUM_STEPS.get(head, 60)):
         batch = Features(*(array[step % 4 * size :][:size] for array in train))
         optimizer.zero_grad()
         _, loss = module.objective(module.vae, batch, 0)
