@@ -20,7 +20,7 @@ from svhn_vae.data.sources import Dataset, LabelledImages
 from svhn_vae.data.svhn import read_mat
 from svhn_vae.evaluation import baselines as module
 from svhn_vae.evaluation.baselines import (
-    StudentT,
+    Elliptical,
     baselines,
     cosine_student_t,
     fitted,
@@ -173,7 +173,7 @@ def test_a_scale_per_image_is_found_in_the_cosine_basis():
     x = pixels(x + truth.mean.double().numpy())
     found = cosine_student_t(robust_moments(in_batches(x[:4000])), x[:4000].view(-1, 3, 4, 4))
     assert found.degrees == pytest.approx(5, rel=0.1)
-    law = StudentT(truth.mean, truth.axes, truth.scatter, 5.0)
+    law = Elliptical(truth.mean, truth.axes, truth.scatter, 5.0)
     assert found.log_prob(x[4000:]).mean().item() == pytest.approx(law.log_prob(x[4000:]).mean().item(), abs=0.2)
 
 

@@ -96,29 +96,20 @@ def test_studies_of_both_depths_and_experiments_that_have_not_run(outputs, exper
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"hypotheses": "all"}', "{}"])
-def test_a_damaged_study_is_said_and_the_others_go_on(outputs, experiments, content):
+def test_a_damaged_study_or_experiment_is_said_and_the_others_go_on(outputs, experiments, content):
     write_study(outputs / "claims" / "09_whitening", hypothesis())
     path = outputs / "claims" / "09_whitening" / "study.json"
     path.write_text(content, encoding="utf-8")
     assert found(outputs, experiments) == DUE[:-1]
     assert gather(outputs, experiments).damaged == [f"{path} is damaged: expected hypotheses to be a list"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("hypotheses: [", "expected the node content"),
-        (EXPERIMENT.replace("better: lower", "better: less"), "better must be lower or higher, got 'less'"),
-    ],
-)
-def test_a_damaged_experiment_is_said_and_the_others_go_on(outputs, experiments, content, message):
-    path = experiments / "01_bad.yaml"
-    path.write_text(content, encoding="utf-8")
-    assert found(outputs, experiments) == DUE
-    [line] = gather(outputs, experiments).damaged
-    assert line.startswith(f"{path}: ")
-    assert message in line
-    assert "\n" not in line
+    bad = {"hypotheses: [": "expected the node content", "better: less": "better must be lower or higher, got 'less'"}
+    for text, message in bad.items():
+        whole = EXPERIMENT.replace("better: lower", text) if "better" in text else text
+        (experiments / "01_bad.yaml").write_text(whole, encoding="utf-8")
+        line, _ = gather(outputs, experiments).damaged
+        assert line.startswith(f"{experiments / '01_bad.yaml'}: ")
+        assert message in line
+        assert "\n" not in line
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -192,4 +183,4 @@ def test_nothing_claimed_and_a_missing_folder_are_a_line(claims, tmp_path, capsy
     ],
 )
 def test_effects_have_two_figures_of_their_interval(effect, due):
-    assert effect_text(Estimate(*effect, 0.01, 3)) == due
+    assert effect_text(Estimate(*effect, 3)) == due

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,9 @@ from safetensors.torch import load_file
 
 from conftest import options
 from stress.forked import command, train, without_training_a_judge
-from svhn_vae.commands.scores import evaluate
 from svhn_vae.data.digits import draw_digits
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, LabelledImages
-from svhn_vae.errors import UserError
 from svhn_vae.evaluation.bound import split_metrics
 from svhn_vae.evaluation.judge import Judge
 from svhn_vae.evaluation.samples import generated, judge_scores, posterior_predictive, references, sample_scores
@@ -179,23 +176,6 @@ def test_the_script_prints_the_scores_and_leaves_the_run_alone(finished):
     for words in ("40 test images", "effective sample size", "(-) PPCA, K = 20"):
         assert words in done.stdout
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "run=FOLDER is missing"),
-        (["run=run", "data_root=elsewhere"], "data_root=elsewhere is for images from files"),
-    ],
-)
-def test_bad_input_is_one_line(arguments, message, finished, tmp_path, monkeypatch, capsys):
-    (tmp_path / "run").symlink_to(finished)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["src/evaluate.py", *arguments])
-    with pytest.raises((UserError, OSError), match=message) as refused:
-        evaluate()
-    assert "\n" not in str(refused.value)
-    assert capsys.readouterr().out == ""
 
 
 JUDGED = {"samples/frechet", "noisy_samples/recall", "validation/frechet", "judge/accuracy", "judge/legible"}

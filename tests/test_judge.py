@@ -59,14 +59,11 @@ def test_it_learns():
 
 
 @pytest.mark.parametrize(("changes", "num_epochs"), [({"images": 300}, 2), ({"images": 200}, 1), ({"enough": 0.0}, 1)])
-def test_it_stops_when_it_has_seen_or_read_enough(changes, num_epochs, dataset, capsys):
+def test_it_stops_when_it_has_seen_or_read_enough(changes, num_epochs, dataset, capsys, tmp_path):
     """Of 240 images in epochs of 8 batches."""
     fit(dataset, dataclasses.replace(SETTINGS, **changes), CPU)
     assert capsys.readouterr().out.count("judge: epoch") == num_epochs
-
-
-def test_a_loss_that_is_not_finite_makes_no_judge(dataset, tmp_path):
-    with pytest.raises(UserError, match=r"lower judge\.learning_rate"):
+    with pytest.raises(UserError, match=r"lower judge\.learning_rate"):  # the loss is not finite
         judge_once(dataset, dataclasses.replace(SETTINGS, learning_rate=1e30), tmp_path, CPU)
     assert list(tmp_path.iterdir()) == []
 

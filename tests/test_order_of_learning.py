@@ -88,6 +88,8 @@ class TestCallback:
         assert epochs[:8] == list(range(1, 9))
         assert len(epochs) < 40
         assert max(epochs) > 260
+        self.validate(callback := OrderOfLearning(times_per_doubling=6), range(3), TrainerFn.VALIDATING)
+        assert callback.state_dict()["epochs"] == []  # only training counts
 
     def test_a_continued_run_goes_on_where_it_was(self):
         alone, before, after = (OrderOfLearning(times_per_doubling=2) for _ in range(3))
@@ -100,8 +102,3 @@ class TestCallback:
         self.validate(after, range(9, 20))
         assert after.state_dict()["epochs"] == alone.state_dict()["epochs"]
         assert len(after.state_dict()["explained"]) == len(alone.state_dict()["epochs"])
-
-    def test_only_training_counts(self):
-        callback = OrderOfLearning(times_per_doubling=6)
-        self.validate(callback, range(3), TrainerFn.VALIDATING)
-        assert callback.state_dict()["epochs"] == []

@@ -17,11 +17,10 @@ import torch
 from hydra import compose
 from omegaconf import OmegaConf
 
-from svhn_vae.commands.scores import table_of
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.preflight import from_command_line
-from svhn_vae.report.table import wide_console
+from svhn_vae.report.table import Fitted, wide_console
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.identity import Config
 from svhn_vae.runs.installation import CHECKOUT, commit
@@ -47,7 +46,7 @@ def bench() -> None:
             found[name] = PARTS[name](settings, device, Path(folder) / name)
             write_json(out, found)  # after each part: the next may fail
             rows = found[name]
-            wide_console().print(table_of(name, list(rows[0]), [[*map(shown, row.values())] for row in rows]))
+            wide_console().print(Fitted(name, list(rows[0]), [[*map(shown, row.values())] for row in rows]))
     print(f"written to {out}", flush=True)
 
 

@@ -162,7 +162,7 @@ def over_images(run: FinishedRun, folder: RunFolder) -> Estimate:
     """The mean over test images, whose neighbours show the same pictures; a single number where they are not kept."""
     path, mean = folder.path / "per_image.safetensors", run.result["metrics"].get(METRIC, math.nan)
     if not path.is_file() or run.vae.num_dims is None:
-        return Estimate(mean, math.nan, math.nan, math.nan, 1)
+        return Estimate(mean, math.nan, math.nan, 1)
     bits = bits_per_dim(load_tensors(path)["elbo"].double(), run.vae.num_dims).numpy()
     return with_error(mean, *error_of_mean(in_blocks(bits)), len(bits))
 

@@ -6,7 +6,7 @@ cannot be read or written costs time and a notice, never a run.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,11 +85,6 @@ def cached_moments(images: Tensor, digest: str, scatter: str, cache: Path, devic
 def fitted_moments(images: Tensor, scatter: str, device: torch.device = CPU) -> Moments:
     """As `cached_moments` has them the first time."""
     place = device if scatter == "sample" and device.type != "mps" else CPU  # MPS has no float64
-    return FITS[scatter](_in_float64(every_nth(images, MAX_IMAGES[scatter]), place))
-
-
-def _in_float64(images: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """x (B, D) on the device."""
-    chunks = dequantised_chunks(images, Stream.BASIS_NOISE)
-    while several := list(itertools.islice(chunks, CHUNKS_AT_ONCE)):
-        yield torch.cat(several).flatten(1).to(device).double()
+    chunks = dequantised_chunks(every_nth(images, MAX_IMAGES[scatter]), Stream.BASIS_NOISE)
+    several = iter(lambda: list(itertools.islice(chunks, CHUNKS_AT_ONCE)), [])
+    return FITS[scatter](torch.cat(part).flatten(1).to(place).double() for part in several)

@@ -61,11 +61,10 @@ def read_mat(path: Path) -> LabelledImages:
     official = SVHN.files.get(path.name, ("", None))[1]
     with errors_of(path, official), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
         arrays = scipy.io.loadmat(file, variable_names=("X", "y"))
-        pixels, y = (arrays.get(name) for name in ("X", "y"))
-        are_there = pixels is not None and y is not None
+        are_there = {"X", "y"} <= arrays.keys()
         require(are_there, "expected arrays X and y of MATLAB v5 to v7: save both (save -v7), or get the file again")
-        images = _to_images(pixels)
-        return LabelledImages(images, to_digits(y, len(images)))
+        images = _to_images(arrays["X"])
+        return LabelledImages(images, to_digits(arrays["y"], len(images)))
 
 
 def _to_images(pixels: np.ndarray) -> torch.Tensor:

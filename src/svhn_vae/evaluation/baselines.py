@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,38 +38,21 @@ NUM_KNOTS, NUM_LOGISTICS = 24, 3
 NUM_STEPS, VALUES_PER_STEP, LEARNING_RATE = 400, 50_000, 0.02  # of the table's fit
 
 
-class Elliptical(ABC):
-    """A law of the distance to the mean (D,), in units of the scatter (D,) along orthonormal axes, rows (D, D)."""
+class Elliptical:
+    """A Gaussian by its mean (D,) and variances (D,) along orthonormal axes, rows (D, D); with finite degrees of
+    freedom the multivariate Student-t with that scatter, a Gaussian with one scale per image, integrated out."""
 
-    def __init__(self, mean: Tensor, axes: Tensor, scatter: Tensor) -> None:
-        self.mean, self.axes, self.scatter = mean.float(), axes.float(), scatter.double()
+    def __init__(self, mean: Tensor, axes: Tensor, scatter: Tensor, degrees: float = math.inf) -> None:
+        self.mean, self.axes, self.scatter, self.degrees = mean.float(), axes.float(), scatter.double(), degrees
 
     def distances(self, x: Tensor) -> Tensor:
         """x (N, D) -> squared Mahalanobis distances (N,) float64."""
         return (((x - self.mean) @ self.axes.T).double().square() / self.scatter).sum(1)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return self.radial_log_prob(self.distances(x)) - 0.5 * self.scatter.log().sum()
-
-    @abstractmethod
-    def radial_log_prob(self, distances: Tensor) -> Tensor:
-        """Squared distances (N,) -> log-densities (N,) where the scatter is the identity."""
-
-
-class Gaussian(Elliptical):
-    def radial_log_prob(self, distances: Tensor) -> Tensor:
-        return -0.5 * (len(self.mean) * math.log(2 * math.pi) + distances)
-
-
-class StudentT(Elliptical):
-    """The multivariate Student-t: a Gaussian with one scale per image, integrated out."""
-
-    def __init__(self, mean: Tensor, axes: Tensor, scatter: Tensor, degrees: float) -> None:
-        super().__init__(mean, axes, scatter)
-        self.degrees = degrees
-
-    def radial_log_prob(self, distances: Tensor) -> Tensor:
-        return torch.from_numpy(student_t_log_prob(distances.numpy(), self.degrees, len(self.mean)))
+        """Images x (N, D) -> log-densities (N,) float64, in nats."""
+        of_distance = student_t_log_prob(self.distances(x).numpy(), self.degrees, len(self.mean))
+        return torch.from_numpy(of_distance) - 0.5 * self.scatter.log().sum()
 
 
 def baselines(
@@ -116,7 +98,7 @@ def fitted(images: Tensor, moments: Callable[[str], Moments], num_components: in
     return {
         **gaussians(sample, num_components),
         "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), len(every_nth(images, MAX_IMAGES["sample"]))),
-        "Student-t, full covariance": StudentT(robust.mean, robust.components, robust.eigenvalues, degrees),
+        "Student-t, full covariance": Elliptical(robust.mean, robust.components, robust.eigenvalues, degrees),
         "cosine transform, one scale per image": cosine_student_t(robust, x),
     }
 
@@ -126,19 +108,19 @@ def gaussians(moments: Moments, num_components: int | None) -> dict[str, Ellipti
     mean, components, eigenvalues = moments.mean, moments.components, moments.eigenvalues
     pixel_variance = (components.double().square() * eigenvalues[:, None]).sum(0)
     densities: dict[str, Elliptical] = {
-        "independent Gaussian": Gaussian(mean, torch.eye(len(mean)), floored(pixel_variance))
+        "independent Gaussian": Elliptical(mean, torch.eye(len(mean)), floored(pixel_variance))
     }
     if num_components is not None:
         kept, dropped = floored(eigenvalues).tensor_split([num_components])
         ppca = torch.cat([kept, dropped.mean().expand(len(dropped))])
-        densities[f"PPCA, K = {num_components}"] = Gaussian(mean, components, ppca)
+        densities[f"PPCA, K = {num_components}"] = Elliptical(mean, components, ppca)
     if eigenvalues.min() > 0:  # with no more images than pixels it has no density
-        densities["full covariance"] = Gaussian(mean, components, eigenvalues)
-    densities["full covariance, floored"] = Gaussian(mean, components, floored(eigenvalues))
+        densities["full covariance"] = Elliptical(mean, components, eigenvalues)
+    densities["full covariance, floored"] = Elliptical(mean, components, floored(eigenvalues))
     return densities
 
 
-def ledoit_wolf(moments: Moments, x: Tensor, num_images: int) -> Gaussian:
+def ledoit_wolf(moments: Moments, x: Tensor, num_images: int) -> Elliptical:
     """The covariance shrunk towards a multiple of the identity (Ledoit and Wolf 2004), which keeps its axes.
 
     moments: of `num_images` images, of which x (N, D) are all or some.
@@ -150,10 +132,10 @@ def ledoit_wolf(moments: Moments, x: Tensor, num_images: int) -> Gaussian:
     spread = (eigenvalues - mean_eigenvalue).square().sum()
     shrinkage = (error / spread).clamp(0, 1)
     shrunk = (1 - shrinkage) * eigenvalues + shrinkage * mean_eigenvalue
-    return Gaussian(moments.mean, moments.components, floored(shrunk))  # of two images nothing is shrunk
+    return Elliptical(moments.mean, moments.components, floored(shrunk))  # of two images nothing is shrunk
 
 
-def cosine_student_t(robust: Moments, x: Tensor) -> StudentT:
+def cosine_student_t(robust: Moments, x: Tensor) -> Elliptical:
     """Independent cosine coefficients times one scale per image; images x (N, C, H, W).
 
     The scatter is the robust one's diagonal in that basis; the degrees of freedom are fitted to it.
@@ -161,9 +143,9 @@ def cosine_student_t(robust: Moments, x: Tensor) -> StudentT:
     as_gaussian = robust._replace(total_variance=robust.eigenvalues.sum())  # its variances are the scatter
     axes, scatter = cosine_basis(as_gaussian, x.shape[1:])
     scatter = floored(scatter)
-    distances = Gaussian(robust.mean, axes, scatter).distances(x.flatten(1))
+    distances = Elliptical(robust.mean, axes, scatter).distances(x.flatten(1))
     degrees, _ = fit_degrees_of_freedom(distances.numpy(), x[0].numel())
-    return StudentT(robust.mean, axes, scatter, degrees)
+    return Elliptical(robust.mean, axes, scatter, degrees)
 
 
 @torch.no_grad()

@@ -168,17 +168,17 @@ class Learnt(NamedTuple):
 def judge_once(dataset: Dataset, settings: JudgeSettings, cache: Path, device: torch.device) -> Judge:
     """The judge of these images, in evaluation mode; from `cache`, or trained on `device` and put there."""
     path = cache / f"judge-{FORMAT}-{settings.digest}-{dataset.digest}.safetensors"
-    numbers = cached(path, Learnt, lambda: Learnt(numbers_of(fit(dataset, settings, device)))).numbers
+
+    def learnt() -> Learnt:
+        state = fit(dataset, settings, device).state_dict()
+        return Learnt(torch.cat([value.cpu().flatten().float() for value in state.values()]))
+
+    numbers = cached(path, Learnt, learnt).numbers
     judge = Judge(settings.width, settings.dropout, dataset.image_shape[0])
     state = judge.state_dict()
     parts = numbers.split([value.numel() for value in state.values()])
     judge.load_state_dict({n: part.view(v.shape) for (n, v), part in zip(state.items(), parts, strict=True)})
     return judge.to(device).eval()
-
-
-def numbers_of(judge: Judge) -> Tensor:
-    """(P,) float32, on the CPU."""
-    return torch.cat([value.detach().cpu().flatten().float() for value in judge.state_dict().values()])
 
 
 def fit(dataset: Dataset, settings: JudgeSettings, device: torch.device) -> Judge:

@@ -3,11 +3,9 @@
 Shapes: N images, Z latent dimensions. Units: nats per image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +14,6 @@ from torch import Tensor
 from svhn_vae.evaluation.bound import as_double
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 CHUNK = 500  # samples compared with all posteriors at a time: bounds memory
 INVERSE_PENALTY = 0.01  # of the probe: with more freedom a few thousand images are learnt by heart
@@ -63,9 +58,9 @@ def of_the_aggregate(mean: Tensor, log_variance: Tensor, z: Tensor, kl: Tensor) 
     return {"mutual_information": information, "aggregate_kl": as_double(kl).mean().item() - information}
 
 
-def readers(codes: np.ndarray, labels: Tensor) -> dict[str, Pipeline]:
-    """What reads a label from codes, fitted on codes (N, Z), standardised, with labels (N,), at least two different:
-    a logistic regression, and the most frequent label of the 5 nearest."""
+def readers(codes: np.ndarray, labels: Tensor) -> dict[str, Any]:
+    """Pipelines that read a label from codes, fitted on codes (N, Z), standardised, with labels (N,), at least two
+    different: a logistic regression, and the most frequent label of the 5 nearest."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline

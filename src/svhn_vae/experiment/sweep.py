@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -105,7 +105,6 @@ class Sweep:
         if asked.hydras:
             main()
             return 0
-        sys.stdout = Steadfast(sys.stdout)
         quiet()
         INTERRUPTION.listen()
         try:
@@ -271,29 +270,6 @@ def arguments() -> argparse.Namespace:
     asked = parser.parse_intermixed_args()
     asked.hydras = any([asked.help, asked.hydra_help, asked.version, asked.shell_completion, asked.cfg, asked.info])
     return asked
-
-
-class Steadfast:
-    """A stream whose reader may leave, as head does: what is written after that goes nowhere, and the runs go on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        return self._steadily(lambda: self._stream.write(text)) or len(text)
-
-    def flush(self) -> None:
-        self._steadily(self._stream.flush)
-
-    def _steadily(self, act: Callable[[], int | None]) -> int | None:
-        try:
-            return act()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            return None
 
 
 def refuse(lines: list[str]) -> int:

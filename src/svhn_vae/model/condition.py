@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
-from svhn_vae.errors import UserError, at_least
+from svhn_vae.errors import UserError, at_least, fraction
 from svhn_vae.model.coordinates import Features, Representation
 from svhn_vae.model.elbo import ElboTerms
 from svhn_vae.model.networks import Inferred, Networks, OneLevel
@@ -30,9 +30,6 @@ class Seen(NamedTuple):
     mean: Tensor  # (B, Z)
     log_variance: Tensor  # (B, Z)
     logits: Tensor  # (B, L): of q(c | y)
-
-    def repeated(self, num: int) -> "Seen":
-        return Seen(*(array.repeat_interleave(num, 0) for array in self))
 
 
 class LabelledNetworks(Networks):
@@ -173,6 +170,7 @@ class DigitVAE(VAE):
     ) -> None:
         super().__init__(representation, networks, variance, prior)
         at_least("condition", 0, alpha=alpha)
+        fraction("condition", labels=labels)
         self.alpha, self.labels, self.num_labels = alpha, labels, networks.num_labels
 
     def forward(self, features: Features, *, hold_mean: bool = False) -> Pass:
@@ -213,12 +211,13 @@ class DigitVAE(VAE):
         cost = self.alpha / self.labels * (wrong * is_known).mean()
         n = 1 if self.labels == 1 else self.num_labels
         repeated = Features(*(array.repeat_interleave(n, 0) for array in features))
+        seen_n_times = Seen(*(array.repeat_interleave(n, 0) for array in seen))
         if n == 1:
             weight = torch.ones_like(seen.logits[:, 0])
         else:
             weight = torch.where(is_known[:, None], given, seen.logits.softmax(1)).flatten()
             label = torch.arange(n, device=label.device).repeat(len(label))
-        inferred = self.networks.infer(seen.repeated(n), label, self._noise(len(label)))
+        inferred = self.networks.infer(seen_n_times, label, self._noise(len(label)))
         likely = weight.view(-1, n).argmax(1) + n * torch.arange(len(features.y), device=label.device)
         self.variance.observe(inferred.params[likely], features.y)
         result = self.bound(repeated, inferred, hold_mean)

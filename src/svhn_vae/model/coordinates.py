@@ -182,17 +182,13 @@ class Projection(Representation):
     def fit(self, moments: Moments) -> Self:
         components, variances = self.basis(moments)
         kept, dropped = floored(variances).split([self.num_components, self.residual.num_dims])
-        y_variance, r_variance = self._divisor(kept), self.residual.fit(dropped)
+        common = kept.mean() if self.use_scale else torch.full_like(kept[0], self.unit**-2)
+        y_variance, r_variance = kept if self.whiten else common.expand_as(kept), self.residual.fit(dropped)
         self.mean.copy_(moments.mean)
         self.components.copy_(components)
         self.scale.copy_(torch.cat([y_variance, r_variance]).sqrt())
         self.log_det.copy_(-0.5 * y_variance.log().sum())
         return self
-
-    def _divisor(self, kept: Tensor) -> Tensor:
-        if self.whiten:
-            return kept
-        return (kept.mean() if self.use_scale else torch.full_like(kept[0], self.unit**-2)).expand_as(kept)
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)

@@ -150,7 +150,10 @@ def mahalanobis(x: list[np.ndarray], mean: np.ndarray, scatter: np.ndarray) -> t
 
 
 def student_t_log_prob(distances: np.ndarray, degrees: float, num_dims: int) -> np.ndarray:
-    """Squared distances (N,) -> log-densities (N,) in nats of the multivariate Student-t, less 0.5 log det scatter."""
+    """Squared distances (N,) -> log-densities (N,) in nats of the multivariate Student-t, less 0.5 log det scatter; of
+    a Gaussian where the degrees of freedom are infinite."""
+    if math.isinf(degrees):
+        return -0.5 * (num_dims * math.log(2 * math.pi) + distances)
     half, halves = 0.5 * degrees, 0.5 * (degrees + num_dims)
     log_norm = scipy.special.gammaln(halves) - scipy.special.gammaln(half) - 0.5 * num_dims * np.log(degrees * np.pi)
     return log_norm - halves * np.log1p(distances / degrees)

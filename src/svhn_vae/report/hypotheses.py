@@ -120,8 +120,8 @@ def _place(point: Point, keys: Sequence[str]) -> str:
 def _effect(hypothesis: Hypothesis, tried: Sequence[Point], found: Compared) -> tuple[Estimate, str]:
     """Scores by the ranking's model of variants and seeds, or against 0 by Student's t; shares of runs that diverged.
 
-    Where all seeds agree, an error of 0 would decide with two seeds as with twenty. The value is then taken as it is,
-    without a p value: it does not depend on the seed, or is too coarse to.
+    Where all seeds agree, an error of 0 would decide with two seeds as with twenty. The value is then taken as it is:
+    it does not depend on the seed, or is too coarse to.
     """
     by_seed, num = found.by_seed, len(found.by_seed)
     scale = max(abs(one.value) for side in found.kept for one in side)
@@ -130,7 +130,7 @@ def _effect(hypothesis: Hypothesis, tried: Sequence[Point], found: Compared) -> 
     elif num > 1 and max(by_seed) - min(by_seed) <= ROUNDING * scale:
         mean = by_seed[0] if abs(by_seed[0]) > ROUNDING * scale else 0.0
         how = f"alike with all {num} seeds, which leaves no spread to test: the value alone decides"
-        effect = Estimate(mean, mean, mean, math.nan, num)
+        effect = Estimate(mean, mean, mean, num)
     elif hypothesis.over is None:
         effect, how = estimate(by_seed), f"t over {num} seeds"
     else:

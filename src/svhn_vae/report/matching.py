@@ -35,15 +35,14 @@ def points(runs: Sequence[Run], metric: str, minus: str | None) -> list[Point]:
 
     A variant of which a seed diverged has no score: the seeds that survived are a choice by their result.
     """
-    found = [Point(run, _with_images(run), *_value(run, metric, minus)) for run in runs if run.config]
+    found = []
+    for run in (run for run in runs if run.config):
+        images = {TEST_IMAGES: run.test_images, TRAIN_IMAGES: run.train_images}
+        settings = run.texts | {name: digest for name, digest in images.items() if digest}
+        found.append(Point(run, settings, *_value(run, metric, minus)))
     cut = {one.variant for one in found if one.run.status == DIVERGED} if metric != DIVERGED else set()
     survived = {"value": None, "missing": "of a variant of which a seed diverged"}
     return [one._replace(**survived) if one.value is not None and one.variant in cut else one for one in found]
-
-
-def _with_images(run: Run) -> dict[str, str]:
-    images = {TEST_IMAGES: run.test_images, TRAIN_IMAGES: run.train_images}
-    return run.texts | {name: digest for name, digest in images.items() if digest}
 
 
 def _value(run: Run, metric: str, minus: str | None) -> tuple[float | None, str]:

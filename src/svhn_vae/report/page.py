@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,17 +204,11 @@ def templates() -> jinja2.Environment:
     )
     environment.filters |= {
         "breakable": breakable,
-        "moment": reproduce.moment,
-        "hours": reproduce.in_hours,
-        "listed": listed,
+        "moment": lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)),
+        "hours": lambda seconds: str(timedelta(seconds=round(seconds))),
     }
     environment.globals |= {"interval": interval_text, "gap": gap_text}
     return environment
-
-
-def listed(state: Mapping[str, Any]) -> str:
-    texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in state.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items())
 
 
 def breakable(text: str) -> Markup:

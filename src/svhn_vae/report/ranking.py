@@ -22,7 +22,7 @@ QUESTION = "Which variant has the best density, and which the best pictures?"
 OWN_BASELINE = ("PPCA", "independent Gaussian")  # the first that a run has: without a network, in its coordinates
 OLD_IMAGE_SHAPE = (3, 32, 32)  # of runs before 0.2, which did not note it
 MAX_NAMED = 5
-STATES = {"diverged": "diverged", "failed": "failed", "interrupted": "interrupted", "running": "still running"}
+STATES = {"done": "finished", "running": "still running", "new": "without a status"}
 SIDES = {METRIC: ("density", "test bits/dim", ".3f"), FRECHET: ("pictures", "Frechet distance of samples", ".1f")}
 
 
@@ -195,8 +195,5 @@ def _named(labels: Sequence[str]) -> str:
 def state(runs: Sequence[Run]) -> str:
     """How many runs there are and what became of them, for instance `4 runs: 3 finished, 1 diverged.`"""
     of_status = Counter(run.status for run in runs)
-    parts = [f"{of_status['done']} finished"]
-    parts += [f"{of_status[status]} {words}" for status, words in STATES.items() if of_status[status]]
-    others = sum(num for status, num in of_status.items() if status not in {"done", *STATES})
-    parts += [f"{others} without a status"] if others else []
+    parts = [f"{num} {STATES.get(status, status)}" for status, num in of_status.most_common()]
     return f"{len(runs)} run{'s' * (len(runs) != 1)}: {', '.join(parts)}."

@@ -1,10 +1,9 @@
 """What it takes to make a study's runs again, what makes them unlike, and what they cost."""
 
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import yaml
 
@@ -44,41 +43,20 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-# --- cost -----------------------------------------------------------------------------------------------------------
-
-
-class Cost(NamedTuple):
-    """Of some runs, together; times in seconds."""
-
-    training: float  # as noted; of a continued run, its last part
-    wall: float  # from start to end, evaluation and pictures included, also of runs that did not finish
-    images: float  # seen in training
-    peak_gib: float  # the most that a run took of its device; 0 where it was not noted
-    span: tuple[float, float] | None  # when the first run began and the last one ended
-
-
-def cost_of(runs: Sequence[Run]) -> Cost:
+def cost_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """Of some runs, together: seconds of training as noted, and from start to end, evaluation and pictures included,
+    also of runs that did not finish; images seen in training; the most GiB that a run took of its device, 0 where that
+    was not noted; and when the first run began and the last one ended."""
     costs, ended = [run.cost for run in runs], [run.facts for run in runs if {"started", "ended"} <= run.facts.keys()]
     starts, ends = ([facts[name] for facts in ended] for name in ("started", "ended"))
-    return Cost(
-        sum(one.get("seconds", 0.0) for one in costs),
-        sum(max(0.0, end - start) for start, end in zip(starts, ends, strict=True)),
-        sum(one.get("seconds", 0.0) * one.get("images_per_second", 0.0) for one in costs),
-        max((one.get("peak_device_bytes") or 0 for one in costs), default=0) / 2**30,
-        (min(starts), max(ends)) if ended else None,
-    )
+    return {
+        "training": sum(one.get("seconds", 0.0) for one in costs),
+        "wall": sum(max(0.0, end - start) for start, end in zip(starts, ends, strict=True)),
+        "images": sum(one.get("seconds", 0.0) * one.get("images_per_second", 0.0) for one in costs),
+        "peak_gib": max((one.get("peak_device_bytes") or 0 for one in costs), default=0) / 2**30,
+        "span": (min(starts), max(ends)) if ended else None,
+    }
 
 
 def devices_of(runs: Sequence[Run]) -> list[str]:
     return sorted({run.cost["device"] for run in runs if run.cost.get("device")})
-
-
-def moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
-def in_hours(seconds: float) -> str:
-    """For instance `1 h 05 min`, `3 min 20 s` or `12 s`."""
-    if seconds >= 3600:
-        return f"{seconds // 3600:,.0f} h {seconds % 3600 // 60:02.0f} min"
-    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s" if seconds >= 60 else f"{seconds:.0f} s"

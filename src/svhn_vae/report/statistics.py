@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # Student's t, a hundred times as fast as scipy.stats' for one number
+from scipy.special import stdtrit  # Student's t, a hundred times as fast as scipy.stats' for one number
 from scipy.stats import bartlett, binomtest, sem, studentized_range
 
 LEVEL = 0.05  # of the intervals and tests
@@ -36,7 +36,6 @@ class Estimate(NamedTuple):
     mean: float
     low: float  # of the 95 % interval
     high: float
-    p_value: float  # of the mean being 0
     num: int  # of independent values: seeds, or clusters of images
 
 
@@ -44,15 +43,14 @@ def estimate(scores: Sequence[float]) -> Estimate:
     """Student's t over seeds; the interval of one seed, or of what is not finite, is NaN."""
     num, mean = len(scores), float(np.mean(scores)) if len(scores) else math.nan
     if num < 2 or not math.isfinite(mean):
-        return Estimate(mean, math.nan, math.nan, math.nan, num)
+        return Estimate(mean, math.nan, math.nan, num)
     return with_error(mean, float(np.std(scores, ddof=1)) / math.sqrt(num), num - 1, num)
 
 
 def with_error(mean: float, error: float, df: float, num: int) -> Estimate:
     """Student's t; NaN where the error is not known."""
     reach = error * _t(df)
-    p_value = 2 * float(stdtr(df, -abs(mean) / error)) if error else float(mean == 0)
-    return Estimate(mean, mean - reach, mean + reach, p_value, num)
+    return Estimate(mean, mean - reach, mean + reach, num)
 
 
 # --- the best of many -----------------------------------------------------------------------------------------------
@@ -209,9 +207,9 @@ def image_errors(values: Sequence[Array | None]) -> Errors:
 
 
 def share(count: int, num: int) -> Estimate:
-    """count / num with Wilson's interval (1927), which has a width also where all or none are counted. No p value."""
+    """count / num with Wilson's interval (1927), which has a width also where all or none are counted."""
     interval = binomtest(count, num).proportion_ci(1 - LEVEL, method="wilson")
-    return Estimate(count / num, interval.low, interval.high, math.nan, num)
+    return Estimate(count / num, interval.low, interval.high, num)
 
 
 def difference_of_shares(a: Estimate, b: Estimate) -> Estimate:
@@ -219,4 +217,4 @@ def difference_of_shares(a: Estimate, b: Estimate) -> Estimate:
     mean = a.mean - b.mean
     down = math.hypot(a.mean - a.low, b.high - b.mean)
     up = math.hypot(a.high - a.mean, b.mean - b.low)
-    return Estimate(mean, mean - down, mean + up, math.nan, a.num + b.num)
+    return Estimate(mean, mean - down, mean + up, a.num + b.num)

@@ -209,13 +209,10 @@ class DCGAN(OfImages):
             nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
             nn.ConvTranspose2d(width, sizes.params_per_element * channels, 4, 2, 1),
         )  # fmt: skip
-        self.apply(dcgan_weights)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(layer.weight, std=0.02)
         self.image_params = zero_linear(latent_dim, sizes.params_per_image)
-
-
-def dcgan_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, std=0.02)
 
 
 class KerasConv(OfImages):

@@ -74,9 +74,9 @@ class Dense(OneLevel):
         block = Block(activation, normalisation, dropout, batch_norm_momentum, batch_norm_eps, initialisation)
         first = block.batch_norm(size) if normalise_input else nn.Identity()
         self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
-        self.posterior_mean = block.branch(posterior, latent_dim)
-        self.posterior_log_variance = block.branch(posterior, latent_dim)
-        block.begin_at_unit_sigma(self.posterior_log_variance[-1])
+        self.posterior_mean, self.posterior_log_variance = (block.branch(posterior, latent_dim) for _ in range(2))
+        if initialisation == "kingma":  # sigma 1 for every image
+            nn.init.zeros_(self.posterior_log_variance[-1].weight)  # pyright: ignore[reportArgumentType]
         self.decoder = nn.Sequential(*block.chain(trunk := [latent_dim, *[width] * decoder_depth]))
         self.mean = block.linear(width, size)
         widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
@@ -137,10 +137,6 @@ class Block:
         layer = nn.Linear(before, after)
         INITIALISATIONS[self.initialisation](layer)
         return layer
-
-    def begin_at_unit_sigma(self, log_variance: nn.Module) -> None:
-        if self.initialisation == "kingma" and isinstance(log_variance, nn.Linear):
-            nn.init.zeros_(log_variance.weight)
 
     def normalise(self, width: int) -> nn.Module:
         choices = {"batch": self.batch_norm, "layer": nn.LayerNorm, "none": nn.Identity}
