@@ -17,12 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from svhn_vae.errors import TRACEBACKS, Busy, Interrupted, UserError, one_line, printable, root_of
-from svhn_vae.experiment.attempt import Outcome, fit_as_child, run_job
+from svhn_vae.experiment.attempt import Outcome, fit_along, run_job
 from svhn_vae.experiment.build import Request
 from svhn_vae.experiment.configuration import OUTPUTS, choices, quiet
 from svhn_vae.experiment.launchers import Command, launching, run_in_worker
 from svhn_vae.experiment.preflight import Job, jobs_of, with_home
-from svhn_vae.experiment.processes import PROCESSES, is_started_by_lightning, silence_others, train_as_child
+from svhn_vae.experiment.processes import PROCESSES, is_another, is_started_by_lightning, silence_others
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import locked
@@ -96,7 +96,7 @@ class Sweep:
         What asks for help or for the configuration is left to Hydra.
         """
         if is_started_by_lightning():
-            train_as_child(fit_as_child)
+            PROCESSES.follow(fit_along)
         silence_others()
         sys.argv[1:] = [with_home(word) for word in sys.argv[1:]]
         asked = arguments()
@@ -109,7 +109,12 @@ class Sweep:
         quiet()
         INTERRUPTION.listen()
         try:
-            return self._check(asked) or self._run(main)
+            if code := self._check(asked):
+                return code
+            trainers = [job.settings["trainer"] for job in self.jobs]
+            if is_another(max(trainer["devices"] * trainer["num_nodes"] for trainer in trainers)):
+                PROCESSES.follow(fit_along)
+            return self._run(main)
         except (Interrupted, KeyboardInterrupt) as interrupted:
             self.tell()
             return 128 + getattr(interrupted, "signum", 2)
