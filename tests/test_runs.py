@@ -7,7 +7,7 @@ import pytest
 
 from svhn_vae.runs import folder as runs
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.folder import RunFolder, note_command, noted_times
+from svhn_vae.runs.folder import RunFolder, note_command
 
 CONFIG = {"seed": 0, "pca": {"n_components": 500}, "optimizer": {"betas": [0.9, 0.999]}}
 CHOICES = {"data": "svhn", "pca": "default", "model": "dense", "variance": "relu_eps", "trainer": "default"}
@@ -117,13 +117,11 @@ def noted(study: Path) -> dict:
 
 
 def test_commands_add_up_in_their_order(tmp_path):
-    assert noted_times(tmp_path / "new") == []
     note_command(tmp_path / "new", "first", 10.0, "why?", [CLAIM])
     note_command(tmp_path / "new", "second", 20.0, None, [])
     found = noted(tmp_path / "new")
     assert [(entry["command"], entry["time"]) for entry in found["commands"]] == [("first", 10.0), ("second", 20.0)]
     assert (found["question"], found["hypotheses"]) == ("why?", [CLAIM])
-    assert noted_times(tmp_path / "new") == [10.0, 20.0]
 
 
 def test_the_newest_question_counts(tmp_path):

@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -26,7 +26,7 @@ from svhn_vae.experiment.processes import PROCESSES, is_another, is_started_by_l
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import locked
-from svhn_vae.runs.folder import RunFolder, note_command, noted_times
+from svhn_vae.runs.folder import RunFolder, note_command
 from svhn_vae.runs.identity import Config, is_decisive
 from svhn_vae.runs.installation import command_line
 from svhn_vae.training.callbacks import Progress
@@ -44,27 +44,22 @@ class StudyTable:
 
     def __init__(self, settings: Config) -> None:
         self.study = OUTPUTS / str(settings["study"])
-        self._command, self._time = command_line(), time.time()
-        self._asked = (settings["question"], settings["hypotheses"])
-        self._has_noted = False  # in this process
+        self._noted = (command_line(), time.time(), settings["question"], settings["hypotheses"])
+        self._has_begun = False
 
     def begin(self) -> None:
-        """When the first of its jobs has its data, in whatever process; before, there is nothing to note."""
-        if self._has_begun():
+        """When the first of its jobs has its data, or goes to another process: before, there is nothing to note."""
+        if self._has_begun:
             return
-        self._has_noted = True  # even where it cannot be noted: that is said once, and what is there has its table
+        self._has_begun = True  # even where it cannot be noted: that is said once, and what is there has its table
         try:
             with locked(self.study / "study.json", wait=10):  # another command may be writing it
-                if self._time not in noted_times(self.study):
-                    note_command(self.study, self._command, self._time, *self._asked)
+                note_command(self.study, *self._noted)
         except (OSError, Busy) as error:  # the runs go on: one that cannot be written says so itself
             print(f"  the command cannot be noted in {self.study}: {one_line(error)}", flush=True)
 
-    def _has_begun(self) -> bool:
-        return self._has_noted or self._time in noted_times(self.study)
-
     def end(self) -> None:
-        if not self._has_begun():
+        if not self._has_begun:
             return
         try:
             print_study(self.study, wide_console())
@@ -105,7 +100,6 @@ class Sweep:
         if asked.hydras:
             main()
             return 0
-        sys.stdout = Steadfast(sys.stdout)
         quiet()
         INTERRUPTION.listen()
         try:
@@ -197,6 +191,8 @@ class Sweep:
         if self.launcher.startswith("submitit"):
             logs = self.jobs[0].path.with_name(".submitit")
             print(f"{len(self.jobs)} jobs with {self.launcher}, which print to {logs}", flush=True)
+        for table in self.tables.values():
+            table.begin()
         try:
             with launching(self.launcher, self.command):
                 main()
@@ -276,29 +272,6 @@ def arguments() -> argparse.Namespace:
     asked = parser.parse_intermixed_args()
     asked.hydras = any([asked.help, asked.hydra_help, asked.version, asked.shell_completion, asked.cfg, asked.info])
     return asked
-
-
-class Steadfast:
-    """A stream whose reader may leave, as head does: what is written after that goes nowhere, and the runs go on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        return self._steadily(lambda: self._stream.write(text)) or len(text)
-
-    def flush(self) -> None:
-        self._steadily(self._stream.flush)
-
-    def _steadily(self, act: Callable[[], int | None]) -> int | None:
-        try:
-            return act()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            return None
 
 
 def refuse(lines: list[str]) -> int:
