@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -104,7 +103,7 @@ class Processes:
             self._store = hosted_here() if is_alone else meeting(is_first=True)
         store = self._store
         tell(store, str(folder.path.absolute()))
-        stop = on_key(store, ERROR, lambda: end_stuck(store, folder))
+        stop = on_key(store, ERROR, lambda: end_stuck(store, folder), grace=GRACE)
         try:
             with ctrl_c_kept_from_children():
                 yield
@@ -216,7 +215,6 @@ def raise_error_of_another(store: TCPStore, launcher: Any) -> None:
 
 def end_stuck(store: TCPStore, folder: RunFolder) -> None:
     """Ends the first process, if it waits for one that has failed and does not notice it, as in a GPU's operations."""
-    time.sleep(GRACE)
     told = json.loads(store.get(ERROR))
     print(f"  failed: {told['message']}", flush=True)
     try:
@@ -226,8 +224,9 @@ def end_stuck(store: TCPStore, folder: RunFolder) -> None:
         leave(1)
 
 
-def on_key(store: TCPStore, key: str, act: Callable[[], Any]) -> threading.Event:
-    """Calls `act`, in a thread, once the key is in the store, or the store is gone; not after the returned event."""
+def on_key(store: TCPStore, key: str, act: Callable[[], Any], *, grace: float = 0.0) -> threading.Event:
+    """Calls `act`, in a thread, so many seconds after the key came to the store, or the store went; not after the event
+    that is returned."""
     is_over, client = threading.Event(), TCPStore(store.host, store.port, is_master=False, timeout=FOREVER)
 
     def look() -> None:
@@ -237,7 +236,7 @@ def on_key(store: TCPStore, key: str, act: Callable[[], Any]) -> threading.Event
                 is_there = client.check([key])
             except Exception:  # whoever had it is gone
                 is_there = True
-        if not is_over.is_set():
+        if not is_over.wait(grace):
             act()
 
     threading.Thread(target=look, daemon=True).start()
