@@ -7,7 +7,7 @@ import numpy as np
 import pooch
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from svhn_vae.data import cache, digits
 from svhn_vae.data.cache import cached_moments, fitted_moments
@@ -49,21 +49,15 @@ def moments_of(folder, images=IMAGES, digest: str = "digest", scatter: str = "sa
     return cached_moments(images, digest, scatter, folder)
 
 
-def test_fitted_on_the_dequantised_images(fitted_on, tmp_path):
-    moments_of(tmp_path)
-    [x] = fitted_on
-    assert x.dtype == np.float64
-    np.testing.assert_array_equal(np.floor(256 * x), IMAGES.flatten(1))
-    assert (256 * x - np.floor(256 * x)).std() == pytest.approx(12**-0.5, abs=0.01)
-
-
 @pytest.mark.parametrize(("max_images", "step"), [(60, 1), (59, 2), (25, 3)])
-def test_at_most_so_many_evenly_spaced_images(fitted_on, tmp_path, monkeypatch, max_images, step):
+def test_fitted_on_at_most_so_many_evenly_spaced_dequantised_images(fitted_on, tmp_path, monkeypatch, max_images, step):
     monkeypatch.setitem(cache.MAX_IMAGES, "sample", max_images)
     moments_of(tmp_path)
     [x] = fitted_on
     assert len(x) <= max_images
+    assert x.dtype == np.float64
     np.testing.assert_array_equal(np.floor(256 * x), IMAGES[::step].flatten(1))
+    assert (256 * x - np.floor(256 * x)).std() == pytest.approx(12**-0.5, abs=0.02)
 
 
 def test_fitted_once_and_read_afterwards(fitted_on, tmp_path):
@@ -91,18 +85,10 @@ def test_other_images_and_the_other_fit_have_files_of_their_own(fitted_on, tmp_p
     assert len(fitted_on) == 2
 
 
-def without_a_name(path):
-    content = load_file(path)
-    del content["eigenvalues"]
-    save_file(content, path)
-
-
 DAMAGES = {
     "empty": lambda path: path.write_bytes(b""),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "garbage": lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)),
-    "wrong names": lambda path: save_file({"average": torch.zeros(3)}, path),
-    "one name missing": without_a_name,
+    "other names": lambda path: save_file({"average": torch.zeros(3)}, path),
 }
 
 

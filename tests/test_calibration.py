@@ -27,19 +27,14 @@ def test_a_sigma_of_the_right_or_wrong_size_is_found_so(factor):
         assert inside == pytest.approx(math.erf(factor * half_width(percent) / math.sqrt(2)), abs=0.01)
 
 
-def test_batches_add_up():
-    sigma = torch.rand(10, 3) + 0.1
-    whole = Residuals(torch.randn(10, 3), sigma)
+def test_residuals_are_of_the_mean_and_sigma_and_batches_add_up():
+    mean, log_variance, y = torch.randn(10, 3), torch.randn(10, 3), torch.randn(10, 3)
+    whole = residuals(DiagonalNormal(mean, log_variance), y)
+    torch.testing.assert_close(whole.standardised, (y - mean) / (0.5 * log_variance).exp())
     parts = [Residuals(*(array[cut] for array in whole)) for cut in (slice(0, 4), slice(4, 10))]
     one, two = calibration([whole]), calibration(parts)
     assert one.metrics == two.metrics
     assert torch.equal(one.actual, two.actual)
-
-
-def test_residuals_are_of_the_mean_and_sigma():
-    mean, log_variance, y = torch.randn(5, 3), torch.randn(5, 3), torch.randn(5, 3)
-    standardised = residuals(DiagonalNormal(mean, log_variance), y).standardised
-    torch.testing.assert_close(standardised, (y - mean) / (0.5 * log_variance).exp())
 
 
 @pytest.mark.parametrize("event_shape", [(1,), (20,), (3, 4, 4)])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from svhn_vae.data.digits import Synthetic
 from svhn_vae.data.sources import (
     DIVISIONS,
     PARTS,
@@ -18,7 +17,6 @@ from svhn_vae.data.sources import (
     cut_tail,
     digest,
     load_once,
-    random_subset,
 )
 from svhn_vae.errors import DataError
 
@@ -86,11 +84,6 @@ def test_held_out_is_a_fraction_and_leaves_images_on_both_sides(held_out, num_va
     assert (len(dataset.val.labels), len(dataset.train.labels)) == (num_val, 40 - num_val)
 
 
-def test_one_image_cannot_be_divided():
-    with pytest.raises(DataError, match=r"at least 2 images .* got 1"):
-        cut_tail(numbered([7]), 0.5)
-
-
 def test_random_validation_is_of_all_splits_no_block_and_always_the_same():
     """The post's: a random tenth of train, test and extra together."""
     parts = source(["train", "test", "extra"], division="random")
@@ -100,16 +93,6 @@ def test_random_validation_is_of_all_splits_no_block_and_always_the_same():
     assert (np.diff(val) > 1).sum() > 3
     torch.manual_seed(7)
     assert parts.load().digest == parts.load().digest
-
-
-def test_random_division_is_uniform():
-    """Every image as often as the others, over data sets of every size."""
-    times_held = np.zeros(100)
-    for size in range(100, 256):
-        val = numbers_of(random_subset([numbered(range(size))], 0.25)[1])
-        times_held[[number for number in val if number < 100]] += 1
-    assert times_held.mean() == pytest.approx(0.25 * 156, rel=0.05)
-    assert times_held.std() < 2 * (156 * 0.25 * 0.75) ** 0.5
 
 
 @pytest.mark.parametrize(("limit", "num"), [(None, 30), (1.0, 30), (0.5, 15), (0.1, 3), (40, 20), (60, 30)])
@@ -143,6 +126,8 @@ def test_a_count_is_the_number_of_training_images_and_leaves_the_rest_alone(spli
 def test_wrong_settings_are_one_line(settings, message):
     with pytest.raises(DataError, match=rf"^data\.{message}"):
         source(**settings).load()
+    with pytest.raises(DataError, match=r"at least 2 images .* got 1"):
+        cut_tail(numbered([7]), 0.5)
 
 
 # --- what names a data set ------------------------------------------------------------------------------------------
@@ -224,7 +209,7 @@ def test_mapped_images_are_those_of_the_source(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:], lambda b: b""])
-def test_a_damaged_file_of_mapped_images_is_made_anew(tmp_path, damage):
+def test_a_damaged_file_of_mapped_images_is_made_anew_and_without_one_they_stay_in_memory(tmp_path, damage, capsys):
     mapped, expected = Mapped(source(), tmp_path), source().load()
     mapped.load()
     [path] = tmp_path.iterdir()
@@ -233,29 +218,5 @@ def test_a_damaged_file_of_mapped_images_is_made_anew(tmp_path, damage):
     path.write_bytes(damaged)
     assert_same(mapped.load(), expected)
     assert path.read_bytes() != damaged
-
-
-def test_where_no_file_can_be_written_the_images_stay_in_memory(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert_same(Mapped(source(), tmp_path / "file").load(), source().load())
+    assert_same(Mapped(source(), path).load(), expected)  # a file is no folder
     assert "the images stay in memory" in capsys.readouterr().out
-
-
-# --- digits that are drawn ------------------------------------------------------------------------------------------
-
-
-def synthetic(**settings) -> Synthetic:
-    division = {"splits": ["train"], "limit": None, "held_out": 0.1, "division": "contiguous"}
-    return Synthetic(**(division | {"num_train": 150, "num_test": 30, "drawing_seed": 0} | settings))
-
-
-def test_synthetic_data():
-    dataset, other = synthetic().load(), synthetic(drawing_seed=1).load()
-    parts = [getattr(each, part) for each in (dataset, other) for part in PARTS]
-    assert dataset.is_synthetic
-    assert "synthetic" in dataset.name
-    assert [part.images.shape for part in parts] == [(n, 3, 32, 32) for n in (135, 15, 30)] * 2
-    assert len(torch.cat([part.images for part in parts]).flatten(1).unique(dim=0)) == 360
-    assert synthetic().load().digest == dataset.digest
-    with pytest.raises(DataError, match="the splits are train, test; got 'extra'"):
-        synthetic(splits=["train", "extra"]).load()

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import REPO
 from stress.forked import Done, command, train, without_pictures
 from svhn_vae.data.digits import draw_digits
-from svhn_vae.pictures.gallery import OF_PROJECTIONS, PICTURES
+from svhn_vae.pictures.gallery import PICTURES
 from test_end_to_end import TINY
 
 generate = partial(command, "generate")
@@ -111,13 +111,3 @@ def test_files_may_have_moved(tmp_path):
     refused(generate(tmp_path, *arguments), "old")
     moved = generate(tmp_path, *arguments, "data_root=new")
     assert moved.returncode == 0, moved.stderr
-
-
-def test_a_run_on_pixels_has_all_pictures_but_those_of_a_basis(tmp_path):
-    small = ("trainer.limit_train_batches=2", "trainer.max_epochs=1", "data.num_train=200", "data.num_test=60")
-    done = train(tmp_path, "model=conv", "variance=shared", *TINY, *small, prepare=without_pictures)
-    assert done.returncode == 0, done.stdout
-    [run] = (tmp_path / "outputs" / "default").glob("conv-*")
-    done = generate(tmp_path, f"run={run}")
-    assert done.returncode == 0, done.stderr
-    assert {Path(path).stem for path in done.stdout.split()} == set(PICTURES) - OF_PROJECTIONS

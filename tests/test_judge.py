@@ -50,6 +50,12 @@ def test_it_learns():
     assert judge.accuracy.item() == pytest.approx(accuracy(judge, test))
     assert judge.val_accuracy.item() == pytest.approx(accuracy(judge, val))
     assert not judge.training
+    whole = Dataset("textures", True, train, val, test)
+    assert why_no_judge(whole) == ""
+    one = LabelledImages(train.images, torch.zeros_like(train.labels))
+    assert "no two different labels" in why_no_judge(dataclasses.replace(whole, train=one))
+    few = LabelledImages(*(array[:3] for array in test))
+    assert "got 3" in why_no_judge(dataclasses.replace(whole, test=few))
 
 
 @pytest.mark.parametrize(("changes", "num_epochs"), [({"images": 300}, 2), ({"images": 200}, 1), ({"enough": 0.0}, 1)])
@@ -95,14 +101,6 @@ def test_its_temperature_makes_it_calibrated():
     assert judge.legible_accuracy.item() == pytest.approx(0.95, abs=0.03)  # as sure as it says
 
 
-def test_data_without_two_labels_or_with_hardly_any_images_have_none(dataset):
-    assert why_no_judge(dataset) == ""
-    one = LabelledImages(dataset.train.images, torch.zeros_like(dataset.train.labels))
-    assert "no two different labels" in why_no_judge(dataclasses.replace(dataset, train=one))
-    few = LabelledImages(*(array[:3] for array in dataset.test))
-    assert "got 3" in why_no_judge(dataclasses.replace(dataset, test=few))
-
-
 def textures(num: int, seed: int) -> LabelledImages:
     """Of digit d, stripes of d + 1 pixels, on noise."""
     labels = torch.arange(num, dtype=torch.uint8) % 10
@@ -132,29 +130,22 @@ def test_equal_settings_give_equal_judges_and_leave_the_generator_alone(dataset)
 # --- augmentation -----------------------------------------------------------------------------------------------------
 
 
-def test_images_are_moved_by_whole_pixels():
-    """And are inverted about their mean, or not: the square of what differs from it tells neither."""
+def test_images_are_moved_by_whole_pixels_and_half_are_inverted_about_their_mean():
+    """The square of what differs from the mean tells neither of the two."""
     x = torch.rand(40, 3, 32, 32)
     padded = functional.pad(x, [2] * 4, mode="reflect").unfold(2, 32, 1).unfold(3, 32, 1)  # (40, 3, 5, 5, 32, 32)
-    windows = padded.permute(2, 3, 0, 1, 4, 5)
-    moved = augmented(x, max_shift=2, contrast=0.0)
+    windows, moved = padded.permute(2, 3, 0, 1, 4, 5), augmented(x, max_shift=2, contrast=0.0)
     squares = [(of - of.mean((-3, -2, -1), keepdim=True)).square() for of in (windows, moved)]
     is_same = ((squares[0] - squares[1]).abs() < 1e-5).flatten(3).all(3)  # (5, 5, 40)
     assert (is_same.sum((0, 1)) == 1).all()
     assert is_same.any(2).sum() > 12  # of 25
-    assert is_same.any(2).any(0).all()
-    assert is_same.any(2).any(1).all()
-
-
-def test_contrast_changes_about_the_mean_and_half_are_inverted():
     x = torch.rand(2000, 3, 4, 4)
     found = augmented(x, max_shift=0, contrast=0.3)
     torch.testing.assert_close(found.mean((1, 2, 3)), x.mean((1, 2, 3)))
     factor = ((found - found.mean((1, 2, 3), keepdim=True)) / (x - x.mean((1, 2, 3), keepdim=True))).flatten(1)
     factor = factor.median(1).values
     assert (factor < 0).double().mean() == pytest.approx(0.5, abs=0.05)
-    assert factor.abs().min() == pytest.approx(0.7, abs=0.01)
-    assert factor.abs().max() == pytest.approx(1.3, abs=0.01)
+    assert (factor.abs().min(), factor.abs().max()) == (pytest.approx(0.7, abs=0.01), pytest.approx(1.3, abs=0.01))
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -178,38 +169,26 @@ def fits(monkeypatch):
 
 def once(*arguments) -> Judge:
     """As a new process has it."""
-    module._loaded.clear()
+    judge_once.cache_clear()
     cache_module._in_memory.clear()
     return judge_once(*arguments)
 
 
-def assert_same(found: Judge, due: Judge) -> None:
-    assert found.state_dict().keys() == due.state_dict().keys()
-    assert all(torch.equal(found.state_dict()[name], value) for name, value in due.state_dict().items())
-    assert not found.training
-
-
-def test_trained_once_and_read_afterwards(fits, dataset, tmp_path):
+def test_it_is_trained_once_for_every_setting_and_other_images(fits, dataset, tmp_path):
     cache = tmp_path / "not" / "there yet"
-    first = once(dataset, SETTINGS, cache, CPU)
-    assert judge_once(dataset, SETTINGS, cache, CPU) is first
-    assert_same(once(dataset, SETTINGS, cache, CPU), first)
-    assert_same(first, module.fit(dataset, SETTINGS, CPU))
-    assert len(fits) == 2  # the second is this test's own
-    [path] = cache.iterdir()
-    assert dataset.digest in path.name
-
-
-def test_every_setting_and_other_images_have_a_file_of_their_own(fits, dataset, tmp_path):
+    first, again = (once(dataset, SETTINGS, cache, CPU) for _ in range(2))
+    assert judge_once(dataset, SETTINGS, cache, CPU) is again
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in first.state_dict().items())
+    assert not again.training
     names = [field.name for field in dataclasses.fields(SETTINGS)]
     for name in names:
         value = getattr(SETTINGS, name)
         changed = dataclasses.replace(SETTINGS, **{name: value + (1 if isinstance(value, int) else 0.01)})
-        once(dataset, changed, tmp_path, CPU)
+        once(dataset, changed, cache, CPU)
     fewer = dataclasses.replace(dataset, test=LabelledImages(*(array[:50] for array in dataset.test)))
-    once(fewer, SETTINGS, tmp_path, CPU)
-    once(dataset, SETTINGS, tmp_path, CPU)
-    assert len(list(tmp_path.iterdir())) == len(fits) == len(names) + 2
+    once(fewer, SETTINGS, cache, CPU)
+    once(dataset, SETTINGS, cache, CPU)
+    assert len(list(cache.iterdir())) == len(fits) == len(names) + 2
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -222,7 +201,7 @@ def test_the_command_trains_and_then_finds(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["src/judge.py", f"cache={tmp_path / 'cache'}", *TINY])
     printed = []
     for _ in range(2):
-        module._loaded.clear()
+        judge_once.cache_clear()
         cache_module._in_memory.clear()
         scores.judge()
         printed.append(capsys.readouterr().out.splitlines())

@@ -51,20 +51,17 @@ def loss_of(module: LitVAE, batch: Features) -> torch.Tensor:
     return module.objective(module.vae, batch, torch.zeros(()))[1]
 
 
-ON_A_PCA = [(name, "spectrum") for name in options("variance") if accepts(name, (20,))]
+CHOSEN = [
+    *((f"variance={name}", *SMALL) for name in options("variance") if accepts(name, (20,))),
+    *((f"variance={name}", "model=conv") for name in options("variance") if not accepts(name, (20,))),
+    *(("variance=logvar", *SMALL, f"pca.residual={residual}") for residual in ("isotropic", "scaled")),
+    ("variance=logvar", "model=conv"),
+]
 
 
-@pytest.mark.parametrize(("variance", "residual"), [*ON_A_PCA, ("logvar", "isotropic"), ("logvar", "scaled")])
-def test_the_loss_is_the_negative_elbo_and_its_gradients_are_finite(variance, residual):
-    check_loss_and_gradients(fitted_module("objective=elbo", f"variance={variance}", f"pca.residual={residual}"))
-
-
-@pytest.mark.parametrize("variance", options("variance"))
-def test_the_loss_on_pixels_is_the_negative_elbo_and_its_gradients_are_finite(variance):
-    check_loss_and_gradients(fitted("objective=elbo", "model=conv", f"variance={variance}"))
-
-
-def check_loss_and_gradients(module: LitVAE) -> None:
+@pytest.mark.parametrize("chosen", CHOSEN, ids=" ".join)
+def test_the_loss_is_the_negative_elbo_and_its_gradients_are_finite(chosen):
+    module = fitted("objective=elbo", *chosen)
     batch = features(module)
     torch.manual_seed(0)
     loss = loss_of(module, batch)

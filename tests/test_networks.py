@@ -109,13 +109,6 @@ def test_convolutions_model_pixels_and_say_so_where_they_are_given_others(model)
         build_vae(composed(f"model={model}", "pca=default"))
 
 
-def test_dense_models_pixels_too():
-    vae = small_vae("dense", "pca=none")
-    assert isinstance(vae.networks, Dense)
-    params, _ = vae.networks.decode(torch.randn(2, vae.networks.latent_dim))
-    assert params.shape == (2, 2, 3, 32, 32)
-
-
 def test_scaled_residual_gives_the_decoder_one_output_per_image_that_starts_at_the_spectrum():
     vae = small_vae("dense", "pca.residual=scaled").eval()
     _, image_params = vae.networks.decode(torch.randn(4, vae.networks.latent_dim))
@@ -166,26 +159,6 @@ def test_kingmas_network():
     assert (vae.networks.posterior_log_variance[-1].weight == 0).all()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"activation": "relu", "normalisation": "layer"},
-        {"activation": "tanh", "normalisation": "none"},
-        {"activation": "softplus", "normalisation": "batch"},
-        {"activation": "silu", "normalisation": "layer"},
-        {"activation": "none", "normalisation": "none"},
-        {"posterior_depth": 0, "variance_depth": 0},
-        {"posterior_depth": 1, "variance_depth": 2},
-        {"separate_trunks": True, "variance_depth": 0},
-        {"normalise_input": False, "encoder_depth": 1, "decoder_depth": 1},
-        {"initialisation": "keras"},
-    ],
-    ids=str,
-)
-def test_every_setting_of_dense_learns(settings):
-    assert without_gradient(dense(**settings), (SIZE,)) == []
-
-
 def test_keras_weights_are_glorot_uniform_and_its_biases_zero():
     networks = dense(initialisation="keras")
     linears = {name: layer for name, layer in networks.named_modules() if isinstance(layer, nn.Linear)}
@@ -208,7 +181,8 @@ def test_separate_trunks_share_no_weights():
 
 @pytest.mark.parametrize("separate_trunks", [False, True])
 def test_a_frozen_variance_branch_stays_as_it_began(separate_trunks):
-    """Its weights and running statistics, that is, while the rest is trained through it."""
+    """Its weights and running statistics, that is, while the rest is trained through it: it normalises by the batch in
+    training and by nothing in evaluation."""
     networks = dense(frozen_variance=True, separate_trunks=separate_trunks, dropout=0.5)
     began = {name: value.clone() for name, value in networks.state_dict().items()}
     assert without_gradient(networks, (SIZE,)) == []  # three steps
@@ -221,20 +195,12 @@ def test_a_frozen_variance_branch_stays_as_it_began(separate_trunks):
     networks.decode(torch.randn(8, 4))[0][:, 1:].square().sum().backward()
     assert all(weights.grad is None for weights in networks.raw.parameters())
     assert separate_trunks or all((weights.grad != 0).any() for weights in networks.decoder.parameters())
-
-
-@torch.no_grad()
-def test_the_frozen_branch_normalises_by_the_batch_in_training_and_by_nothing_in_evaluation():
-    """It keeps its dropout."""
-    linear, batch_norm, *_ = raw = dense(frozen_variance=True, dropout=0.5).raw
-    h = linear(1 + 3 * torch.randn(64, 16))
-    normalised = batch_norm.train()(h)
-    torch.testing.assert_close(normalised.mean(0), torch.zeros(SIZE), atol=1e-5, rtol=0)
-    torch.testing.assert_close(normalised.var(0, correction=0), torch.ones(SIZE), atol=1e-3, rtol=0)
-    torch.testing.assert_close(batch_norm.eval()(h), h / math.sqrt(1 + batch_norm.eps))
-    h = torch.randn(8, 16)
-    assert not torch.equal(raw.train()(h), raw(h))
-    assert torch.equal(raw.eval()(h), raw(h))
+    with torch.no_grad():
+        batch_norm = networks.raw[1]
+        h = 3 * torch.randn(64, batch_norm.num_features)
+        normalised = batch_norm.train()(h)
+        torch.testing.assert_close(normalised.mean(0), torch.zeros(h.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(batch_norm.eval()(h), h / math.sqrt(1 + batch_norm.eps))
 
 
 # --- convolutions ---------------------------------------------------------------------------------------------------
@@ -244,6 +210,25 @@ def conv(event_shape: tuple[int, int, int] = (3, 16, 16), **settings) -> Conv:
     """conf/model/deep_conv.yaml, small, but for these settings."""
     small = {"latent_dim": 4, "width": 4, "max_width": 8, "dense_width": 8}
     return Conv(Sizes(torch.Size(event_shape), 2, 1), **{**published("deep_conv"), **small, **settings})
+
+
+@pytest.mark.parametrize(
+    ("build", "event_shape", "settings"),
+    [
+        (dense, (SIZE,), {"activation": "relu", "normalisation": "layer"}),
+        (dense, (SIZE,), {"activation": "softplus", "normalisation": "batch", "initialisation": "keras"}),
+        (dense, (SIZE,), {"activation": "none", "normalisation": "none", "posterior_depth": 0, "variance_depth": 0}),
+        (dense, (SIZE,), {"activation": "silu", "posterior_depth": 1, "variance_depth": 2}),
+        (dense, (SIZE,), {"separate_trunks": True, "variance_depth": 0, "normalise_input": False}),
+        (conv, (3, 16, 16), {"activation": "relu", "normalisation": "group", "num_dense": 0}),
+        (conv, (3, 16, 16), {"activation": "tanh", "normalisation": "none", "num_dense": 3}),
+        (conv, (3, 16, 16), {"kernel_size": 2, "num_layers": 3, "upsampling": "transposed"}),
+        (conv, (3, 16, 16), {"kernel_size": 4, "num_layers": 3, "upsampling": "transposed"}),
+    ],
+    ids=str,
+)
+def test_every_setting_learns(build, event_shape, settings):
+    assert without_gradient(build(**settings), event_shape) == []
 
 
 def layers(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
@@ -258,24 +243,6 @@ def test_every_depth_has_as_many_convolutions_on_each_side(num_layers, upsamplin
     assert len(layers(networks.encoder, nn.Conv2d)) == len(layers(networks.decoder, kind)) == num_layers
     assert len(layers(networks.encoder, nn.Linear)) + 1 == len(layers(networks.decoder, nn.Linear)) == 3
     assert without_gradient(networks, (3, 16, 16)) == []
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"activation": "relu", "normalisation": "group"},
-        {"activation": "tanh", "normalisation": "none"},
-        {"activation": "softplus", "normalisation": "batch"},
-        {"activation": "silu", "normalisation": "group"},
-        {"kernel_size": 2, "num_layers": 3, "upsampling": "transposed"},
-        {"kernel_size": 4, "num_layers": 3, "upsampling": "transposed"},
-        {"num_dense": 0},
-        {"num_dense": 3},
-    ],
-    ids=str,
-)
-def test_every_setting_of_conv_learns(settings):
-    assert without_gradient(conv(**settings), (3, 16, 16)) == []
 
 
 def test_strides_are_spread_evenly_and_double_the_width_up_to_the_greatest():
@@ -386,13 +353,9 @@ def test_a_later_level_depends_on_what_was_drawn_before(build):
         (conv, {"kernel_size": 4, "upsampling": "transposed"}, "model.kernel_size must be odd, got 4"),
         (ladder, {"num_levels": 5}, "model.num_levels=5 needs 64 pixels in a row, got 32: lower it"),
         (spectral, {"grid": 7}, "model.grid must divide 32"),
+        (lambda: build_vae(composed("model=spectral")), {}, "model=spectral needs variance=spectral and its"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(build, settings, message):
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         build(**settings)
-
-
-def test_spectral_needs_its_head():
-    with pytest.raises(UserError, match="use variance=spectral alone"):
-        build_vae(composed("model=spectral"))

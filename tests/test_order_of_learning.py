@@ -65,11 +65,8 @@ def test_the_correlation_is_scipys():
     assert rank_correlation(EPOCHS, explained.flip(1)) == pytest.approx(-1)
     shared = torch.tensor([[0.5, 0.6, 0.0, 0.0], [0.5, 0.6, 0.0, 0.7], [0.5, 0.6, 0.7, 0.7], [0.5, 0.6, 0.7, 0.7]])
     assert rank_correlation(EPOCHS, shared) == pytest.approx(spearmanr([0, 1, 2, 3], [1, 1, 3, 2]).statistic)
-
-
-@pytest.mark.parametrize("explained", [torch.zeros(4, 5), torch.tensor([[0.9, 0.9, 0.0]] * 4), torch.ones(4, 5)])
-def test_no_correlation_of_too_few_groups_or_one_epoch(explained):
-    assert rank_correlation(EPOCHS, explained) is None
+    for few in (torch.zeros(4, 5), torch.tensor([[0.9, 0.9, 0.0]] * 4), torch.ones(4, 5)):  # groups, or one epoch
+        assert rank_correlation(EPOCHS, few) is None
 
 
 class TestCallback:

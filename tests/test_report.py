@@ -2,10 +2,7 @@
 
 import copy
 import io
-import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from svhn_vae.report.collect import Run, by_test_images, read_runs, variants
-from svhn_vae.report.table import MIN_NAME, folded, print_study
+from svhn_vae.report.table import print_study
 
 SVHN = {"name": "svhn train", "synthetic": False, "digest": "0123456789abcdef"}
 SVHN |= {"num_train": 6749, "num_val": 750, "num_test": 1499}
@@ -192,10 +189,7 @@ def test_label_is_what_differs(settings, expected):
 )  # fmt: skip
 def test_labels_tell_every_variant_from_every_other(settings):
     assert len(set(labels(*settings))) == 3
-
-
-def test_how_a_value_is_written_makes_no_variant():
-    assert len(labels(setting("variance", epsilon=1), setting("variance", epsilon=1.0))) == 1
+    assert len(labels(setting("variance", epsilon=1), setting("variance", epsilon=1.0))) == 1  # however it is written
     assert len(labels(setting("trainer", limit_train_batches=1), setting("trainer", limit_train_batches=1.0))) == 2
 
 
@@ -228,12 +222,13 @@ def test_a_study_of_the_number_of_training_images_is_one_table(study):
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_in_the_order_of_their_bits(study):
-    by_k(study, {1: [3.6], 2: [10.2], 3: [2.98765]})
+def test_rows_are_in_the_order_of_their_bits_and_a_run_without_a_number_stands_last(study):
+    """Nothing is less than NaN: where it stood, the rows around it would be in no order."""
+    by_k(study, {1: [3.6], 2: [10.2], 3: [float("nan")], 4: [2.98765]})
     text = printed(study)
     assert [*zip(column(text, "model"), column(text, "#"), column(text, "bits/dim"), strict=True)] == [
-        ("pca.n_components=3", "1", "2.988"), ("(-)PPCA,K=500", "", "3.567"), ("pca.n_components=1!", "2", "3.600"),
-        ("(-)uniform", "", "8.000"), ("pca.n_components=2!", "3", "10.200"),
+        ("pca.n_components=4", "1", "2.988"), ("(-)PPCA,K=500", "", "3.567"), ("pca.n_components=1!", "2", "3.600"),
+        ("(-)uniform", "", "8.000"), ("pca.n_components=2!", "3", "10.200"), ("pca.n_components=3", "", "no density"),
     ]  # fmt: skip
     assert "one seed each" in text
 
@@ -286,15 +281,6 @@ def test_a_variant_that_does_not_beat_its_own_baseline_is_marked(study):
     assert {row[0] for row in rows(printed(study)) if row[0].endswith("!")} == {"pca.n_components=500!"}
 
 
-@pytest.mark.parametrize("place", [0, 2, 3])
-def test_a_run_without_a_number_stands_last(study, place):
-    """Nothing is less than NaN: where it stood, the rows around it would be in no order."""
-    bits = [2.5, 3.0, 3.9]
-    bits.insert(place, float("nan"))
-    by_k(study, {k + 1: [value] for k, value in enumerate(bits)})
-    assert column(printed(study), "bits/dim") == ["2.500", "3.000", "3.567", "3.900", "8.000", "no density"]
-
-
 def test_figures_of_a_run_and_a_part_of_its_time(study):
     write_run(study, "a")
     text = printed(study)
@@ -310,52 +296,25 @@ def test_names_and_figures_can_be_read_at_every_width(study, num_seeds):
     for seed in range(num_seeds):
         write_run(study, f"{name}-seed{seed}-0123abcd", bits=2.75 + seed / 100, seed=seed)
     before: set[str] = set()
-    for width in [*range(40, 102, 3), 199]:
+    for width in [*range(40, 102, 6), 199]:
         text = printed(study, width)
-        table = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
-        assert max(map(len, table)) <= min(width, 100)
+        assert max(len(line) for line in text.splitlines() if line[:1] in "┏┃┡│└") <= width
         assert column(text, "model")[0] == name
         assert column(text, "bits/dim")[0].startswith(f"{2.75 + (num_seeds - 1) / 200:.3f}")
-        assert len(column(text, "model")) == 3  # with two baselines
         assert "…" not in text
         assert before <= set(titles(text))  # wider, and no column fewer
-        assert min(len(line.split("┃")[1]) for line in table if "┃" in line) >= min(MIN_NAME, len(name))
         before = set(titles(text))
     assert "modelled" in before
 
 
-def test_a_name_is_broken_between_words_and_where_their_parts_end():
-    name = "pca.n_components=100 optimizer.betas=[0.9, 0.999] dense-per_dimension !"
-    for width in range(MIN_NAME, 80):
-        lines = folded(name, width).split("\n")
-        assert max(map(len, lines)) <= width
-        assert "".join(lines).replace(" ", "") == name.replace(" ", "")
-        inside = [line for line, after in itertools.pairwise(lines) if f"{line} {after}" not in name]
-        assert all(line[-1] in "=_.-" for line in inside)
-        assert not inside or max(map(len, name.split(" "))) > width
-
-
-def test_what_did_not_finish_is_listed_with_its_reason(study):
+def test_what_did_not_finish_is_listed_with_its_reason_and_where_the_files_are_in_shell_words(study):
     reason = "the loss was not finite at step 41; it was 812.3 nats the step before [and this is no markup]"
     write_run(study, "logvar-seed0", "diverged", reason)
     text = printed(study)
     assert f"diverged: logvar-seed0: {reason}" in text.splitlines()
     assert rows(text) == []  # nothing finished
     write_run(study, "a", bits=3.0)
-    assert f"diverged: logvar-seed0: {reason}" in printed(study).splitlines()
-
-
-def test_where_the_files_are_is_said_in_shell_words(study):
-    write_run(study, "a")
     text = printed(study)
+    assert f"diverged: logvar-seed0: {reason}" in text.splitlines()
     assert f"'{study}'/*/figures/*.png" in text
     assert f"tensorboard --logdir '{study}'" in text
-
-
-def test_claims_and_reports_are_light():
-    code = (
-        "import sys, svhn_vae.report.claims; print({'torch', 'lightning', 'hydra', 'matplotlib'} & set(sys.modules));"
-        "import svhn_vae.report.page; print({'torch', 'lightning', 'hydra', 'omegaconf', 'sklearn'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "set()\nset()\n", "")

@@ -65,7 +65,7 @@ def test_main_effects_by_hand():
     gap = second.seeds
     assert (gap.mean, gap.reach) == pytest.approx((by_seed.mean(), (due.high - due.low) / 2), rel=1e-4)
     assert first.seeds.mean == 0
-    assert (a.missing, a.part.left_out, a.part.other_seeds) == ([], 0, [])
+    assert (a.missing, a.left_out, a.other_seeds) == ([], 0, [])
 
 
 def test_marginal_means_are_those_of_least_squares():
@@ -93,32 +93,24 @@ def test_a_missing_cell_leaves_its_whole_context_out():
     """The mean of `a` over x and y must not be compared with that of `b` over x alone."""
     a, b = main_effects(*design({**BY_HAND, ("b", "y"): {}}))
     assert means(a) == {"a": 1.1, "b": 3.2}
-    assert (a.part.contexts, a.part.left_out) == ([("x",)], 0)  # y has one level of A: nothing to compare there
+    assert (a.contexts, a.left_out) == ([("x",)], 0)  # y has one level of A: nothing to compare there
     assert means(b) == {"x": 1.1, "y": 2.1}
 
 
-def test_a_level_that_failed_nearly_everywhere_is_named_and_the_rest_used():
-    runs = crossed(3, 4)
-    runs |= {("a2", name): {} for name in ("b1", "b2", "b3")}
-    a, b = main_effects(*design(runs))
-    assert sorted(means(a)) == ["a0", "a1"]
-    assert a.missing == ["A=a2"]
-    assert (len(a.part.contexts), a.part.left_out) == (4, 0)
-    assert (len(means(b)), len(b.part.contexts)) == (4, 2)
-
-
-def test_contexts_that_lack_a_level_are_counted():
+def test_contexts_that_lack_a_level_are_counted_and_a_level_that_failed_everywhere_is_named():
     runs = crossed(3, 4)
     runs["a2", "b1"] = {}
     a, _ = main_effects(*design(runs))
-    assert (len(means(a)), len(a.part.contexts), a.part.left_out) == (3, 3, 1)
+    assert (len(means(a)), len(a.contexts), a.left_out, a.missing) == (3, 3, 1, [])
+    a, _ = main_effects(*design(runs | {("a2", f"b{at}"): {} for at in range(4)}))
+    assert (sorted(means(a)), len(a.contexts), a.left_out, a.missing) == (["a0", "a1"], 4, 0, ["A=a2"])
 
 
 def test_only_seeds_that_all_cells_have_are_averaged():
     runs = crossed(2, 2)
     del runs["a1", "b1"][2]
     a, _ = main_effects(*design(runs))
-    assert (a.part.seeds, a.part.other_seeds) == ([0, 1], [2])
+    assert (a.seeds, a.other_seeds) == ([0, 1], [2])
     assert means(a)["a0"] == np.mean([runs["a0", name][seed] for name in ("b0", "b1") for seed in (0, 1)])
 
 

@@ -54,14 +54,13 @@ def test_a_damaged_history_has_no_curves(history, content):
 
 def test_limits_do_not_follow_a_spike():
     values = 3 + np.exp(-np.arange(200) / 20)
-    low, high = limits([values], 0.75)
+    low, high = limits([values])
     assert low < values.min()
     values[100] = 1e6
-    assert limits([values, [np.nan, np.inf]], 0.75) == pytest.approx((low, high), abs=0.05)
-    assert limits([], 0.75) is None
-    assert limits([[np.nan]], 0.75) is None
-    low, high = limits([[2.0]], 0.75)
+    assert limits([values, np.array([np.nan, np.inf])]) == pytest.approx((low, high), abs=0.05)
+    low, high = limits([np.array([2.0])])
     assert low < 2.0 < high
+    assert limits([np.array([np.nan])])[0] < limits([np.array([np.nan])])[1]
 
 
 # --- drawings -------------------------------------------------------------------------------------------------------

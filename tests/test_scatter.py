@@ -15,7 +15,6 @@ from svhn_vae.model.covariance import (
     FITS,
     fit_degrees_of_freedom,
     floored,
-    gram,
     mahalanobis,
     robust_moments,
     sample_moments,
@@ -33,34 +32,19 @@ def some_x(num_images: int) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("num_images", [5, 47, 48, 49, 300])
-def test_numpy_is_the_oracle(num_images):
+@pytest.mark.parametrize("num_images", [5, 47, 48, 49, 5000])
+def test_numpy_and_scikit_learn_are_the_oracles(num_images):
+    """Signs included."""
     x = some_x(num_images)
-    fitted = sample_moments(in_batches(x))
-    covariance = np.cov(x, rowvar=False)
+    fitted, covariance = sample_moments(in_batches(x)), np.cov(x, rowvar=False)
     eigenvalues = linalg.eigvalsh(covariance)[::-1]
     np.testing.assert_allclose(fitted.mean, x.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(fitted.eigenvalues, eigenvalues.clip(min=0), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(fitted.eigenvalues, eigenvalues.clip(min=0), rtol=1e-8, atol=1e-15)
     np.testing.assert_allclose(scatter_of(fitted), covariance, atol=1e-6 * eigenvalues[0])
     assert fitted.degrees_of_freedom == math.inf
     torch.testing.assert_close(fitted.variances, fitted.eigenvalues, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("num_images", [49, 5000])
-def test_scikit_learn_is_the_oracle(num_images):
-    """Signs included."""
-    x = some_x(num_images)
-    fitted, due = sample_moments(in_batches(x)), PCA(svd_solver="full").fit(x)
-    np.testing.assert_allclose(fitted.mean, due.mean_, rtol=1e-12)
-    np.testing.assert_allclose(fitted.eigenvalues, due.explained_variance_, rtol=1e-8, atol=1e-15)
-    np.testing.assert_allclose(fitted.components, due.components_, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_gram_matrix_is_torchs(dtype):
-    """That of a GPU."""
-    x = torch.randn(70, 30, dtype=dtype)
-    torch.testing.assert_close(gram(x), x.T @ x)
+    if num_images > NUM_PIXELS:
+        np.testing.assert_allclose(fitted.components, PCA(svd_solver="full").fit(x).components_, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_images", [2, 47, 48, 300])
@@ -128,20 +112,18 @@ def test_degrees_of_freedom_are_found(degrees):
     assert log_likelihood >= student_t_log_prob(distances, degrees, NUM_DIMS).mean()
 
 
-def test_gaussian_images_have_many_degrees_of_freedom():
-    x = np.random.default_rng(0).multivariate_normal(MEAN, SCATTER, 20_000)
-    fitted = robust_moments(in_batches(x))
-    assert fitted.degrees_of_freedom > 100
-    np.testing.assert_allclose(scatter_of(fitted), np.cov(x.T), atol=2e-4)
-
-
 def test_robust_moments_are_those_of_the_law_with_no_less_likelihood(drawn):
+    """Of Gaussian images they are those of the covariance, with many degrees of freedom."""
     fitted = robust_moments(in_batches(drawn))
     np.testing.assert_allclose(fitted.mean, MEAN, atol=3e-3)
     np.testing.assert_allclose(scatter_of(fitted), SCATTER, atol=5e-4)
     assert fitted.degrees_of_freedom.item() == pytest.approx(DEGREES, rel=0.05)
     found = stats.multivariate_t(fitted.mean.numpy(), scatter_of(fitted), fitted.degrees_of_freedom.item())
     assert found.logpdf(drawn).mean() > LAW.logpdf(drawn).mean() - 1e-3 * NUM_DIMS  # what a step may still gain
+    x = np.random.default_rng(0).multivariate_normal(MEAN, SCATTER, 20_000)
+    fitted = robust_moments(in_batches(x))
+    assert fitted.degrees_of_freedom > 100
+    np.testing.assert_allclose(scatter_of(fitted), np.cov(x.T), atol=2e-4)
 
 
 def test_variances_are_the_eigenvalues_in_the_size_of_the_images_variance(drawn):

@@ -1,10 +1,7 @@
 """SVHN's two formats: scipy is the oracle for good .mat files, the official crops for whole pictures; every bad file is
 one line that says what is wrong."""
 
-import contextlib
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import h5py
@@ -33,10 +30,6 @@ def mat_bytes(compressed: bool = True, version: str = "5", **arrays) -> bytes:
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, arrays, do_compression=compressed, format=version)
     return buffer.getvalue()
-
-
-def hdf5_bytes() -> bytes:
-    return (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM").ljust(512, b"\0") + b"\x89HDF\r\n\x1a\n" + bytes(200)
 
 
 def flipped(content: bytes, index: int, bits: int = 0xFF) -> bytes:
@@ -90,31 +83,24 @@ def test_good_file(written, content):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("trailing", [(), (1,)], ids=["3-D", "4-D"])
-def test_single_image(written, compressed, trailing):
+def test_a_single_image(written, compressed):
     """MATLAB drops the last dimension; a single label is stored inside its tag."""
-    content = mat_bytes(compressed, X=X[..., 0].reshape(32, 32, 3, *trailing), y=Y[:1])
-    assert_oracle(read_mat(written(content)), X[..., :1], Y[:1])
+    assert_oracle(read_mat(written(mat_bytes(compressed, X=X[..., 0], y=Y[:1]))), X[..., :1], Y[:1])
 
 
 BAD = {
-    "empty": (b"", "empty"),
-    "text": (b"not here, moved to another server\n" * 9, "no .mat file"),
-    "v7.3": (hdf5_bytes(), "save -v7"),
-    "no arrays": (mat_bytes()[:128], "got []"),
-    "no X": (mat_bytes(X=None), "got ['y']"),
-    "format 1": (mat_bytes(X=None, y=None, digitStruct={"name": "1.png"}), "format 1"),
+    "empty": (b"", "it has 0 bytes"),
+    "text": (b"not here, moved to another server\n" * 9, "damaged or interrupted"),
+    "no arrays": (mat_bytes()[:128], "expected arrays X and y"),
+    "no X": (mat_bytes(X=None), "expected arrays X and y"),
     "images first": (mat_bytes(X=X.transpose(3, 0, 1, 2)), "got (5, 32, 32, 3)"),
-    "int8 X": (mat_bytes(X=X.view(np.int8)), "got int8"),
-    "complex X": (mat_bytes(X=X + 1j), "got complex ones"),
+    "int8 X": (mat_bytes(X=X.view(np.int8)), "int8"),
+    "complex X": (mat_bytes(X=X + 1j), "complex128"),
     "fewer labels": (mat_bytes(y=Y[:4]), "one per image, got (4, 1) uint8"),
     "matrix of labels": (mat_bytes(y=np.ones((5, 2))), "got (5, 2) float64"),
     "label 11": (mat_bytes(y=labels(1, 2, 3, 4, 11)), "got 11 at image 4"),
     "label NaN": (mat_bytes(y=labels(1, 2, 3, np.nan, 5)), "got nan at image 3"),
-    "garbage behind": (mat_bytes() + b"<html>timeout</html>", "no array begins"),
-    "a few bytes behind": (mat_bytes() + b"\n", "last 1 bytes"),
     "checksum damaged": (flipped(mat_bytes(), len(mat_bytes()) - 1), "incorrect data check"),
-    "value type unknown": (flipped(mat_bytes(compressed=False), 184, 0x5A), "its values have type"),  # crashes scipy
 }
 
 
@@ -125,37 +111,17 @@ def test_bad_file(written, content, telling):
 
 def test_what_is_not_the_files_fault(written, tmp_path, monkeypatch):
     assert "cannot be read (No such file or directory)" in error_of(read_mat, tmp_path / "none.mat")
-    path = written(mat_bytes())
-    with monkeypatch.context() as patch:
-        patch.setattr(svhn.np, "ascontiguousarray", lambda *_: (_ for _ in ()).throw(MemoryError))
-        assert "no memory for its images" in error_of(read_mat, path)
-    monkeypatch.setattr(svhn.scipy.io, "loadmat", lambda *_, **__: {"X": X})
-    assert "damaged (KeyError('y'))" in error_of(read_mat, path)
+    monkeypatch.setattr(svhn.np, "ascontiguousarray", lambda *_: (_ for _ in ()).throw(MemoryError))
+    assert "no memory for its images" in error_of(read_mat, written(mat_bytes()))
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_every_truncation_is_noticed(written, compressed):
+def test_a_truncation_is_noticed(written, compressed):
+    """But of padding, which is no content."""
     content = mat_bytes(compressed)
-    lengths = {len(content) * part // 16 for part in range(16)} | {1, 10, 127, 128, 129, 135, 136, 137}
-    for length in sorted(lengths | {len(content) - left for left in range(1, 40, 3)}):
+    for length in {len(content) * part // 16 for part in range(16)} | {1, 10, 127, 129, 137, len(content) - 4}:
         message = error_of(read_mat, written(content[:length]))
         assert length == 0 or (f"it has {length:,} bytes" in message and "182,040,794" in message)
-
-
-def test_every_corruption_of_a_header_is_an_error_or_harmless(written):
-    """Without checksums changed pixels pass, but never another shape. Nor do they inside a stream whose checksum is
-    right, where the bytes reach the reader of headers, too."""
-    content = mat_bytes(compressed=False)
-    end = 136 + struct.unpack("<I", content[132:136])[0]  # of X
-    for index in range(112, 260):
-        damaged = flipped(content, index)
-        packed = zlib.compress(damaged[128:end], 1)
-        streamed = damaged[:128] + struct.pack("<II", 15, len(packed)) + packed + damaged[end:]
-        for path in (written(damaged), written(streamed, "test_32x32.mat")):
-            with contextlib.suppress(DataError):
-                read = read_mat(path)
-                assert read.images.shape == (NUM, 3, 32, 32)
-                assert read.labels.max() < 10
 
 
 @pytest.fixture
@@ -251,17 +217,13 @@ def test_crops_are_the_official_ones():
     assert (off > 0).sum() <= 40
 
 
-def test_a_box_is_extended_to_a_square(tmp_path):
-    """Of 32 pixels a side, so that nothing is resized; the label 10 is the digit 0."""
+def test_a_box_is_extended_to_a_square_less_what_lies_outside_of_the_picture(tmp_path):
+    """Of 32 pixels a side, nothing is resized; the label 10 is the digit 0."""
     found = read_folder(write(tmp_path), 32)
     assert found.labels.tolist() == [1, 0, 7]
-    for crop, (name, left, top) in zip(
-        found.images, [("1.png", 14, 4), ("1.png", 33, 5), ("2.png", 50, 0)], strict=True
-    ):
+    corners = [("1.png", 14, 4), ("1.png", 33, 5), ("2.png", 50, 0)]
+    for crop, (name, left, top) in zip(found.images, corners, strict=True):
         np.testing.assert_array_equal(crop.permute(1, 2, 0), LEVELS[name][top : top + 32, left : left + 32])
-
-
-def test_what_lies_outside_of_the_picture_is_left_out(tmp_path):
     found = read_folder(write(tmp_path, {"1.png": [(-2, -3, 20, 32, 1), (70, 20, 40, 24, 2)]}), 32).images.numpy()
     for crop, seen in zip(found, [LEVELS["1.png"][:29, :24], LEVELS["1.png"][12:, 70:]], strict=True):
         np.testing.assert_array_equal(crop.transpose(1, 2, 0), resized(seen, 32))
@@ -314,10 +276,6 @@ def test_a_damaged_struct_is_one_line(tmp_path):
     for content in (b"", b"not found", good[: len(good) // 2], good[:512] + bytes(len(good) - 512)):
         path.write_bytes(content)
         assert error_of_folder(tmp_path).startswith(f"{path}: damaged")
-    for index in range(512, len(good), 307):
-        path.write_bytes(flipped(good, index))
-        with contextlib.suppress(DataError):
-            assert read_folder(tmp_path, 32).images.shape[1:] == (3, 32, 32)
     assert "damaged" in error_of_folder(write(tmp_path, drop="name"))
     assert "got none" in error_of_folder(write(tmp_path, {"1.png": []}))
     for name, said in (("../1.png", "got '../1.png'"), ("3.png", "3.png: cannot be read (No such file")):

@@ -10,7 +10,6 @@ from scipy.stats import chisquare
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.variance import Causal
 from svhn_vae.model.variance.causal import CausalNetwork
-from svhn_vae.model.variance.neighbours import ORDER
 
 HEIGHT, WIDTH, NUM_FEATURES = 6, 7, 5
 
@@ -123,8 +122,3 @@ def test_many_images_are_scored_as_one_by_one():
     params = torch.randn(120, law.params_per_element, 3, 1, 2)
     alone = [law(params[i : i + 1]).log_prob(images[i : i + 1]) for i in (0, 49, 50, 119)]
     torch.testing.assert_close(law(params).log_prob(images)[[0, 49, 50, 119]], torch.cat(alone))
-
-
-def test_colours_are_put_in_order_and_back():
-    image = torch.arange(3)
-    assert image[ORDER][ORDER].tolist() == [0, 1, 2]

@@ -26,7 +26,7 @@ from svhn_vae.experiment.loading import BASES, load_run, trusted
 from svhn_vae.experiment.preflight import from_command_line
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.report.collect import FRECHET, METRIC, read_runs, variants
-from svhn_vae.report.statistics import Estimate, clustered_error, estimate, in_blocks, with_error
+from svhn_vae.report.statistics import Estimate, error_of_mean, estimate, in_blocks, with_error
 from svhn_vae.runs.files import PARTIAL, write_json
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import is_decisive
@@ -164,7 +164,7 @@ def over_images(run: FinishedRun, folder: RunFolder) -> Estimate:
     if not path.is_file() or run.vae.num_dims is None:
         return Estimate(mean, math.nan, math.nan, math.nan, 1)
     bits = bits_per_dim(load_tensors(path)["elbo"].double(), run.vae.num_dims).numpy()
-    return with_error(mean, *clustered_error(in_blocks(bits)), len(bits))
+    return with_error(mean, *error_of_mean(in_blocks(bits)), len(bits))
 
 
 def over_seeds(folder: RunFolder) -> dict[str, Estimate]:

@@ -54,7 +54,7 @@ def claims() -> None:
         print(text, end="")
         return
     console = wide_console()
-    console.print(table(found, console.width))
+    console.print(table(found))
     for line in [*NOTE, *reasons(found), *found.damaged]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

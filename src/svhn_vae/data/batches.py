@@ -247,7 +247,6 @@ class TrainingBatches:
             yield self._features(indices, seed)
 
     def _features(self, indices: Tensor, seed: int) -> Features:
-        """The noise is drawn on the representation's device."""
         images = self.batching.augmentation(self._pixels_on_device[indices], derive_seed(Stream.AUGMENTATION, seed))
         return self.representation((dequantise if self.batching.add_noise else centred)(images, seed))
 

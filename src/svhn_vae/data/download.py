@@ -68,7 +68,6 @@ def user_cache() -> Path:
 
 
 def contents(folder: Path, num: int = 5) -> str:
-    """Some names of a folder's files, for an error message."""
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     return ", ".join([*names[:num], f"{len(names) - num} more"] if len(names) > num else names) or "no files"
 

@@ -86,7 +86,6 @@ class DataModule(L.LightningDataModule):
         return self.trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """They are made where they are needed."""
         return batch
 
     def val_dataloader(self) -> EvaluationBatches:

@@ -327,7 +327,7 @@ def errors_of(path: Path, official_bytes: int | None = None) -> Iterator[None]:
             case MemoryError():
                 what = "no memory for its images: a larger machine is needed"
             case _:
-                what = f"damaged ({error!r:.200}): get it again, or take it away"
+                what = f"damaged or interrupted ({error!r:.200}): get it again, or take it away"
         size = f"it has {os.path.getsize(path) if os.path.isfile(path) else 0:,} bytes"
         official = f"; the official file has {official_bytes:,}" if official_bytes else ""
         raise DataError(f"{path}: {' '.join(what.split())} ({size}{official})") from error

@@ -9,15 +9,13 @@ DataError.
 
 import hashlib
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.io
@@ -29,10 +27,6 @@ from svhn_vae.data.images import open_picture
 from svhn_vae.data.sources import LabelledImages, Source, errors_of, files_fingerprint, of_split, require
 from svhn_vae.errors import DataError
 
-MATRIX, COMPRESSED = 14, 15  # types of elements
-NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}  # types of values: 1 and 2 are int8 and uint8, 5 and 6 are int32 and uint32
-COMPLEX_FLAG, NUMERIC, LAST_CLASS = 0x0800, range(6, 16), 17
-HEADER_BYTES = 1024  # more than the shape and the name of an array need
 FIELDS = ("left", "top", "width", "height", "label")
 FORMAT = 1  # of files of crops in the cache: to be raised with any change of how they are cut
 MAX_SIZE = 64  # pixels a side: as data=images, because eigenvectors of more values take hours
@@ -66,27 +60,20 @@ def read_mat(path: Path) -> LabelledImages:
     """
     official = SVHN.files.get(path.name, ("", None))[1]
     with errors_of(path, official), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
-        _check_container(file)
-        file.seek(0)
-        variables = scipy.io.whosmat(file)
-        names = [name for name, _, _ in variables]
-        require("digitStruct" not in names, "expected format 2, got format 1 (digitStruct): data=svhn_full reads that")
-        are_there = names.count("X") == names.count("y") == 1
-        require(are_there, f"expected one array X and one array y, got {names}: save both, or get the file again")
-        kind = variables[names.index("X")][2]  # loadmat has logical values as uint8, too
-        require(kind == "uint8", f"X must be uint8 in 0..255, got {kind}: convert it before saving")
-        file.seek(0)
         arrays = scipy.io.loadmat(file, variable_names=("X", "y"))
-        images = _to_images(arrays["X"])
-        return LabelledImages(images, to_digits(arrays["y"], len(images)))
+        pixels, y = (arrays.get(name) for name in ("X", "y"))
+        are_there = pixels is not None and y is not None
+        require(are_there, "expected arrays X and y of MATLAB v5 to v7: save both (save -v7), or get the file again")
+        images = _to_images(pixels)
+        return LabelledImages(images, to_digits(y, len(images)))
 
 
 def _to_images(pixels: np.ndarray) -> torch.Tensor:
     """(32, 32, 3, N) uint8 -> (N, 3, 32, 32) uint8."""
-    got = f"got {pixels.shape}"
+    got = f"got {pixels.shape} {pixels.dtype}"
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels  # MATLAB drops the last dimension of a single image
-    is_right = pixels.ndim == 4 and pixels.shape[:3] == (32, 32, 3) and pixels.size
-    require(is_right, f"X must be (32, 32, 3, N), that is row, column, channel, image, {got}: permute or resize it")
+    is_right = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[:3] == (32, 32, 3) and pixels.size
+    require(is_right, f"X must be (32, 32, 3, N) uint8: row, column, channel, image; {got}: permute or convert it")
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)))
 
 
@@ -100,53 +87,6 @@ def to_digits(y: np.ndarray, num: int) -> torch.Tensor:
         got = f"{y[first]:g} at image {first} ({wrong.sum():,} of {num:,} are wrong)"
         raise DataError(f"labels must be whole numbers 1..10, where 10 is the digit 0; got {got}: save y anew")
     return torch.from_numpy((y % 10).astype(np.uint8))
-
-
-def _check_container(file: BinaryIO) -> None:
-    """The file is MATLAB v5 to v7, its arrays end exactly where it ends, and their tags are sound.
-
-    scipy stops once it has its arrays: it misses a lost end of the last one, and garbage after it.
-    """
-    _check_header(file.read(128))
-    size, end = os.fstat(file.fileno()).st_size, 128
-    while end + 8 <= size:
-        file.seek(end)
-        kind, num_bytes = struct.unpack("<II", file.read(8))
-        require(kind in (MATRIX, COMPRESSED), f"damaged: at byte {end:,} no array begins: get it again")
-        end += 8 + num_bytes
-        require(end <= size, f"interrupted: it needs at least {end:,} bytes: get it again")
-        content = file.read(min(num_bytes, HEADER_BYTES))
-        if kind == COMPRESSED:
-            content = zlib.decompressobj().decompress(content, HEADER_BYTES)[8:]  # without the matrix's own tag
-        _check_tags(content)
-    require(end == size, f"interrupted or damaged: its last {size - end} bytes are no array: get it again")
-
-
-def _check_header(header: bytes) -> None:
-    """Of a file of little-endian machines, which all are that write such files today."""
-    is_hdf5 = header[124:] in (b"\x00\x02IM", b"\x02\x00MI")
-    require(not is_hdf5, "expected MATLAB v5 to v7, got v7.3 (HDF5): save it as v7 (save -v7)")
-    got = "interrupted or damaged in its first 128 bytes" if header.startswith(b"MATLAB 5.0") else "no .mat file"
-    is_right = header[124:] == b"\x00\x01IM"
-    require(is_right, f"expected MATLAB v5 to v7, got {got} (begins {header[:16]!r}): save -v7 or get it again")
-
-
-def _check_tags(content: bytes) -> None:
-    """An array's class exists, its flags, shape, name and values have types that they can have; it is not complex.
-
-    scipy (1.17) looks both up without a check of their range, and crashes the interpreter (scipy PR 25829).
-    """
-    [flags] = struct.unpack_from("<I", content, 8)
-    require(1 <= flags & 0xFF <= LAST_CLASS, f"damaged: there is no class {flags & 0xFF}: get it again")
-    require(not flags & COMPLEX_FLAG, "expected real numbers, got complex ones: save them anew")
-    start = 0
-    for name, types in {"flags": {6}, "shape": {5}, "name": {1}, "values": NUMBERS}.items():
-        kind, num_bytes = struct.unpack_from("<II", content, start)
-        is_small = kind >> 16  # up to 4 bytes fit into the tag itself, whose first half then holds size and type
-        kind = kind & 0xFFFF if is_small else kind
-        start += 8 if is_small else 8 + num_bytes + -num_bytes % 8
-        is_free = name == "values" and flags & 0xFF not in NUMERIC
-        require(is_free or kind in types, f"damaged: its {name} have type {kind}: get it again")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,6 @@ def residuals(likelihood: Distribution, y: Tensor) -> Residuals:
 
 
 def calibration(parts: list[Residuals]) -> Calibration:
-    """What `residuals` gave for some batches."""
     whole = Residuals(*(torch.cat(arrays) for arrays in zip(*parts, strict=True)))
     z, order = whole.standardised, whole.sigma.flatten().argsort(stable=True)
     predicted, actual = (

@@ -7,6 +7,7 @@ Shapes: N images (N, 3, 32, 32) uint8; x (B, 3, 32, 32) in [0, 1) of a batch; F 
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -23,7 +24,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from svhn_vae.data.batches import centred, every_nth
 from svhn_vae.data.cache import cached
 from svhn_vae.data.sources import Dataset, LabelledImages
-from svhn_vae.errors import UserError
+from svhn_vae.errors import UserError, above_zero, at_least, fraction
 
 FORMAT = 3  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
@@ -58,17 +59,12 @@ class JudgeSettings:
     seed: int
 
     def __post_init__(self) -> None:
-        for name in ("width", "epochs", "images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"judge.{name} must be at least 1, got {getattr(self, name)}")
-        for name, least, most in (
-            ("max_shift", 0, 1000), ("dropout", 0, 1), ("label_smoothing", 0, 1), ("contrast", 0, 1),
-            ("enough", 0, math.inf), ("weight_decay", 0, 1), ("seed", 0, 2**32),
-        ):  # fmt: skip
-            if not least <= getattr(self, name) <= most:
-                raise UserError(f"judge.{name} must be in {least}..{most}, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"judge.learning_rate must be above 0 and finite, got {self.learning_rate}")
+        counts = {name: getattr(self, name) for name in ("width", "epochs", "images", "batch_size")}
+        at_least("judge", 1, **counts)
+        at_least("judge", 0, max_shift=self.max_shift, enough=self.enough, seed=self.seed)
+        fraction("judge", dropout=self.dropout, label_smoothing=self.label_smoothing, contrast=self.contrast)
+        fraction("judge", weight_decay=self.weight_decay)
+        above_zero("judge", learning_rate=self.learning_rate)
 
     @property
     def digest(self) -> str:
@@ -76,8 +72,6 @@ class JudgeSettings:
 
 
 class Opinion(NamedTuple):
-    """What the judge makes of N images."""
-
     features: Tensor  # (N, F) float32, F = 7 width, in standard deviations of the training images
     digits: Tensor  # (N,) int64, the likeliest of each
     confidence: Tensor  # (N,) float32, its probability
@@ -142,7 +136,6 @@ class Judge(nn.Module):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What its figures are worth."""
         names = ("accuracy", "calibration_error", "legible", "legible_accuracy")
         return {f"judge/{name}": getattr(self, name).item() for name in names}
 
@@ -168,26 +161,19 @@ def why_no_judge(dataset: Dataset) -> str:
 
 
 class Learnt(NamedTuple):
-    """All that a judge has learnt."""
-
     numbers: Tensor  # (P,) float32: its state, one after the other
 
 
-_loaded: dict[tuple[Path, str], Judge] = {}  # the last one, for all runs of a process
-
-
+@functools.lru_cache(maxsize=1)
 def judge_once(dataset: Dataset, settings: JudgeSettings, cache: Path, device: torch.device) -> Judge:
     """The judge of these images, in evaluation mode; from `cache`, or trained on `device` and put there."""
     path = cache / f"judge-{FORMAT}-{settings.digest}-{dataset.digest}.safetensors"
-    if (path, str(device)) not in _loaded:
-        numbers = cached(path, Learnt, lambda: Learnt(numbers_of(fit(dataset, settings, device)))).numbers
-        judge = Judge(settings.width, settings.dropout, dataset.image_shape[0])
-        state = judge.state_dict()
-        parts = numbers.split([value.numel() for value in state.values()])
-        judge.load_state_dict({n: part.view(v.shape) for (n, v), part in zip(state.items(), parts, strict=True)})
-        _loaded.clear()
-        _loaded[path, str(device)] = judge.to(device).eval()
-    return _loaded[path, str(device)]
+    numbers = cached(path, Learnt, lambda: Learnt(numbers_of(fit(dataset, settings, device)))).numbers
+    judge = Judge(settings.width, settings.dropout, dataset.image_shape[0])
+    state = judge.state_dict()
+    parts = numbers.split([value.numel() for value in state.values()])
+    judge.load_state_dict({n: part.view(v.shape) for (n, v), part in zip(state.items(), parts, strict=True)})
+    return judge.to(device).eval()
 
 
 def numbers_of(judge: Judge) -> Tensor:
@@ -276,7 +262,6 @@ def best_temperature(judge: Judge, part: LabelledImages) -> float:
 
 
 def measure(judge: Judge, test: LabelledImages) -> None:
-    """Notes what it is worth, by test images."""
     probabilities = (logits_of(judge, test.images) / judge.temperature.item()).softmax(1)
     confidence, digits = probabilities.max(1)
     right, legible = (digits == test.labels).double(), confidence >= CONFIDENT

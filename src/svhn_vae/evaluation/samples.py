@@ -6,10 +6,10 @@ many samples there are, so samples are as many as test images.
 Shapes: N, M, S images (N, 3, 32, 32), uint8 or x in [0, 1); F features (N, F); D dimensions of a point.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -35,8 +35,6 @@ MAX_CHECKED, NUM_BINS = 2_000, 32  # images in a posterior predictive check, and
 
 
 class References(NamedTuple):
-    """What samples are compared with."""
-
     images: Tensor  # (M, 3, 32, 32) uint8, of the test
     test: Opinion  # of these
     train: Tensor  # (N, F), features of training images
@@ -104,20 +102,15 @@ def generated(vae: VAE, num: int, *, noisy: bool) -> Tensor:
     return to_levels(torch.cat(parts))
 
 
-_references: WeakKeyDictionary[Judge, tuple[str, References, dict[str, float]]] = WeakKeyDictionary()
-
-
+@functools.lru_cache(maxsize=1)
 def references(judge: Judge, dataset: Dataset) -> tuple[References, dict[str, float]]:
     """What samples are compared with, and the scores of validation images; made once for all runs of a process."""
-    if judge not in _references or _references[judge][0] != dataset.digest:
-        known = judge.opinion(every_nth(dataset.train.images, MAX_KNOWN)).features
-        against = References(dataset.test.images, judge.opinion(dataset.test.images), known)
-        _references[judge] = dataset.digest, against, judge_scores(judge, dataset.val.images, against)
-    return _references[judge][1:]
+    known = judge.opinion(every_nth(dataset.train.images, MAX_KNOWN)).features
+    against = References(dataset.test.images, judge.opinion(dataset.test.images), known)
+    return against, judge_scores(judge, dataset.val.images, against)
 
 
 def judge_scores(judge: Judge, samples: Tensor, against: References) -> dict[str, float]:
-    """All figures of N samples by name."""
     (features, digits, confidence), (images, real, known) = judge.opinion(samples), against
     legible, legible_of_real = ((each >= CONFIDENT).double().mean() for each in (confidence, real.confidence))
     return {

@@ -43,8 +43,6 @@ class Score(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """One pass of all images through the model."""
-
     evaluated: list[dict[str, Tensor]]  # by batch, as bound.evaluate gives it
     kl_per_latent: list[Tensor]  # by batch, their part of the mean over all images (G,): G = Z with N(0, I), else 1
     posteriors: list[tuple[Tensor, ...]]  # by batch, of some images: mean, log-variance, sample (B, Z), and KL (B,)
@@ -106,7 +104,6 @@ def run_passes(vae: VAE, batches: EvaluationBatches) -> Passes:
 
 
 def concatenated(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """What there is by batch -> of all images."""
     return [torch.cat(arrays) for arrays in zip(*parts, strict=True)]
 
 
@@ -136,20 +133,17 @@ class Weighted(NamedTuple):
 def importance_scores(vae: VAE, batches: EvaluationBatches, num_samples: int) -> Weighted:
     parts = [importance_weighted(vae, batch, num_samples, index) for index, batch in enumerate(batches)]
     estimates = {k: Estimate(*concatenated([part[k] for part in parts])) for k in parts[0]}
-    curve = [curve_point(k, estimate, num_dims=vae.num_dims) for k, estimate in estimates.items()]
+    curve = []
+    for k, estimate in estimates.items():
+        elbo, size = (array.mean().item() for array in estimate)
+        bits = bits_per_dim(elbo, vae.num_dims) if vae.num_dims else None
+        curve.append({"k": k, "elbo": elbo, "bits_per_dim": bits, "effective_sample_size": size})
     if not curve:
         return Weighted({}, [], {})
-    last = {"iw_k": curve[-1]["k"], **{f"iw_{name}": curve[-1][name] for name in ("elbo", "bits_per_dim")}}
-    last["effective_sample_size"] = curve[-1]["effective_sample_size"]
+    size = curve[-1]["effective_sample_size"]
+    last = {f"iw_{name}": curve[-1][name] for name in ("k", "elbo", "bits_per_dim")} | {"effective_sample_size": size}
     metrics = {name: value for name, value in last.items() if value is not None}
     return Weighted(metrics, curve, {"iw_elbo": estimates[num_samples].log_px.float().cpu()})
-
-
-def curve_point(k: int, estimate: Estimate, *, num_dims: int | None) -> dict[str, float | None]:
-    """The bound from k samples per image, the mean over the images; no bits per dimension where there is no density."""
-    elbo, size = (array.mean().item() for array in estimate)
-    bits = bits_per_dim(elbo, num_dims) if num_dims else None
-    return {"k": k, "elbo": elbo, "bits_per_dim": bits, "effective_sample_size": size}
 
 
 def picture_metrics(vae: VAE, images: Tensor) -> dict[str, float]:

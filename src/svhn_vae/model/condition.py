@@ -32,7 +32,6 @@ class Seen(NamedTuple):
     logits: Tensor  # (B, L): of q(c | y)
 
     def repeated(self, num: int) -> "Seen":
-        """Each image `num` times in a row."""
         return Seen(*(array.repeat_interleave(num, 0) for array in self))
 
 
@@ -180,7 +179,6 @@ class DigitVAE(VAE):
         return self._learn(features, hold_mean) if self.training else self._marginal(features)
 
     def inferences(self, y: Tensor, noise: Tensor) -> Iterator[Inferred]:
-        """Of each label in turn."""
         seen = self.networks.see(y)
         for number in range(self.num_labels):
             yield self.networks.infer(seen, torch.full((len(y),), number, device=y.device), noise)

@@ -27,8 +27,6 @@ MARGIN = 0.01  # by which rounding, and a trip through other coordinates, may le
 
 
 class Features(NamedTuple):
-    """What a representation makes of B images."""
-
     y: Tensor  # (B, *event_shape): what the VAE models
     residual: Tensor  # (B, N): energy of what was cut off, in N bands, sums of r_i^2 / variance_i over i > K
     log_det: Tensor  # (B,): log |dy/dx|, in nats

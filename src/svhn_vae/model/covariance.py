@@ -22,8 +22,6 @@ TOLERANCE = 1e-3  # nats per pixel that a further step of EM must gain
 
 
 class Moments(NamedTuple):
-    """Mean and whole covariance spectrum of the training pixels."""
-
     mean: Tensor  # (D,) float64
     components: Tensor  # (D, D) float32, orthonormal rows, largest variance first
     eigenvalues: Tensor  # (D,) float64, as estimated: those beyond the number of images are 0

@@ -18,8 +18,6 @@ from svhn_vae.model.variance import VarianceHead
 
 
 class Pass(NamedTuple):
-    """One pass of B images through the model."""
-
     inferred: Inferred  # q(z | y), its sample z, and the decoder's output
     likelihood: Distribution  # p(y | z)
     terms: ElboTerms

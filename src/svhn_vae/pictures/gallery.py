@@ -36,8 +36,6 @@ NUM_COMPONENTS = (10, 50, 100, 300, 500, 1000)
 
 
 class Subject(NamedTuple):
-    """Whose pictures are drawn."""
-
     vae: VAE  # in evaluation mode
     dataset: Dataset
     name: str  # for the captions
@@ -50,7 +48,6 @@ Picture = tuple[np.ndarray, str]  # with what it shows
 
 @torch.no_grad()
 def draw(subject: Subject, name: str) -> np.ndarray:
-    """One of PICTURES, with its caption."""
     picture, what = (PICTURES | OF_LABELS)[name](subject)
     return captioned(picture, f"{what}, {subject.dataset.name} data, {subject.name}")
 
@@ -159,7 +156,6 @@ def arithmetic(subject: Subject) -> Picture:
 
 
 def digits(subject: Subject) -> Picture:
-    """What a model that is told the label makes of it."""
     vae = subject.vae
     prior: Any = vae.prior  # of labels
     labels = torch.arange(vae.num_labels, device=vae.device)
@@ -243,25 +239,14 @@ def round_trip(basis: Projection, x: Tensor, num_components: int) -> Tensor:
     return ((x.flatten(1) - basis.mean) @ kept.T @ kept + basis.mean).view_as(x)
 
 
-PICTURES: dict[str, Callable[[Subject], Picture]] = {
-    "data": data,
-    "samples": samples,
-    "samples_noisy": samples_noisy,
-    "reconstructions": reconstructions,
-    "analogies": analogies,
-    "interpolations": interpolations,
-    "traversals": traversals,
-    "arithmetic": arithmetic,
-    "sigma": sigma,
-    "likely": likely,
-    "pca_round_trip": pca_round_trip,
-}
+DRAWN = (data, samples, samples_noisy, reconstructions, analogies, interpolations, traversals, arithmetic, sigma,
+         likely, pca_round_trip)  # fmt: skip
+PICTURES: dict[str, Callable[[Subject], Picture]] = {function.__name__: function for function in DRAWN}
 OF_LABELS: dict[str, Callable[[Subject], Picture]] = {"digits": digits}  # of models that are told the label
 OF_PROJECTIONS = {"pca_round_trip"}
 
 
 def possible(vae: VAE) -> list[str]:
-    """The names of the pictures that there are of this model."""
     of_all = [name for name in PICTURES if vae.representation.is_projection or name not in OF_PROJECTIONS]
     return [*of_all, *(OF_LABELS if vae.num_labels else [])]
 

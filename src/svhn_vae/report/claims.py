@@ -16,7 +16,6 @@ from svhn_vae.runs.files import read_json
 from svhn_vae.runs.installation import as_typed
 
 HEADER = ("study", "claim", "verdict", "effect", "margin", "seeds", "size")
-LEAST_WIDTH = {"size": 100, "margin": 85, "seeds": 85, "study": 70, "effect": 55}
 NOTE = (
     "effect: how much better the runs do that the claim favours, + as claimed, with its 95 % interval; supported: all "
     "of this is above the margin; refuted: all is below; a negative margin allows them to be worse by as much.",
@@ -58,14 +57,9 @@ def not_run(path: Path) -> tuple[str, list[Verdict]]:
     """The study of an experiment, and its hypotheses, with the command that would try them."""
     text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
-    if not isinstance(content, dict):
-        raise UserError(f"expected keys and values, got {content!r}")
     commands = re.findall(r"^# (python .*)$", text, re.MULTILINE)
     command = commands[0] if commands else f"python src/train.py -m experiment={path.parent.name}/{path.stem}"
-    hypotheses = content.get("hypotheses") or []
-    if not isinstance(hypotheses, list):
-        raise UserError(f"expected hypotheses to be a list, got {hypotheses!r}")
-    waiting = [untested(parse(each), "not run", as_typed(command)) for each in hypotheses]
+    waiting = [untested(parse(each), "not run", as_typed(command)) for each in content.get("hypotheses") or []]
     return str(content.get("study", path.stem)), waiting
 
 
@@ -73,20 +67,17 @@ def not_run(path: Path) -> tuple[str, list[Verdict]]:
 
 
 def row(study: str, verdict: Verdict) -> tuple[str, ...]:
-    """The cells under HEADER."""
     effect = f"{effect_text(verdict.effect)} {verdict.metric}" if verdict.effect else verdict.metric
     seeds = str(verdict.num_seeds or "")
     margin = f"{verdict.margin:g}" if verdict.margin else "0"
     return study, verdict.claim, verdict.verdict, effect, margin, seeds, verdict.size
 
 
-def table(claims: Claims, width: int) -> Table:
-    """Of a terminal's width: columns of least weight are left out where it is narrow."""
-    shown = [place for place, title in enumerate(HEADER) if width >= LEAST_WIDTH.get(title, 0)]
-    found = Table(*(HEADER[place] for place in shown), show_lines=True)
+def table(claims: Claims) -> Table:
+    """For a terminal; the size is in Markdown alone."""
+    found = Table(*HEADER[:-1], show_lines=True)
     for name, verdict in claims.found:
-        cells = row(name, verdict)
-        found.add_row(*(Text(cells[place], overflow="fold") for place in shown))
+        found.add_row(*(Text(cell, overflow="fold") for cell in row(name, verdict)[:-1]))
     return found
 
 

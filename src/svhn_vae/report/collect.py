@@ -21,8 +21,6 @@ TRAIN_IMAGES = "data.train_digest"  # a setting like others, where no configurat
 
 
 class Run(NamedTuple):
-    """One run folder."""
-
     name: str
     status: str
     reason: str  # why it diverged or failed, or which of its files is damaged

@@ -1,13 +1,10 @@
 """What the swept factors do: the means of their levels.
 
-Only like is averaged with like. A factor's levels are compared over settings of the other factors (contexts) in which
-every level has a score with every seed; what has not is left out of the means and named.
-
-Shapes: S seeds, C contexts, I levels of a factor.
+Only like is averaged with like: a factor's levels are compared over settings of the other factors (contexts) in which
+every level has a score with every seed. What has not is left out, and counted.
 """
 
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,21 +22,14 @@ class Factor(NamedTuple):
     levels: list[str]  # of each variant, in the variants' order
 
 
-class Part(NamedTuple):
-    """A complete part of the design."""
-
-    levels: list[str]
-    contexts: list[Cell]  # what the other factors were set to
-    seeds: list[int]
-    other_seeds: list[int]  # that not all of its cells have
-    left_out: int  # contexts with several levels that are not complete
-
-
 class MainEffect(NamedTuple):
     name: str
     ranking: Ranking  # of its levels
-    missing: list[str]  # levels without a place in the part
-    part: Part
+    missing: list[str]  # levels that no context compares with another one
+    contexts: list[Cell]  # what the other factors were set to
+    seeds: list[int]
+    other_seeds: list[int]  # that not all cells have
+    left_out: int  # contexts with several levels but not with all
 
 
 class Effects(NamedTuple):
@@ -50,7 +40,7 @@ class Effects(NamedTuple):
 
     @property
     def silent(self) -> list[str]:
-        """Factors of which no two levels were tried with all else alike."""
+        """Factors of which no context has all levels."""
         return [name for name in self.factors if name not in {effect.name for effect in self.main}]
 
 
@@ -84,37 +74,23 @@ def cells(found: Sequence[Factor], scores: Sequence[Mapping[int, float]]) -> Sco
 
 
 def main_effects(found: Sequence[Factor], scores: Scores) -> list[MainEffect]:
-    """Of the factors of which some levels were tried in the same contexts."""
+    """Of the factors of which some context has all levels that meet another one anywhere."""
+    given = {cell: of for cell, of in scores.items() if of}
+    seeds = sorted(set.intersection(*(set(of) for of in given.values()))) if given else []
+    others = sorted({seed for of in given.values() for seed in of} - {*seeds})
     effects = []
     for axis, factor in enumerate(found):
-        if part := balanced(scores, axis):
-            ranking = ranking_of(METRIC, {level: _by_seed(scores, axis, level, part) for level in part.levels})
-            missing = [f"{factor.name}={name}" for name in dict.fromkeys(factor.levels) if name not in part.levels]
-            effects.append(MainEffect(factor.name, ranking, missing, part))
+        met: dict[Cell, dict[str, Mapping[int, float]]] = {}  # context -> level -> scores
+        for cell, of in given.items():
+            met.setdefault((*cell[:axis], *cell[axis + 1 :]), {})[cell[axis]] = of
+        several = {context: levels for context, levels in met.items() if len(levels) > 1}
+        every = {level for levels in several.values() for level in levels}
+        complete = [context for context, levels in several.items() if levels.keys() == every]
+        if complete and seeds:
+            means = {level: {seed: statistics.fmean(several[context][level][seed] for context in complete)
+                             for seed in seeds} for level in sorted(every)}  # fmt: skip
+            missing = [f"{factor.name}={level}" for level in dict.fromkeys(factor.levels) if level not in every]
+            left_out = len(several) - len(complete)
+            ranking = ranking_of(METRIC, means)
+            effects.append(MainEffect(factor.name, ranking, missing, complete, seeds, others, left_out))
     return effects
-
-
-def _by_seed(scores: Scores, axis: int, level: str, part: Part) -> dict[int, float]:
-    """The mean over contexts."""
-    places = [(*context[:axis], level, *context[axis:]) for context in part.contexts]
-    return {seed: statistics.fmean(scores[place][seed] for place in places) for seed in part.seeds}
-
-
-def balanced(scores: Scores, axis: int) -> Part | None:
-    """The part of the design with the most runs in which each level of the factor `axis` has a score in every context
-    with every seed that all cells have. None where there are not two levels."""
-    given = {cell: seeds for cell, seeds in scores.items() if seeds}
-    seeds = set.intersection(*(set(one) for one in given.values())) if given else set()
-    others = {seed for one in given.values() for seed in one} - seeds
-    met: dict[Cell, set[str]] = {}  # context -> the levels that it has
-    for cell in given if seeds else ():
-        met.setdefault((*cell[:axis], *cell[axis + 1 :]), set()).add(cell[axis])
-    parts = []
-    while met := {context: levels for context, levels in met.items() if len(levels) > 1}:
-        times = Counter(level for levels in met.values() for level in levels)
-        complete = [context for context, levels in met.items() if levels == times.keys()]
-        parts.append(Part(sorted(times), complete, sorted(seeds), sorted(others), len(met) - len(complete)))
-        rarest = min(times, key=lambda level: (times[level], level))
-        met = {context: levels - {rarest} for context, levels in met.items()}
-    best = max(parts, key=lambda part: (len(part.levels) * len(part.contexts), len(part.levels)), default=None)
-    return best if best and best.contexts else None

@@ -30,8 +30,6 @@ MAX_NAMED = 6  # settings in a line
 
 
 class Hypothesis(NamedTuple):
-    """Its fields are those above."""
-
     claim: str
     source: str
     metric: str
@@ -47,8 +45,6 @@ class Hypothesis(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the runs of a study say of a hypothesis."""
-
     claim: str
     source: str = ""
     verdict: str = "undecided"  # or supported, refuted, not run
@@ -170,7 +166,6 @@ def _of_variants(tried: Sequence[Point], found: Compared) -> tuple[Estimate, str
 
 
 def _why_undecided(hypothesis: Hypothesis, found: Compared, effect: Estimate | None) -> str:
-    """Empty where the runs decide."""
     for named, side in zip(hypothesis.sides, found.sides, strict=True):
         if all(point.value is None for point in side):
             return f"no run of {side_name(named)} has the metric" if side else f"no run has {side_name(named)}"
@@ -231,16 +226,14 @@ def parse(content: object) -> Hypothesis:
     if not isinstance(content, Mapping):
         raise UserError(f"a hypothesis must have {', '.join(Hypothesis._fields)}, got {content!r}")
     where = f"hypothesis {content.get('claim')!r}"
-    unknown = [key for key in content if key not in FORMS]
-    missing = [key for key in FORMS if key not in content and key not in Hypothesis._field_defaults]
-    for names, what in ((unknown, "unknown"), (missing, "missing")):
-        if names:
-            raise UserError(f"{where}: {', '.join(map(str, names))} {what}: expected {', '.join(FORMS)}")
-    for key, value in content.items():
+    try:
+        hypothesis = Hypothesis(**content)
+    except TypeError as error:  # a key that is missing or unknown
+        raise UserError(f"{where}: {error}: expected {', '.join(FORMS)}") from None
+    for key, value in hypothesis._asdict().items():
         form, has_form = FORMS[key]
         if not has_form(value):
             raise UserError(f"{where}: {key} must be {form}, got {value!r}")
-    hypothesis = Hypothesis(**content)
     if hypothesis.over is not None and not (hypothesis.favours and hypothesis.over):
         raise UserError(f"{where}: favours and over must each name settings, unless over is null")
     if hypothesis.favours == hypothesis.over:

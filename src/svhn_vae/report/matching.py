@@ -16,8 +16,6 @@ TEST_IMAGES = "data.test_digest"  # a setting like others, that no configuration
 
 
 class Point(NamedTuple):
-    """A run and what it measured."""
-
     run: Run
     settings: dict[str, str]  # its choices and, dotted, all else that decides its result but the seed, as texts
     value: Any  # float, of the metric, or None
@@ -146,7 +144,6 @@ def _others(a: Sequence[Point], b: Sequence[Point], names: Collection[str]) -> l
 
 
 def _values(side: Sequence[Point], name: str) -> set[str]:
-    """Without that of runs which have no such setting."""
     return {point.settings[name] for point in side if name in point.settings}
 
 

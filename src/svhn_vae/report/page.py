@@ -1,8 +1,9 @@
-"""The report of a study: index.html, one file that opens anywhere; beside it report.md, results.csv and figures/."""
+"""The report of a study: index.html, one file that opens anywhere; beside it results.csv and figures/."""
 
 import base64
 import csv
 import io
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -30,9 +31,10 @@ from svhn_vae.report.plots import (
     verdict_drawing,
 )
 from svhn_vae.report.ranking import QUESTION, SIDES, answer, rank, ranked, state
-from svhn_vae.report.table import BREAKS, gap_text, interval_text, ranked_table
+from svhn_vae.report.table import gap_text, interval_text, ranked_table
 from svhn_vae.runs.files import read_json, replacing
 
+BREAKS = re.compile(r"(?<=[=_])|(?<=[.-])(?=[a-z])")  # where a long word may be broken
 # Of the columns of results.csv.
 PREFIXES = {"metrics": "", "parts": "part/", "baselines": "baseline/", "versions": "version/"}
 PICTURES = {
@@ -83,7 +85,7 @@ def write_report(study: Path) -> Path:
         "cost": reproduce.cost_of(runs),
         "devices": "; ".join(reproduce.devices_of(runs)),
         "runs": runs,
-        "recipes": reproduce.recipes(runs),
+        "typed": {run.name: reproduce.command_of(study / run.name) for run in runs},
         "colours": COLOURS,
         "max_shown": MAX_SHOWN,
         "num_grey": NUM_OTHERS,
@@ -92,8 +94,7 @@ def write_report(study: Path) -> Path:
     drawings += [drawn for drawn in (*(one[-1] for one in tested), context["search"]) if drawn]
     write_figures((report := study / "report") / "figures", drawings)
     write_text(report / "results.csv", results(runs, label_of))
-    for template, name in (("report.md.j2", "report.md"), ("page.html.j2", "index.html")):
-        write_text(report / name, templates().get_template(template).render(context))
+    write_text(report / "index.html", templates().get_template("page.html.j2").render(context))
     return report / "index.html"
 
 
@@ -193,7 +194,6 @@ def _flat(run: Run, label: str) -> dict[str, Any]:
 
 
 def templates() -> jinja2.Environment:
-    """What runs say is text: escaped in the page, and made harmless in Markdown's tables by `cell`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -202,7 +202,6 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "cell": lambda text: " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;"),
         "breakable": breakable,
         "moment": reproduce.moment,
         "hours": reproduce.in_hours,
@@ -213,7 +212,6 @@ def templates() -> jinja2.Environment:
 
 
 def listed(state: Mapping[str, Any]) -> str:
-    """What is known of the moment at which a run diverged."""
     texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in state.items()}
     return ", ".join(f"{name} {text}" for name, text in texts.items())
 

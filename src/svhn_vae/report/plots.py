@@ -48,7 +48,6 @@ STYLE = {
 }
 SIZE = (4.7, 3.1)  # inches
 MAX_POINTS = 200  # of a curve
-MOST = 0.75  # of the values of curves that an axis shows in full
 AXIS = {"epochs": "epoch", "seconds": "seconds of training"}
 METRICS = {
     "val/bits_per_dim": "validation bits/dim",
@@ -60,8 +59,6 @@ METRICS = {
 
 
 class Drawing(NamedTuple):
-    """A figure of the page."""
-
     name: str  # of its file
     caption: str
     alt: str
@@ -248,7 +245,7 @@ def learning_curves(study: Path, found: Sequence[Variant], prefix: str) -> list[
 def _curves_of(
     metric: str, along: str, found: Sequence[Variant], curves: Sequence[tuple[int, str, Curve]], prefix: str
 ) -> Drawing:
-    ends = limits([curve.values for *_, curve in curves], MOST) or (0.0, 1.0)
+    ends = limits([curve.values for *_, curve in curves])
     last = {at: np.median(curve.values[-5:]) for at, status, curve in curves if status != "diverged"}
     beyond = [found[at].label for at, value in last.items() if not ends[0] <= value <= ends[1]]
     caption = METRICS[metric] + (f"; ends beyond the axis: {'; '.join(beyond)}" if beyond else "")
@@ -256,11 +253,9 @@ def _curves_of(
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for at, status, curve in curves:
-            values = np.where((curve.values >= ends[0]) & (curve.values <= ends[1]), curve.values, np.nan)
-            last = np.flatnonzero(~np.isnan(values))[-1:].tolist() if status == "diverged" else []
-            axes.plot(
-                getattr(curve, along), values, marker="x", markersize=5, markevery=last, linewidth=0.9, **line_of(at)
-            )
+            axes.plot(getattr(curve, along), curve.values, linewidth=0.9, **line_of(at))
+            if status == "diverged":
+                axes.plot(getattr(curve, along)[-1], min(curve.values[-1], ends[1]), "x", color=line_of(at)["color"])
         axes.set(xlabel=AXIS[along], ylabel=METRICS[metric], ylim=ends)
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=along == "epochs"))
         axes.ticklabel_format(axis="y", useOffset=False)
@@ -270,40 +265,30 @@ def _curves_of(
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """Metric -> its curve, where it was logged; {} where there is no such file or a damaged one."""
+    """Metric -> its curve, at most MAX_POINTS where it was logged; {} if there is no such file or a damaged one."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            metrics = [name for name in METRICS if name in header]
-            places = [header.index(name) for name in ("epoch", "seconds", *metrics)]
-            table = np.array([[float(row[at] or "nan") for at in places] for row in rows], dtype=float)
-    except (OSError, ValueError, IndexError):
+            rows = list(csv.DictReader(file))
+        names = ["epoch", "seconds", *(name for name in METRICS if rows and name in rows[0])]
+        columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names if rows}
+    except (OSError, ValueError, KeyError):
         return {}
-    if not len(table):
-        return {}
-    logged = {name: values for name, values in zip(metrics, table.T[2:], strict=True) if not np.isnan(values).all()}
-    return {name: _thinned(np.stack([*table.T[:2], of])[:, ~np.isnan(of)]) for name, of in logged.items()}
+    found = {}
+    for name in names[2:]:
+        points = np.stack([columns["epoch"], columns["seconds"], columns[name]])[:, ~np.isnan(columns[name])]
+        step = -(-points.shape[1] // MAX_POINTS)
+        found |= {name: Curve(*points[:, ::-step][:, ::-1])} if step else {}  # the last one among them
+    return found
 
 
-def _thinned(points: np.ndarray) -> Curve:
-    """(3, n) -> at most MAX_POINTS of them, the first and the last among them."""
-    num = points.shape[1]
-    return Curve(*points[:, np.unique(np.linspace(0, num - 1, min(num, MAX_POINTS)).round().astype(int))])
-
-
-def limits(values: Sequence[np.ndarray], most: float) -> tuple[float, float] | None:
-    """Where an axis should end so that the share `most` of the values, the lower ones, is seen well: a single image may
-    spike a curve, and where a curve begins tells little of where it ends. None where there are no values."""
-    pooled = np.concatenate([np.empty(0), *values])
-    pooled = pooled[np.isfinite(pooled)]
-    if not len(pooled):
-        return None
-    low, high = np.quantile(pooled, [0.02, most])
+def limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Where an axis should end so that the lower three quarters of the values are seen well: a single image may spike a
+    curve, and where a curve begins tells little of where it ends."""
+    pooled = np.concatenate(values)
+    finite = pooled[np.isfinite(pooled)]
+    low, high = np.quantile(finite, [0.02, 0.75]) if len(finite) else (0.0, 1.0)
     reach = max(high - low, 0.03 * abs(high), 1e-9)
-    bottom = pooled.min() if pooled.min() > low - 0.5 * reach else low - 0.1 * reach
-    top = pooled.max() if pooled.max() < high + 0.5 * reach else high + 0.2 * reach
-    return float(bottom - 0.03 * reach), float(top + 0.03 * reach)
+    return float(low - 0.1 * reach), float(high + 0.2 * reach)
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------

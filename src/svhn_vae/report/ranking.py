@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from svhn_vae.report.collect import FRECHET, METRIC, Run, Variant
-from svhn_vae.report.statistics import NOTHING, Gap, Summed, gaps, image_errors, in_blocks, seed_errors
+from svhn_vae.report.statistics import NOTHING, Gap, gaps, image_errors, in_blocks, seed_errors
 
 QUESTION = "Which variant has the best density, and which the best pictures?"
 OWN_BASELINE = ("PPCA", "independent Gaussian")  # the first that a run has: without a network, in its coordinates
@@ -27,8 +27,6 @@ SIDES = {METRIC: ("density", "test bits/dim", ".3f"), FRECHET: ("pictures", "Fre
 
 
 class Place(NamedTuple):
-    """Of a variant in a ranking, or of a level of what was varied."""
-
     rank: int
     mean: float
     reach: float  # half of the mean's interval over seeds
@@ -37,8 +35,6 @@ class Place(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """By one metric, the lowest first."""
-
     metric: str
     places: dict[str, Place]  # by label
     how: str  # whence the errors over seeds are known
@@ -65,7 +61,8 @@ def rank(study: Path, found: Sequence[Variant], metric: str) -> Ranking | None:
         return None
     ranking = ranking_of(metric, {label: one.scores(metric) for label, one in whole.items()})
     if metric == METRIC and len(whole) > 1:
-        by_image = _by_image(study, [whole[label] for label in ranking.places])
+        images = [bits_of_images(study, whole[label]) for label in ranking.places]
+        by_image = gaps([place.mean for place in ranking.places.values()], image_errors(images))
         for (label, place), gap in zip(ranking.places.items(), by_image, strict=True):
             ranking.places[label] = place._replace(images=gap)
     return ranking
@@ -82,16 +79,7 @@ def ranking_of(metric: str, scores: Mapping[str, Mapping[int, float]]) -> Rankin
     return Ranking(metric, places, known.how)
 
 
-def _by_image(study: Path, whole: Sequence[Variant]) -> list[Gap]:
-    images = [bits_of_images(study, variant) for variant in whole]
-    means = [
-        variant.mean() if bits is None else float(bits.sums.sum() / bits.sizes.sum())
-        for variant, bits in zip(whole, images, strict=True)
-    ]
-    return gaps(means, image_errors(images))
-
-
-def bits_of_images(study: Path, variant: Variant) -> Summed | None:
+def bits_of_images(study: Path, variant: Variant) -> np.ndarray | None:
     """Bits per dimension of the test images, the mean over seeds, in blocks; None where a run has not kept them."""
     try:
         files = [load_file(study / run.name / "per_image.safetensors")["elbo"] for run in variant.runs]
@@ -133,7 +121,6 @@ def own_baseline(variant: Variant) -> tuple[str, float] | None:
 
 
 def is_no_better(variant: Variant) -> bool:
-    """Than its own baseline."""
     own = own_baseline(variant)
     return own is not None and variant.mean() >= own[1]
 

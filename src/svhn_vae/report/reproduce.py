@@ -1,61 +1,23 @@
 """What it takes to make a study's runs again, what makes them unlike, and what they cost."""
 
-import json
-import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from svhn_vae.report.collect import Run, differing
-from svhn_vae.runs.identity import flatten
+import yaml
 
-WORD = re.compile(
-    r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_/.][\w/.+@-]*|\d+-\w+", re.IGNORECASE | re.ASCII
-)  # and 32-true
-PLACES = ("data.root", "data.verify")  # no part of a run's identity, but without them a command would download
+from svhn_vae.report.collect import Run
 
 
-class Recipes(NamedTuple):
-    """How to make each run again, in a shell; empty where its configuration is not known."""
-
-    shared: str  # a line that comes first: the overrides of every run
-    commands: list[str]  # of each run
-
-
-def recipes(runs: Sequence[Run]) -> Recipes:
-    """Every setting is written out: which are the defaults, a report cannot know, and they may change."""
-    settings = [_written_out(run) for run in runs]
-    known = [one for one in settings if one]
-    apart = differing([{key: _typed(value) for key, value in one.items()} for one in known])
-    commands = [_command(run, one, apart) for run, one in zip(runs, settings, strict=True)]
-    shared = {key: value for key, value in known[0].items() if key not in apart} if known else {}
-    return Recipes(f"shared=({overrides(shared)})" if known else "", commands)
-
-
-def _written_out(run: Run) -> dict[str, Any]:
-    values = flatten(run.config)
-    return run.settings | {key: values[key] for key in PLACES if key in values} if run.config else {}
-
-
-def _command(run: Run, settings: Mapping[str, Any], apart: Sequence[str]) -> str:
-    own = {key: value for key, value in settings.items() if key in apart} | {"seed": run.seed}
-    return f'python src/train.py "${{shared[@]}}" {overrides(own)}' if settings else ""
-
-
-def overrides(settings: Mapping[str, Any]) -> str:
-    """As train.py takes them, quoted for a shell."""
-    return " ".join(shlex.quote(f"{key}={_typed(value)}") for key, value in settings.items())
-
-
-def _typed(value: Any) -> str:
-    """In Hydra's grammar, where a word needs no quotes."""
-    if isinstance(value, str):
-        quoted = re.sub(r"(\\*)(?='|$)", r"\1\1", value).replace("'", "\\'")  # a backslash counts only before a quote
-        return value if WORD.fullmatch(value) else f"'{quoted}'"
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    return json.dumps(value)
+def command_of(folder: Path) -> str:
+    """What was typed for a run, for a shell; its commit has the defaults. Empty where that was not kept."""
+    try:
+        words = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    return f"python src/train.py {shlex.join(map(str, words))}" if isinstance(words, list) else ""
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:

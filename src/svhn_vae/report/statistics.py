@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtr, stdtrit  # Student's t, a hundred times as fast as scipy.stats' for one number
-from scipy.stats import bartlett, binomtest, studentized_range
+from scipy.stats import bartlett, binomtest, sem, studentized_range
 
 LEVEL = 0.05  # of the intervals and tests
 UNSAFE = 0.005  # p of equal variances below which errors are not pooled: it is tested in every study, and must not cost
@@ -33,8 +33,6 @@ Errors = Callable[[int, int], tuple[float, float]]  # of two variants: standard 
 
 
 class Estimate(NamedTuple):
-    """A mean and what is known of it."""
-
     mean: float
     low: float  # of the 95 % interval
     high: float
@@ -102,8 +100,6 @@ def _critical_range(num: int, df: float) -> float:
 
 
 class SeedErrors(NamedTuple):
-    """What is known of the spread over seeds."""
-
     of: Callable[[Mapping[int, float]], tuple[float, float]]  # variant -> weight: error of that sum of means, its df
     reaches: list[float]  # of each variant, half of the interval of its mean; NaN where nothing can be said
     is_pooled: bool
@@ -185,36 +181,26 @@ def _welch(values: Sequence[Array], how: str) -> SeedErrors:
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-class Summed(NamedTuple):
-    """What an interval needs of values of images: of each block their sum (C,) and their number (C,)."""
-
-    sums: Array
-    sizes: Array
-
-
-def in_blocks(values: Array) -> Summed:
-    """Of images (N,) in picture order, whose pictures are unknown: contiguous blocks."""
-    block = np.arange(len(values)) // IMAGES_PER_BLOCK
-    return Summed(np.bincount(block, values), np.bincount(block))
+def in_blocks(values: Array) -> Array:
+    """Means of contiguous blocks of images (N,) in picture order, whose pictures are unknown; a rest is left out."""
+    num = len(values) // IMAGES_PER_BLOCK
+    return values[: num * IMAGES_PER_BLOCK].reshape(num, IMAGES_PER_BLOCK).mean(1)
 
 
-def clustered_error(values: Summed) -> tuple[float, float]:
+def error_of_mean(blocks: Array) -> tuple[float, float]:
     """The standard error of the mean, robust to any dependence within blocks (Liang, Zeger 1986), and its df."""
-    num, num_values = len(values.sizes), int(values.sizes.sum())
-    if num < 2:
-        return math.nan, math.nan
-    residuals = values.sums - values.sums.sum() / num_values * values.sizes
-    return math.sqrt(num / (num - 1) * float(residuals @ residuals)) / num_values, num - 1
+    num = len(blocks)
+    return (float(sem(blocks)), num - 1) if num > 1 else (math.nan, math.nan)
 
 
-def image_errors(values: Sequence[Summed | None]) -> Errors:
-    """Of differences of the same images; NaN where a variant has not kept them, or has other ones."""
+def image_errors(values: Sequence[Array | None]) -> Errors:
+    """Of differences of the same images, in blocks; NaN where a variant has not kept them, or has other ones."""
 
     def of_pair(a: int, b: int) -> tuple[float, float]:
         one, two = values[a], values[b]
-        if one is None or two is None or not np.array_equal(one.sizes, two.sizes):
+        if one is None or two is None or len(one) != len(two):
             return math.nan, math.nan
-        return clustered_error(Summed(one.sums - two.sums, one.sizes))
+        return error_of_mean(one - two)
 
     return of_pair
 

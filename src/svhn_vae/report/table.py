@@ -2,7 +2,6 @@
 it as a terminal has room for."""
 
 import math
-import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,7 @@ from svhn_vae.report.collect import METRIC, Variant, by_test_images, read_runs, 
 from svhn_vae.report.ranking import SIDES, Ranking, answer, baselines, is_no_better, rank, ranked
 from svhn_vae.report.statistics import Gap
 
-MAX_WIDTH = 100  # of the terminal's table
-MIN_NAME = 16  # characters of the variants' names, which take several lines where they are longer
-BREAKS = re.compile(r"(?<=[=_])|(?<=[.-])(?=[a-z])")  # where a long word may be broken
+MIN_NAME = 24  # characters in a line of the variants' names
 LEGEND = """\
 bits/dim of the test images and Frechet distance of samples: lower is better; +-: 95 % over seeds, pooled
 to best, with other seeds: ~ cannot be told apart; (bits): of seeds that survived where others diverged, without a rank
@@ -30,8 +27,6 @@ TensorBoard: tensorboard --logdir {study}"""
 
 
 class Column(NamedTuple):
-    """One figure of a variant."""
-
     title: str
     meaning: str
     part: str = ""  # of result.json, where the figure is the mean over runs
@@ -82,8 +77,6 @@ IN_TERMINAL = ("bits/dim", "Frechet", "#", "to best: seeds", "runs", "# pictures
 
 
 class Value(NamedTuple):
-    """A cell."""
-
     text: str = ""
     number: float = math.nan  # to sort by
     hint: str = ""  # seed by seed
@@ -198,7 +191,7 @@ def print_study(study: Path, console: Console) -> None:
             rankings = [ranking for metric in SIDES if (ranking := rank(study, found, metric))]
             say(f"{study.name}: {title}")
             finished = [variant for variant in found if variant.runs]
-            console.print(terminal_table(ranked_table(finished, rankings), min(console.width, MAX_WIDTH)))
+            console.print(terminal_table(ranked_table(finished, rankings), console.width))
             say(" ".join(answer(found, rankings)))
             say("\n".join(f"{ranking.metric} over seeds: {ranking.how}" for ranking in rankings))
     for run in runs:
@@ -209,35 +202,21 @@ def print_study(study: Path, console: Console) -> None:
 
 
 def terminal_table(table: RankedTable, width: int) -> Table:
-    """At most `width` characters wide: names are folded, figures whole, and the columns of least weight left out."""
+    """At most `width` characters wide: names are folded, figures whole, the columns of least weight left out."""
     titles = [column.title for column in table.columns]
     texts = [[plain(value.text) for value in row.cells] for row in table.rows]
     widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
-    names = [f"{'' if row.is_variant else '(-) '}{row.label}{' !' * row.is_no_better}" for row in table.rows]
-    longest = max(map(len, [*names, "model"]))
-    room, shown = width - min(longest, MIN_NAME) - 4, []
+    room, shown = width - MIN_NAME - 4, []
     for place in (titles.index(title) for title in IN_TERMINAL if title in titles):
         room -= widths[place] + 3
         if room < 0 and shown:
             break
         shown.append(place)
-    found, of_names = Table(), min(longest, width - sum(widths[place] + 3 for place in shown) - 4)
-    found.add_column("model", width=of_names, overflow="fold")
+    found = Table()
+    found.add_column("model", overflow="fold")
     for place in sorted(shown):
         found.add_column(titles[place], justify="right", no_wrap=True, min_width=widths[place])
-    for name, of in zip(names, texts, strict=True):
-        found.add_row(Text(folded(name, of_names)), *(Text(of[place]) for place in sorted(shown)))
+    for row, of in zip(table.rows, texts, strict=True):
+        name = f"{'' if row.is_variant else '(-) '}{row.label}{' !' * row.is_no_better}"
+        found.add_row(Text(name), *(Text(of[place]) for place in sorted(shown)))
     return found
-
-
-def folded(name: str, width: int) -> str:
-    """In lines that are broken between words, and within one only where it is longer than a line."""
-    lines: list[str] = []
-    for word in name.split(" "):
-        first, *others = BREAKS.split(word) if len(word) > width else [word]
-        for part in (f" {first}", *others):
-            if lines and len(lines[-1] + part) <= width:
-                lines[-1] += part
-            else:
-                lines.append(part.lstrip())
-    return "\n".join(lines)

@@ -128,7 +128,6 @@ class Block:
         ]
 
     def up(self, steps: Sequence[Step]) -> list[nn.Module]:
-        """The decoder's side: the way back."""
         normalise = IMAGE_NORMALISATIONS[self.normalisation]
         return [
             layer for step in reversed(steps) for layer in (*self.mirrored(step), *self.finish(normalise(step.before)))
@@ -152,7 +151,6 @@ class Block:
         ]
 
     def finish(self, normalisation: nn.Module) -> list[nn.Module]:
-        """What follows a layer."""
         return [normalisation, ACTIVATIONS[self.activation](), nn.Dropout(self.dropout)]
 
 
@@ -188,7 +186,6 @@ class DCGAN(OfImages):
 
 
 def dcgan_weights(module: nn.Module) -> None:
-    """For `module.apply`."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, std=0.02)
 

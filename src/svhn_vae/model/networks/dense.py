@@ -113,7 +113,6 @@ class Block:
         above_zero("model", batch_norm_eps=self.batch_norm_eps)
 
     def chain(self, widths: Sequence[int]) -> list[nn.Module]:
-        """A block from each width to the next."""
         activation = ACTIVATIONS[self.activation]
         return [
             layer
@@ -122,7 +121,6 @@ class Block:
         ]
 
     def branch(self, widths: Sequence[int], num_outputs: int) -> nn.Sequential:
-        """Blocks, and a linear output."""
         return nn.Sequential(*self.chain(widths), self.linear(widths[-1], num_outputs))
 
     def linear(self, before: int, after: int) -> nn.Linear:

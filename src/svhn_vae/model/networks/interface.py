@@ -17,8 +17,6 @@ from svhn_vae.errors import UserError, at_least
 
 
 class Sizes(NamedTuple):
-    """What the networks are given, and what they emit."""
-
     event_shape: torch.Size  # E
     params_per_element: int  # P
     params_per_image: int  # I

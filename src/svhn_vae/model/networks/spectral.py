@@ -119,7 +119,6 @@ def sampled(output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def perceptron(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequential:
-    """Two hidden layers."""
     layers: list[nn.Module] = []
     for before in (inputs, width):
         layers += [nn.Linear(before, width), nn.SiLU(), nn.LayerNorm(width), nn.Dropout(dropout)]

@@ -28,7 +28,6 @@ class Located(Distribution):
         return self.loc
 
     def noise(self, sample_shape: torch.Size) -> Tensor:
-        """N(0, I) of the shape of a sample."""
         return torch.randn(*sample_shape, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
 
 

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Gamma
+from torch.distributions import Categorical, Distribution, Gamma, Independent, MixtureSameFamily, Normal
 
 from svhn_vae.errors import UserError
-from svhn_vae.model.variance.gaussian import normal_deviance
 from svhn_vae.model.variance.head import BoundedHead, Located, low_high
 
 
@@ -85,29 +84,8 @@ class ScaleMixture(BoundedHead):
     def forward(self, params: Tensor) -> Distribution:
         params = params.float()
         factors = self.log_square_factors.view(-1, *[1] * len(self.event_shape))
-        ladder = self.log_variance_of(params).unsqueeze(1) + factors
-        return DiagonalScaleMixture(params[:, 0], ladder, params[:, 2:].log_softmax(1))
-
-
-class DiagonalScaleMixture(Located):
-    """Independent mixtures of Gaussians around one mean (B, *E), by log-variances and log-weights (B, M, *E)."""
-
-    def __init__(self, mean: Tensor, log_variances: Tensor, log_weights: Tensor) -> None:
-        super().__init__(mean)
-        self.log_variances, self.log_weights = log_variances, log_weights
-
-    @property
-    def variance(self) -> Tensor:
-        return (self.log_weights + self.log_variances).exp().sum(1)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008  torch's own signature
-        chosen = Categorical(logits=self.log_weights.movedim(1, -1), validate_args=False).sample(sample_shape)
-        ladder = self.log_variances.movedim(1, -1).expand(*chosen.shape, -1)
-        sigma = (0.5 * ladder.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)).exp()
-        return self.loc + sigma * torch.randn_like(sigma)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """value (B, *E) -> (B,), summed over the event, in nats."""
-        densities = -0.5 * normal_deviance((value - self.loc).unsqueeze(1), self.log_variances)
-        return (self.log_weights + densities).logsumexp(1).flatten(1).sum(1)
+        sigma = (0.5 * (self.log_variance_of(params).unsqueeze(1) + factors)).exp().movedim(1, -1)  # (B, *E, M)
+        scales = Normal(params[:, 0].unsqueeze(-1).expand_as(sigma), sigma, validate_args=False)
+        weights = Categorical(logits=params[:, 2:].movedim(1, -1), validate_args=False)
+        mixture = MixtureSameFamily(weights, scales, validate_args=False)
+        return Independent(mixture, len(self.event_shape), validate_args=False)
