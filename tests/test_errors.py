@@ -1,11 +1,14 @@
 """An error in a line."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
+from svhn_vae.errors import UserError, did_you_mean, one_line, root_of, run_command
 from svhn_vae.experiment.attempt import is_out_of_memory
 
 
@@ -26,6 +29,18 @@ def test_memory_that_there_is_not_is_known_as_such(exhaust):
         exhaust()
     assert is_out_of_memory(error.value)
     assert not is_out_of_memory(RuntimeError("shapes"))
+
+
+def test_a_command_goes_on_without_its_reader_and_in_any_locale(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run_command(lambda: print("a")) == 0
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", encoding="ascii") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert run_command(lambda: print("ä", flush=True)) == 0
+        assert os.read(reader, 99) == rb"\xe4" + b"\n"
+        os.close(reader)
+        assert run_command(lambda: print("a" * 10**6) or 7) == 7
 
 
 def test_the_nearest_name_or_none():

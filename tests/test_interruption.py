@@ -70,3 +70,14 @@ commands.run("evaluate")
         [sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", env=environment
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_little_is_imported_before_ctrl_c_is_listened_for():
+    """Because it shows a traceback where it comes in an import."""
+    program = "import os, sys; before = set(sys.modules); import svhn_vae.commands; print(*set(sys.modules) - before)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(REPO / 'src')!r}); {program}"],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert set(done.stdout.split()) == {"svhn_vae", "svhn_vae.commands"}

@@ -230,9 +230,12 @@ def test_several_loggers_at_once(tmp_path):
     assert run.data.metrics["test/bits_per_dim"] == pytest.approx(due)
     assert run.data.params["variance"] == "relu_eps"
     assert run.info.run_name == "run"
-    assert len(client.get_metric_history(run.info.run_id, "val/bits_per_dim")) == 1
+    [point] = client.get_metric_history(run.info.run_id, "val/bits_per_dim")
     again = loggers.MLflow(folder.path, experiment_name="mine", tracking_uri=f"sqlite:///{tmp_path}/ml.db")
-    assert again.run_id == run.info.run_id  # of a run that is continued
+    assert again.run_id == run.info.run_id  # of a run that is continued, from an earlier step on
+    for step in (point.step, point.step + 1):
+        again.log_metrics({"val/bits_per_dim": 1.0}, step)
+    assert [each.step for each in client.get_metric_history(run.info.run_id, "val/bits_per_dim")] == [point.step, step]
 
     [kept] = folder.path.glob("wandb/offline-run-*/*.wandb")
     assert b"test/bits_per_dim" in kept.read_bytes()

@@ -64,8 +64,8 @@ def test_the_table_of_the_command_has_files_of_other_data(tmp_path):
     own = Dataset("synthetic", True, *[LabelledImages(images, labels)] * 3)
     asked = ["synthetic data.num_test=30 data.num_train=30", f"cifar10 data.root={tmp_path} data.verify=none"]
     table = outlier_table(vae, own, asked)
-    names, *columns = ([*column.cells] for column in table.columns)
-    assert names == ["test images", "synthetic", "cifar10", "noise", "constant images"]
+    names, *columns = zip(*table.rows, strict=True)
+    assert [*names] == ["test images", "synthetic", "cifar10", "noise", "constant images"]
     assert [area for column in columns[1::2] for area in column[1:] if not 0 <= float(area) <= 1] == []
     due = strangeness(vae, cifar(tmp_path).load().test.images)["bits_per_dim"].mean()
     assert columns[0][names.index("cifar10")] == f"{due:.2f}"

@@ -58,6 +58,7 @@ def test_a_sweeps_jobs_are_all_there_and_right(overrides, num):
             "study=a/b",
             "trainer.max_time=00:00:01:00",
         ],
+        ["logger=[csv,mlflow]"],
         ["model=conv", "~callbacks.pictures", "question='what, if = ?'", "monitor=train/post_loss"],
     ],
 )
@@ -115,6 +116,9 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["variance=bernoulli", "model=conv", "monitor=val/bits_per_dim"], "needs a density of pixels"),
         (["model.width=1000000"], "lower network_scale, or the model's widths"),
         (["model.encoder_depth=1000000"], "model.encoder_depth must be at most 1,000"),
+        (["augmentation.share=2"], "augmentation.share must be in 0..1, got 2"),
+        (["optimizer=sgd", "optimizer.momentum=5"], "optimizer.momentum must be at most 1, got 5"),
+        (["condition=digit", "condition.labels=2"], "condition.labels must be in 0..1, got 2"),
         (["ema=1"], "ema must be above 0 and below 1, or null, got 1"),
         (["ema=0.9", "trainer=ddp"], "ema must be null with trainer.strategy=ddp"),
         (["trainer.max_time=soon"], "trainer: MisconfigurationException: `Timer(duration='soon')`"),

@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from svhn_vae.report.collect import Run, by_test_images, read_runs, variants
-from svhn_vae.report.table import print_study
+from svhn_vae.report.table import Fitted, print_study
 
 SVHN = {"name": "svhn train", "synthetic": False, "digest": "0123456789abcdef"}
 SVHN |= {"num_train": 6749, "num_val": 750, "num_test": 1499}
@@ -305,6 +305,18 @@ def test_names_and_figures_can_be_read_at_every_width(study, num_seeds):
         assert before <= set(titles(text))  # wider, and no column fewer
         before = set(titles(text))
     assert "modelled" in before
+
+
+@pytest.mark.parametrize("width", range(40, 125, 6))
+def test_so_can_those_of_every_command(width):
+    row = ("calibration/coverage_90 of a longer name", "-554586.0000", "1,000.5", "by the bound with one sample")
+    console = Console(file=io.StringIO(), width=width)
+    console.print(Fitted("a title", ("quantity", "value", "other", ""), [row] * 2))
+    lines = [line.split("│") for line in console.file.getvalue().splitlines() if "│" in line]
+    columns = ["".join("".join(cells).split()) for cells in zip(*lines, strict=True)]
+    shown = ["".join(text.split()) for text in row[: len(columns) - 2]]
+    assert columns[1:-1] == [2 * text for text in shown]
+    assert [each[2].strip() for each in lines if each[2].strip()] == 2 * [row[1]]
 
 
 def test_what_did_not_finish_is_listed_with_its_reason_and_where_the_files_are_in_shell_words(study):

@@ -40,10 +40,10 @@ def left(outputs: Path) -> set[str]:
 def test_runs_are_listed(outputs, monkeypatch, capsys):
     called(monkeypatch, studies.runs)
     lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
-    assert set(lines) == {"demo", *STATUSES}
+    assert set(lines) == {"demo/", *STATUSES}
     assert all(status in lines[status].split()[2:] for status in STATUSES)
-    assert "5 runs" in lines["demo"]
-    assert "best 3.250" in lines["demo"]
+    assert "5 runs" in lines["demo/"]
+    assert "best 3.250" in lines["demo/"]
     assert "3.250" in lines["done"]
 
 

@@ -4,10 +4,12 @@ Imports nothing of the package, and no torch: the report reads it, too.
 """
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 
 class UserError(ValueError):
@@ -68,14 +70,12 @@ def wants_traceback() -> bool:
 
 def run_command(main: Callable[[], int | None]) -> int:
     """Calls a command's main, and returns the exit code. What a person can mend is one line, and so is Ctrl-C; a bug
-    shows its traceback. A reader that has left, as head does, is no fault."""
+    shows its traceback."""
+    sys.stdout = Steadfast(sys.stdout)
     try:
         code = int(main() or 0)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
     except (KeyboardInterrupt, Interrupted):
         print("interrupted", file=sys.stderr)
         return 130
@@ -85,6 +85,31 @@ def run_command(main: Callable[[], int | None]) -> int:
             raise
         print(f"failed: {one_line(cause)}", file=sys.stderr)
         return 1
+
+
+class Steadfast:
+    """A stream whose reader may leave, as head does: what is written after that goes nowhere, and the command goes on.
+    Letters that the locale lacks are escaped."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream or io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # it was closed
+        self._stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._steadily(lambda: self._stream.write(text)) or len(text)
+
+    def flush(self) -> None:
+        self._steadily(self._stream.flush)
+
+    def _steadily(self, act: Callable[[], int | None]) -> int | None:
+        try:
+            return act()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            return None
 
 
 def root_of(error: BaseException) -> BaseException:

@@ -1,9 +1,9 @@
 """What a person types: `svhn-vae COMMAND ...`, or `python src/COMMAND.py ...` in a checkout."""
 
+# Built in: signal itself imports enum and more, in which Ctrl-C would show a traceback.
+import _signal as signal  # pyright: ignore[reportMissingImports]
 import os
-import signal
 import sys
-from collections.abc import Callable
 
 COMMANDS = {  # name, which is its function's -> its module, what it does
     "train": ("train", "trains VAEs, one run or a sweep, scores them and compares them"),
@@ -35,7 +35,7 @@ def run(name: str) -> None:
     sys.exit(code)
 
 
-def on_ctrl_c(act: Callable[..., object]) -> None:
+def on_ctrl_c(act: object) -> None:
     """But where whoever started the process has switched it off."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, act)

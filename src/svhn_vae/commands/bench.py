@@ -21,14 +21,13 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from svhn_vae.commands.scores import table_of
 from svhn_vae.data.batches import EvaluationBatches
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.build import build_data, build_module, build_trainer
 from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.preflight import from_command_line
 from svhn_vae.model.coordinates import Features
-from svhn_vae.report.table import wide_console
+from svhn_vae.report.table import Fitted, wide_console
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config
@@ -52,7 +51,7 @@ def bench() -> None:
             found["updates"].append({"an update of": f"{name}, {variant}", **row})
             write_json(out, found)  # after each: the next may fail
     rows = [[name, *(f"{value:.3g}" for value in row)] for name, *row in (row.values() for row in found["updates"])]
-    wide_console().print(table_of("updates", list(found["updates"][0]), rows))
+    wide_console().print(Fitted("updates", list(found["updates"][0]), rows))
     print(f"written to {out}", flush=True)
 
 

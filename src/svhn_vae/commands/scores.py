@@ -1,12 +1,10 @@
 """What a person scores and looks at: evaluate and generate of a finished run, baselines and judge of a data set."""
 
 import functools
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra import compose
 from omegaconf import DictConfig, ListConfig
-from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from svhn_vae.data.cache import cached_moments
@@ -24,7 +22,7 @@ from svhn_vae.experiment.preflight import from_command_line
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.gallery import Subject, draw, possible
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.report.table import wide_console
+from svhn_vae.report.table import Fitted, wide_console
 from svhn_vae.runs.files import locked
 from svhn_vae.runs.folder import RunFolder
 
@@ -86,25 +84,25 @@ def named_run(cfg: DictConfig) -> RunFolder:
     return RunFolder(Path(cfg.run))
 
 
-def score_table(title: str, score: Score, baselines: dict[str, float]) -> Table:
+def score_table(title: str, score: Score, baselines: dict[str, float]) -> Fitted:
     names = {name: name.partition("/")[2] for name in score.metrics}
     rows = [(names[name], f"{value:.4f}", MEANING.get(names[name], "")) for name, value in score.metrics.items()]
     rows += [(f"bits_per_dim: {name}", f"{value:.4f}", "part of it") for name, value in score.parts.items()]
     for name, value in sorted(baselines.items(), key=lambda item: item[1]):
         rows.append((f"(-) {name}", f"{value:.4f}", "bits/dim of a model without a network"))
-    return table_of(title, ("quantity", "value", ""), rows)
+    return Fitted(title, ("quantity", "value", ""), rows)
 
 
-def curve_table(score: Score) -> Table:
+def curve_table(score: Score) -> Fitted:
     rows = []
     for point in score.details["iw_curve"]:
         bits = "no density" if point["bits_per_dim"] is None else f"{point['bits_per_dim']:.4f}"
         rows.append((f"{point['k']}", f"{point['elbo']:.1f}", bits, f"{point['effective_sample_size']:.2f}"))
     headings = ("k", "elbo, nats", "bits/dim", "effective sample size")
-    return table_of("the importance-weighted bound from k samples per image", headings, rows)
+    return Fitted("the importance-weighted bound from k samples per image", headings, rows)
 
 
-def judge_table(metrics: dict[str, float], num: int) -> Table:
+def judge_table(metrics: dict[str, float], num: int) -> Fitted:
     rows = []
     for name in (name.partition("/")[2] for name in metrics if name.startswith("samples/")):
         found = (metrics.get(f"{kind}/{name}") for kind in JUDGED)
@@ -112,20 +110,10 @@ def judge_table(metrics: dict[str, float], num: int) -> Table:
     others = {name: value for name, value in metrics.items() if name.startswith(("analogies/", "judge/"))}
     rows += [(name, f"{value:.3f}", "", "") for name, value in others.items()]
     title = f"{num:,} samples, by a judge that reads {metrics['judge/accuracy']:.1%} of the test images' digits"
-    return table_of(title, ("quantity", *JUDGED.values()), rows)
+    return Fitted(title, ("quantity", *JUDGED.values()), rows)
 
 
-def table_of(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Names to the left, figures to the right, and what has no heading explains them."""
-    table = Table(title=title, title_justify="left")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place and heading else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
+def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Fitted:
     """Test images beside those of other data, noise and constant images."""
     test = dataset.test.images
     others = {name.split()[0]: load_choice(name).test.images for name in choices}
@@ -135,7 +123,7 @@ def outlier_table(vae: VAE, dataset: Dataset, choices: list[str]) -> Table:
         pairs = ((f"{means[score]:.2f}", f"{areas[score]:.2f}" if areas else "-") for score in means)
         rows.append((name, *(cell for pair in pairs for cell in pair)))
     headings = ("images", "bits/dim", "area", "less PNG's", "area", "KL, nats", "area")
-    return table_of("images of another kind; area: 1, each seems stranger than test images", headings, rows)
+    return Fitted("images of another kind; area: 1, each seems stranger than test images", headings, rows)
 
 
 def load_choice(name: str) -> Dataset:
@@ -187,7 +175,7 @@ def baselines() -> None:
     wide_console().print(baseline_table(cfg, dataset))
 
 
-def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
+def baseline_table(cfg: DictConfig, dataset: Dataset) -> Fitted:
     columns = {}  # heading -> name -> bits/dim
     for images in (dataset.train, concatenate([dataset.train, dataset.val])):
         where = {"cache": cache_folder(cfg), "device": fit_device(cfg)}
@@ -202,7 +190,7 @@ def baseline_table(cfg: DictConfig, dataset: Dataset) -> Table:
     for name in dict.fromkeys(name for column in columns.values() for name in column):
         rows.append((name, *(f"{column[name]:.3f}" if name in column else "-" for column in columns.values())))
     title = f"{dataset.name} data, bits/dim of {len(dataset.test.labels):,} test images"
-    return table_of(title, ("model without a network", *columns), rows)
+    return Fitted(title, ("model without a network", *columns), rows)
 
 
 def judge() -> None:

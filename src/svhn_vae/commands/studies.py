@@ -6,13 +6,11 @@ import shutil
 import time
 from pathlib import Path
 
-from rich.table import Table
-
 from svhn_vae.errors import Busy, UserError
 from svhn_vae.report.claims import NOTE, gather, markdown, reasons, table
 from svhn_vae.report.collect import METRIC, read_runs
 from svhn_vae.report.page import write_report
-from svhn_vae.report.table import print_study, wide_console
+from svhn_vae.report.table import Fitted, print_study, wide_console
 from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.installation import CONF, parser_of
@@ -66,15 +64,15 @@ def runs() -> None:
     outputs = parser.parse_args().outputs
     if not outputs.is_dir():
         parser.error(f"no folder {outputs}: expected the folder of the studies, such as outputs")
-    table = Table("study and run", "status", "age", "bits/dim", "MB")
+    rows = []
     for study in sorted(path for path in outputs.iterdir() if path.is_dir()):
         if found := read_runs(study):
             best = min((run.number("metrics", METRIC) for run in found if run.result), default=math.nan)
-            table.add_row(f"[bold]{study.name}", f"{len(found)} runs", "", f"best {best:.3f}", megabytes(study))
+            rows.append((f"{study.name}/", f"{len(found)} runs", "", f"best {best:.3f}", megabytes(study)))
         for run in found:
             figure, place = run.number("metrics", METRIC), study / run.name
-            table.add_row(f"  {run.name}", run.status, age(RunFolder(place)), f"{figure:.3f}", megabytes(place))
-    wide_console().print(table)
+            rows.append((run.name, run.status, age(RunFolder(place)), f"{figure:.3f}", megabytes(place)))
+    wide_console().print(Fitted("", ("study and run", "status", "age", "bits/dim", "MB"), rows, (3, 1, 2, 4)))
 
 
 def age(folder: RunFolder) -> str:

@@ -116,13 +116,12 @@ def checked(group: str, node: DictConfig) -> dict[str, Any]:
 def try_build(cfg: DictConfig) -> LitVAE:
     """Builds all of a run but its data, in no time and memory; raises what is wrong with it."""
     make("data", cfg.data)
-    cache_folder(cfg)
     with torch.device("meta"):
         module = build_module(cfg)
         with naming("optimizer"):
             module.configure_optimizers()
     check_together(cfg, module.vae)
-    fit_device(cfg)
+    build_data(cfg, module.vae)
     check_loggers(cfg)
     build_trainer(cfg, RunFolder(OUTPUTS / "not written"), [])
     return module

@@ -54,6 +54,7 @@ ABOVE_0 = re.compile(
 ANY_SIGN = re.compile(r".*\.min_delta")
 PAIR = re.compile(r".*_range|optimizer\.betas")
 AT_MOST = {  # patterns -> what no run of this framework needs, and some machine would try for hours
+    r"optimizer\.(momentum|alpha)": 1,  # torch asks for no range
     r"model\.(num_|.*depth).*|network_scale": 1000,
     r".*\.num_bands|variance\.(rank|num_mixtures)|.*times_per_doubling": 3072,
     r"iw_samples|updates_per_step|data\.drawing_seed|(model|variance|prior)\..*": 1_000_000,
@@ -182,10 +183,10 @@ def _is_a(kind: type, value: Any) -> bool:
 
 
 def _is_in_deleted_entry(settings: Config, key: str) -> bool:
-    """Callbacks, and what the benchmark measures, may be fewer than the files name."""
+    """Callbacks, loggers and what the benchmark measures may be fewer than the files name."""
     group, _, rest = key.partition(".")
     return (
-        group in ("callbacks", "sizes", "variants")
+        group in ("callbacks", "logger", "sizes", "variants")
         and isinstance(settings.get(group), dict)
         and rest.split(".")[0] not in settings[group]
     )

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
-from svhn_vae.errors import UserError, at_least
+from svhn_vae.errors import UserError, at_least, fraction
 from svhn_vae.model.coordinates import Features, Representation
 from svhn_vae.model.elbo import ElboTerms
 from svhn_vae.model.networks import Inferred, Networks, OneLevel
@@ -173,6 +173,7 @@ class DigitVAE(VAE):
     ) -> None:
         super().__init__(representation, networks, variance, prior)
         at_least("condition", 0, alpha=alpha)
+        fraction("condition", labels=labels)
         self.alpha, self.labels, self.num_labels = alpha, labels, networks.num_labels
 
     def forward(self, features: Features, *, hold_mean: bool = False) -> Pass:

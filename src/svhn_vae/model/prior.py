@@ -213,7 +213,8 @@ class GaussianMixture(FittedPrior):
     def __init__(
         self, networks: OneLevel, *, num_components: int, num_draws: int, floor: float, max_iterations: int
     ) -> None:
-        super().__init__("gaussian_mixture", networks, num_components=num_components, num_draws=num_draws)
+        counts = {"num_components": num_components, "num_draws": num_draws, "max_iterations": max_iterations}
+        super().__init__("gaussian_mixture", networks, **counts)
         self.max_components, self.num_draws = num_components, num_draws
         self.floor, self.max_iterations = floor, max_iterations
         self.log_weights: Tensor

@@ -4,11 +4,11 @@ it as a terminal has room for."""
 import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
@@ -191,7 +191,7 @@ def print_study(study: Path, console: Console) -> None:
             rankings = [ranking for metric in SIDES if (ranking := rank(study, found, metric))]
             say(f"{study.name}: {title}")
             finished = [variant for variant in found if variant.runs]
-            console.print(terminal_table(ranked_table(finished, rankings), console.width))
+            console.print(terminal_table(ranked_table(finished, rankings)))
             say(" ".join(answer(found, rankings)))
             say("\n".join(f"{ranking.metric} over seeds: {ranking.how}" for ranking in rankings))
     for run in runs:
@@ -201,22 +201,39 @@ def print_study(study: Path, console: Console) -> None:
         say(LEGEND.format(study=shlex.quote(str(study))))
 
 
-def terminal_table(table: RankedTable, width: int) -> Table:
-    """At most `width` characters wide: names are folded, figures whole, the columns of least weight left out."""
+def terminal_table(table: RankedTable) -> "Fitted":
     titles = [column.title for column in table.columns]
-    texts = [[plain(value.text) for value in row.cells] for row in table.rows]
-    widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
-    room, shown = width - MIN_NAME - 4, []
-    for place in (titles.index(title) for title in IN_TERMINAL if title in titles):
-        room -= widths[place] + 3
-        if room < 0 and shown:
-            break
-        shown.append(place)
-    found = Table()
-    found.add_column("model", overflow="fold")
-    for place in sorted(shown):
-        found.add_column(titles[place], justify="right", no_wrap=True, min_width=widths[place])
-    for row, of in zip(table.rows, texts, strict=True):
-        name = f"{'' if row.is_variant else '(-) '}{row.label}{' !' * row.is_no_better}"
-        found.add_row(Text(name), *(Text(of[place]) for place in sorted(shown)))
-    return found
+    names = [f"{'' if row.is_variant else '(-) '}{row.label}{' !' * row.is_no_better}" for row in table.rows]
+    rows = [(name, *(plain(value.text) for value in row.cells)) for name, row in zip(names, table.rows, strict=True)]
+    by_weight = [titles.index(title) + 1 for title in IN_TERMINAL if title in titles]
+    return Fitted("", ("model", *titles), rows, by_weight)
+
+
+class Fitted(NamedTuple):
+    """A table in the room that there is: names are folded, figures whole, columns of least weight left out. What has no
+    heading explains its row: it is folded, too."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    by_weight: Sequence[int] = ()  # the places of columns, of which the last leave first; (): as they stand
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        texts = [place for place, heading in enumerate(self.headings) if not place or not heading]
+        widths = [max(map(len, column)) for column in zip(self.headings, *self.rows, strict=True)]
+        widths = [min(width, MIN_NAME) if place in texts else width for place, width in enumerate(widths)]
+        room, shown = options.max_width - widths[0] - 4, [0]
+        for place in self.by_weight or range(1, len(widths)):
+            room -= widths[place] + 3
+            if room < 0 and len(shown) > 1:
+                break
+            shown.append(place)
+        found = Table(title=self.title or None, title_justify="left")
+        for place in sorted(shown):
+            if place in texts:
+                found.add_column(self.headings[place], overflow="fold")
+            else:
+                found.add_column(self.headings[place], justify="right", no_wrap=True, min_width=widths[place])
+        for row in self.rows:
+            found.add_row(*(Text(row[place]) for place in sorted(shown)))
+        yield found

@@ -128,17 +128,26 @@ def as_cells(settings: Mapping[str, Any]) -> dict[str, int | float | str]:
 
 
 class MLflow(MLFlowLogger):
-    """Lightning's, of one run of MLflow per run folder: a continued run goes on with it."""
+    """Lightning's, of one run of MLflow per run folder: a continued run goes on with it, and leaves out the points that
+    it had before it was killed."""
 
     def __init__(self, save_dir: Path, *, experiment_name: str, tracking_uri: str) -> None:
         self._noted = save_dir / "mlflow.txt"
         known = self._noted.read_text(encoding="utf-8") if self._noted.is_file() else None
         super().__init__(experiment_name, run_name=save_dir.name, tracking_uri=tracking_uri, run_id=known)
+        self._last: dict[str, int] = {}  # name -> the last step that it had before this process
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         self._noted.write_text(str(self.run_id), encoding="utf-8")
         super().log_hyperparams(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        for name in metrics.keys() - self._last.keys():
+            points = self.experiment.get_metric_history(str(self.run_id), name)
+            self._last[name] = max((point.step for point in points), default=-1)
+        super().log_metrics({name: value for name, value in metrics.items() if step > self._last[name]}, step)
 
 
 class Wandb(WandbLogger):
