@@ -51,7 +51,7 @@ def test_two_ways_to_write_one_configuration_are_one_run(one, other):
         ("seed=0", "seed=1"),
         ("~callbacks.early_stopping", ""),
         ("~callbacks.early_stopping.patience", "callbacks.early_stopping.patience=null"),
-        ("+trainer.max_time=00:00:01:00", ""),
+        ("trainer.max_time=00:00:01:00", ""),
         ("variance.epsilon=true", "variance.epsilon=1"),
     ],
 )

@@ -4,6 +4,7 @@ A stored configuration names, per group, one of the classes that conf/ has for t
 `_target_`: so a run made before a class moved still loads, and no module that a stranger names is imported.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,6 +119,7 @@ def own(config: Path, group: str, content: Any) -> dict[str, Any]:
     return {"_target_": known[name], **found, **older, **values}
 
 
+@functools.cache
 def shipped(group: str) -> list[dict[str, Any]]:
     """The settings of a group in each of its files, in the order of their names."""
     files: list[Any] = [OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONF / group).glob("*.yaml"))]
