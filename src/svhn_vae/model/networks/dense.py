@@ -31,8 +31,8 @@ class Dense(OneLevel):
 
     At the post's sizes: 47,213,020 trainable numbers, and 1,276,000 in the variance branch.
 
-    linear_path: a linear map beside the layers of each side, y -> posterior and z -> mean. A linear VAE is probabilistic
-    PCA (Tipping and Bishop 1999), which the layers need not learn then.
+    linear_path: a linear map beside the layers of each side, y -> posterior and z -> mean. A linear VAE is
+    probabilistic PCA (Tipping and Bishop 1999), which the layers need not learn then.
     normalise_input: batch normalisation of y, whatever normalises the blocks.
     batch_norm_momentum: the newest batch's weight in the running statistics, 1 - momentum in Keras's words.
     initialisation: torch's own; Keras's: Glorot-uniform weights, biases 0; or Kingma's: weights N(0, 1 / inputs),
