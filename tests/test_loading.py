@@ -41,7 +41,8 @@ def test_a_run_of_0010f91_gives_its_figures_again(monkeypatch):
         monkeypatch.setattr(place, "derive_seed", seed_of_0010f91)
     run = OLD / "conv"
     vae, due = load_run(run).vae, json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]
-    dataset = load_dataset(run, None, other_images=False)
+    # Another processor may round a digit's pixel to the level beside: the figures are due, and not the images' digest.
+    dataset = load_dataset(run, None, other_images=True)
     score = score_run(vae, EvaluationSplits(dataset, vae.representation), split="test", iw_samples=4)
     for quantity in ("test/bits_per_dim", "test/negative_elbo", "test/kl"):
         assert score.metrics[quantity] == pytest.approx(due[quantity], rel=1e-5)
