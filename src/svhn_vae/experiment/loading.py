@@ -44,7 +44,8 @@ BEFORE = {  # of runs older than the group
     "prior": {"_target_": "svhn_vae.model.prior.StandardNormal"},
     "condition": {"_target_": "svhn_vae.model.vae.VAE"},
 }
-BEFORE_SETTING = {"linear_path": 0}  # of runs older than a setting whose shipped default is another
+# Of runs older than a setting whose shipped default is another.
+BEFORE_SETTING = {"linear_path": 0, "dense_normalisation": "${.normalisation}"}
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 

@@ -12,11 +12,18 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
 from svhn_vae.errors import UserError, at_least, fraction, one_of
-from svhn_vae.model.networks.interface import ACTIVATIONS, OfImages, Sizes, group_norm, keras_weights, zero_linear
+from svhn_vae.model.networks.interface import (
+    ACTIVATIONS,
+    NoOutput,
+    OfImages,
+    Sizes,
+    group_norm,
+    keras_weights,
+    zero_linear,
+)
 
 IMAGE_NORMALISATIONS = {"batch": nn.BatchNorm2d, "group": group_norm, "none": nn.Identity}
-# Groups of a vector's numbers have nothing in common: networks learn faster with none of it.
-VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": nn.Identity, "none": nn.Identity}
+VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": group_norm, "none": nn.Identity}
 
 
 class Conv(OfImages):
@@ -48,22 +55,21 @@ class Conv(OfImages):
         upsampling: str,
         activation: str,
         normalisation: str,
+        dense_normalisation: str,
         dropout: float,
         sampling_bug: bool,
     ) -> None:
         super().__init__("conv", sizes, latent_dim, sampling_bug, multiple=2)
         at_least("model", 1, num_layers=num_layers, width=width, dense_width=dense_width)
-        at_least("model", 0, num_dense=num_dense)
+        at_least("model", 0, num_dense=num_dense, linear_path=linear_path)
         at_least("model", width, max_width=max_width)
         check_strides(sizes.event_shape[1], num_layers, num_strided)
         check_kernel(kernel_size, keeps_a_size=num_strided < num_layers or upsampling != "transposed")
         channels, height, _ = sizes.event_shape
-        if not 0 <= linear_path <= height:
-            raise UserError(f"model.linear_path must be in 0..{height}, the pixels of a row, got {linear_path}")
         steps = plan(channels, width, max_width, num_layers, num_strided)
         smallest = (steps[-1].after, height // 2**num_strided, height // 2**num_strided)
         dense = [math.prod(smallest), *[dense_width] * num_dense]
-        block = Block(kernel_size, upsampling, activation, normalisation, dropout)
+        block = Block(kernel_size, upsampling, activation, normalisation, dense_normalisation, dropout)
         self.encoder = nn.Sequential(*block.down(steps), nn.Flatten(), *block.dense(dense))
         self.posterior = nn.Linear(dense[-1], 2 * latent_dim)
         self.decoder = nn.Sequential(
@@ -71,10 +77,12 @@ class Conv(OfImages):
             *block.mirrored(steps[0]._replace(before=sizes.params_per_element * channels)),
         )  # fmt: skip
         self.image_params = zero_linear(latent_dim, sizes.params_per_image)
-        self.linear_path = linear_path
-        if linear_path:
-            self.coarse_posterior = nn.Linear(channels * linear_path**2, 2 * latent_dim)
-            self.coarse_mean = nn.Linear(latent_dim, channels * linear_path**2)
+        self._make_linear_path(linear_path, channels * linear_path**2)
+
+    def _make_linear_path(self, height: int, size: int) -> None:
+        self.linear_path = height
+        self.coarse_posterior = nn.Linear(size, 2 * self.latent_dim) if size else NoOutput()
+        self.coarse_mean = nn.Linear(self.latent_dim, size) if size else NoOutput()
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         found = self.posterior(self.encoder(y))
@@ -138,12 +146,14 @@ class Block:
     upsampling: str
     activation: str
     normalisation: str
+    dense_normalisation: str
     dropout: float
 
     def __post_init__(self) -> None:
         one_of("model", ("nearest", "transposed"), upsampling=self.upsampling)
         one_of("model", ACTIVATIONS, activation=self.activation)
         one_of("model", IMAGE_NORMALISATIONS, normalisation=self.normalisation)
+        one_of("model", VECTOR_NORMALISATIONS, dense_normalisation=self.dense_normalisation)
         fraction("model", dropout=self.dropout)
 
     def down(self, steps: Sequence[Step]) -> list[nn.Module]:
@@ -171,7 +181,7 @@ class Block:
         return [*upsample, nn.Conv2d(step.after, step.before, k, padding=k // 2)]
 
     def dense(self, widths: Sequence[int]) -> list[nn.Module]:
-        normalise = VECTOR_NORMALISATIONS[self.normalisation]
+        normalise = VECTOR_NORMALISATIONS[self.dense_normalisation]
         return [
             layer
             for before, after in itertools.pairwise(widths)
