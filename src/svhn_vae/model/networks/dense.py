@@ -72,19 +72,16 @@ class Dense(OneLevel):
         self.separate_trunks = separate_trunks
         size, posterior = math.prod(sizes.event_shape), [width] * (posterior_depth + 1)
         block = Block(activation, normalisation, dropout, batch_norm_momentum, batch_norm_eps, initialisation)
-        first = block.batch_norm(size) if normalise_input else nn.Identity()
-        self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
+        self.encoder = block.encoder([size, *[width] * encoder_depth], normalise_input)
         self.posterior_mean, self.posterior_log_variance = (block.branch(posterior, latent_dim) for _ in range(2))
         if initialisation == "kingma":  # sigma 1 for every image
             nn.init.zeros_(self.posterior_log_variance[-1].weight)  # pyright: ignore[reportArgumentType]
         self.decoder = nn.Sequential(*block.chain(trunk := [latent_dim, *[width] * decoder_depth]))
         self.mean = block.linear(width, size)
         widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
-        num_raw = (sizes.params_per_element - 1) * size
-        self.raw = variance_branch(block, widths, num_raw, frozen=frozen_variance)
+        self.raw = variance_branch(block, widths, (sizes.params_per_element - 1) * size, frozen=frozen_variance)
         self.image_params = zero_linear(width, sizes.params_per_image)
-        self.linear_posterior = block.linear(size, 2 * latent_dim) if linear_path else None
-        self.linear_mean = block.linear(latent_dim, size) if linear_path else None
+        self.linear_posterior, self.linear_mean = block.beside(size, latent_dim) if linear_path else (None, None)
 
     def shrink(self, factor: float) -> None:
         shrink_channels(self.raw[-1], 0, factor)
@@ -129,6 +126,14 @@ class Block:
             for before, after in itertools.pairwise(widths)
             for layer in (self.linear(before, after), self.normalise(after), activation(), nn.Dropout(self.dropout))
         ]
+
+    def encoder(self, widths: Sequence[int], normalise_input: bool) -> nn.Sequential:
+        first = self.batch_norm(widths[0]) if normalise_input else nn.Identity()
+        return nn.Sequential(first, *self.chain(widths))
+
+    def beside(self, size: int, latent_dim: int) -> tuple[nn.Linear, nn.Linear]:
+        """The linear path: y -> posterior, z -> mean."""
+        return self.linear(size, 2 * latent_dim), self.linear(latent_dim, size)
 
     def branch(self, widths: Sequence[int], num_outputs: int) -> nn.Sequential:
         return nn.Sequential(*self.chain(widths), self.linear(widths[-1], num_outputs))
