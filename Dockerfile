@@ -5,7 +5,6 @@ WORKDIR /app
 ENV PIP_NO_CACHE_DIR=1
 COPY pyproject.toml README.md LICENSE Makefile ./
 COPY conf conf
-COPY benchmarks benchmarks
 COPY src src
 RUN make .venv/installed
 CMD ["make", "demo"]

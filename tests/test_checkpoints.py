@@ -159,30 +159,17 @@ def test_slurm_does_not_requeue_or_leave_in_mid_epoch(alone, tmp_path, monkeypat
     assert_same(left(tmp_path / "run"), left(alone))
 
 
-def damage_by_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGES = {
-    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "a bit": damage_by_a_bit,
-    "another dict": lambda path: torch.save({"state_dict": {}}, path),
-}
-DAMAGED = [("last.ckpt", "half"), ("last.ckpt", "another dict"), ("best.ckpt", "a bit")]  # of all kinds: test_weights
-
-
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory) -> Job:
     """A job whose network has not been trained, to compare checkpoints with."""
     return tiny_job(tmp_path_factory.mktemp("idle") / "run")
 
 
-@pytest.mark.parametrize(("name", "damage"), DAMAGED)
-def test_a_damaged_checkpoint_is_set_aside_and_the_training_starts_over(name, damage, alone, idle, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_training_starts_over(name, alone, idle, tmp_path, capsys):
+    """Cut in half; of all damages, see test_weights."""
     path = shutil.copytree(alone, tmp_path / "run")
-    DAMAGES[damage](path / "checkpoints" / name)
+    os.truncate(path / "checkpoints" / name, 1000)
     assert continuation(RunFolder(path), idle.module, idle.data.dataset.digest) is None
     [line] = capsys.readouterr().out.splitlines()
     assert f"{name} is damaged: " in line

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +18,13 @@ import torch
 from torch.distributed import HashStore
 
 from conftest import REPO, composed
+from stress.forked import Command, train
 from svhn_vae.data.sources import load_once
 from svhn_vae.experiment.build import build_data, build_module, build_trainer, source_of
 from svhn_vae.experiment.processes import ERROR, described, raise_error_of_another
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.seeds import Stream, derive_seed, seed_device
-from test_end_to_end import result, runs
+from test_end_to_end import result, runs, until
 
 SMALL = (
     "data=synthetic", "data.num_train=410", "data.num_test=60", "trainer=demo", "network_scale=0.03125",
@@ -33,48 +33,38 @@ SMALL = (
     "iw_samples=0", "variance=logvar", "trainer.accelerator=cpu", "batch_size=50",
 )  # fmt: skip
 TWO = ("trainer.strategy=ddp", "trainer.devices=2")
-TWO_NODES = ("trainer.strategy=ddp", "trainer.num_nodes=2")
 ONE_UPDATE = (
     *SMALL, "model.normalisation=layer", "model.normalise_input=false", "model.dropout=0.2", "optimizer=sgd",
-    "optimizer.lr=1e-6", "optimizer.momentum=0.9", "trainer.max_epochs=1", "trainer.limit_train_batches=1",
+    "optimizer.lr=1e-6", "optimizer.momentum=0.9", "trainer.gradient_clip_val=null", "trainer.max_epochs=1",
+    "trainer.limit_train_batches=1",
 )  # fmt: skip
 SECONDS = 180  # no command here takes longer, whatever happens in it
 TRAIN = str(REPO / "src" / "train.py")
 
 
-def start(folder: Path, *command: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    encoding="utf-8")  # fmt: skip
+def by_lightning(folder: Path) -> str:
+    done = Command(folder, *ONE_UPDATE, *TWO, exact=True).wait(SECONDS)
+    assert done.returncode == 0, done.printed
+    return done.stdout
 
 
-def end(process: subprocess.Popen) -> str:
-    """What it has printed; a process that is left after SECONDS is a failure."""
-    try:
-        return process.communicate(timeout=SECONDS)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"it hangs: {process.communicate()[0]}")
-
-
-def by_lightning(folder: Path, *overrides: str) -> str:
-    process = start(folder, TRAIN, *overrides, *TWO)
-    printed = end(process)
-    assert process.returncode == 0, printed
-    return printed
-
-
-def by_torchrun(folder: Path, *overrides: str) -> str:
+def by_torchrun(folder: Path) -> str:
     """Two nodes of one process each, on this machine."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    how = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1")
+    how = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--master-port={port}"]
+    words = ["--master-addr=127.0.0.1", TRAIN, *ONE_UPDATE, "trainer.strategy=ddp", "trainer.num_nodes=2"]
+    folder.mkdir()
     nodes = [
-        start(folder, *how, f"--master-port={port}", f"--node-rank={rank}", TRAIN, *overrides, *TWO_NODES)
+        subprocess.Popen([*how, f"--node-rank={rank}", *words], cwd=folder, stdout=subprocess.PIPE, encoding="utf-8",
+                         stderr=subprocess.STDOUT)
         for rank in range(2)
-    ]
-    first, second = map(end, nodes)
+    ]  # fmt: skip
+    try:
+        first, second = (node.communicate(timeout=SECONDS)[0] for node in nodes)
+    finally:
+        for node in nodes:
+            node.kill()
     assert [node.returncode for node in nodes] == [0, 0], first + second
     assert second == ""  # one voice
     return first
@@ -104,12 +94,12 @@ def gradient_of_both(overrides: tuple[str, ...]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("begin", [by_lightning, by_torchrun])
 def test_two_processes_have_the_gradient_of_one_on_the_same_noise(begin, tmp_path):
     """After its first update an optimiser's momentum is the gradient."""
-    printed = begin(tmp_path, *ONE_UPDATE)
-    assert printed.count("bits/dim on synthetic data, trained in") == 1
-    [name] = runs(tmp_path)
+    folder = tmp_path / "run"
+    assert begin(folder).count("bits/dim on synthetic data, trained in") == 1
+    [name] = runs(folder)
     assert name == composed(*ONE_UPDATE).hydra.sweep.subdir  # the folder of one process
-    assert math.isfinite(result(tmp_path)["metrics"]["test/bits_per_dim"])
-    checkpoint = torch.load(tmp_path / "outputs/default" / name / "checkpoints/last.ckpt", weights_only=True)
+    assert math.isfinite(result(folder)["metrics"]["test/bits_per_dim"])
+    checkpoint = torch.load(folder / "outputs/default" / name / "checkpoints/last.ckpt", weights_only=True)
     expected, [optimizer] = gradient_of_both(ONE_UPDATE), checkpoint["optimizer_states"]
     names = [name for name, weights in build_module(composed(*ONE_UPDATE)).named_parameters() if weights.requires_grad]
     found = {names[index]: state["momentum_buffer"] for index, state in optimizer["state"].items()}
@@ -121,32 +111,21 @@ def test_two_processes_have_the_gradient_of_one_on_the_same_noise(begin, tmp_pat
 
 def test_an_interrupted_run_is_continued_by_another_number_of_processes(tmp_path):
     """The signal reaches the first process alone, and all leave at the end of an epoch."""
-    long = (*SMALL, "trainer.max_epochs=40")
-    process = start(tmp_path, TRAIN, *long, *TWO)
-    wait_for(lambda: list(tmp_path.rglob("last.ckpt")), process)
-    children = children_of(process.pid)
-    process.send_signal(signal.SIGTERM)
-    printed = end(process)
-    assert "interrupted after" in printed
-    assert process.returncode == 128 + signal.SIGTERM
-    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
-    [status] = runs(tmp_path).values()
-    assert status["status"] == "interrupted"
-    printed = end(start(tmp_path, TRAIN, *long))
-    assert "continues from" in printed
-    [status] = runs(tmp_path).values()
-    assert status["status"] == "done"
-    assert math.isfinite(result(tmp_path)["metrics"]["test/bits_per_dim"])
-
-
-def wait_for(condition, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
+    folder, long = tmp_path / "run", (*SMALL, "trainer.max_epochs=40")
+    running = Command(folder, *long, *TWO)
+    until(lambda: list(folder.rglob("last.ckpt")), running)
+    pid = running.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    os.kill(pid, signal.SIGTERM)
+    done = running.wait(SECONDS)
+    assert "interrupted after" in done.stdout
+    assert done.returncode == 128 + signal.SIGTERM
+    assert children
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert [status["status"] for status in runs(folder).values()] == ["interrupted"]
+    assert "continues from" in train(folder, *long).stdout
+    assert [status["status"] for status in runs(folder).values()] == ["done"]
+    assert math.isfinite(result(folder)["metrics"]["test/bits_per_dim"])
 
 
 BROKEN = f"""
@@ -157,7 +136,9 @@ from svhn_vae.training.module import LitVAE
 begin_epoch = LitVAE.on_train_epoch_start
 def fail(self):
     if os.environ.get("LOCAL_RANK") == "1":
-        {{}}
+        if self.seed:
+            os.kill(os.getpid(), 9)
+        raise UserError("x" * 100_000)
     begin_epoch(self)
 LitVAE.on_train_epoch_start = fail
 from svhn_vae.commands import run
@@ -165,24 +146,19 @@ run("train")
 """
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        ('raise UserError("x" * 100_000)', f"failed: {'x' * 100_000}\n"),
-        ("os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
-    ],
-    ids=["100 kB", "killed"],
-)
-def test_an_error_in_one_process_ends_all_with_its_message(fault, said, tmp_path):
-    script = tmp_path / "broken.py"
-    script.write_text(BROKEN.format(fault), encoding="utf-8")
-    process = start(tmp_path, str(script), *SMALL, "trainer.max_epochs=2", *TWO)
-    printed = end(process)
-    assert said in printed
-    assert process.returncode == 1
-    [status] = runs(tmp_path).values()
-    assert status["status"] == "failed"
-    assert json.dumps(status["reason"])[1:-1][:50] in json.dumps(printed)
+def test_an_error_in_one_process_ends_all_with_its_message_and_the_sweep_goes_on(tmp_path):
+    """One of 100 kB, and SIGKILL."""
+    (tmp_path / "broken.py").write_text(BROKEN, encoding="utf-8")
+    words = ("-m", "seed=0,1", *SMALL, "trainer.max_epochs=2", *TWO)
+    done = Command(tmp_path / "run", *words, script=str(tmp_path / "broken")).wait(SECONDS)
+    assert done.returncode == 1
+    first, second = [line for line in done.stdout.splitlines() if line.startswith("  failed: ")]
+    assert first == f"  failed: {'x' * 100_000}"
+    assert second.endswith("was killed by SIGKILL")
+    statuses = runs(tmp_path / "run").values()
+    assert [(status["status"], f"  failed: {status['reason']}") for status in statuses] == [
+        ("failed", first), ("failed", second)
+    ]  # fmt: skip
 
 
 def test_a_bug_in_another_process_keeps_its_traceback():

@@ -125,17 +125,12 @@ def test_crash_leaves_the_old_file(tmp_path, monkeypatch, place, name, crash):
         assert str(path) in str(caught.value)  # a full disk does not say where
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b"\xff\xfe\x00"])
-def test_damaged_file_reads_as_nothing(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b"\xff\xfe\x00", None])
+def test_a_file_that_is_damaged_or_missing_reads_as_nothing(tmp_path, content):
     path = tmp_path / "result.json"
-    path.write_bytes(content)
-    assert read_json(path) == {}
-
-
-def test_missing_file_reads_as_nothing(tmp_path):
-    (tmp_path / "file").write_text("{}", encoding="utf-8")
-    assert read_json(tmp_path / "none.json") == read_json(tmp_path / "no" / "none.json") == {}
-    assert read_json(tmp_path / "file" / "none.json") == {}
+    assert read_json(path) == read_json(tmp_path / "no" / "none.json") == {}
+    path.write_bytes(content or b"{}")
+    assert read_json(path if content is not None else path / "none.json") == {}
 
 
 # --- locks ----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ def name(*overrides: str) -> str:
         (
             "trainer=demo",
             "model=small_dense prior=gaussian_mixture optimizer=adamw network_scale=0.25 batch_size=64 "
-            "optimizer.lr=2e-3 schedule.warmup=0.02 schedule.final=0 trainer.max_epochs=40",
+            "optimizer.lr=2e-3 schedule.warmup=0.02 schedule.final=0 trainer.max_epochs=40 ",
+            "trainer.gradient_clip_val=1000",
         ),
         ("objective=elbo objective.mean_weight=1 monitor=val/objective", ""),
         ("trainer=ddp", "trainer.strategy=ddp trainer.devices=2"),
@@ -51,7 +52,7 @@ def test_two_ways_to_write_one_configuration_are_one_run(one, other):
         ("seed=0", "seed=1"),
         ("~callbacks.early_stopping", ""),
         ("~callbacks.early_stopping.patience", "callbacks.early_stopping.patience=null"),
-        ("+trainer.max_time=00:00:01:00", ""),
+        ("trainer.max_time=00:00:01:00", ""),
         ("variance.epsilon=true", "variance.epsilon=1"),
     ],
 )

@@ -41,7 +41,8 @@ def test_a_run_of_0010f91_gives_its_figures_again(monkeypatch):
         monkeypatch.setattr(place, "derive_seed", seed_of_0010f91)
     run = OLD / "conv"
     vae, due = load_run(run).vae, json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]
-    dataset = load_dataset(run, None, other_images=False)
+    # Another processor may round a digit's pixel to the level beside: the figures are due, and not the images' digest.
+    dataset = load_dataset(run, None, other_images=True)
     score = score_run(vae, EvaluationSplits(dataset, vae.representation), split="test", iw_samples=4)
     for quantity in ("test/bits_per_dim", "test/negative_elbo", "test/kl"):
         assert score.metrics[quantity] == pytest.approx(due[quantity], rel=1e-5)
@@ -56,16 +57,13 @@ def test_a_configuration_of_0010f91_builds_the_same_modules():
     assert sum(parameter.numel() for parameter in vae.parameters()) == due
 
 
-def test_every_choice_is_registered_and_can_be_loaded(tmp_path):
-    for group in BASES:
-        for choice in options(group):
-            cfg = composed(f"{group}={choice}")
-            (tmp_path / "config.yaml").write_text(
-                OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])), encoding="utf-8"
-            )
-            found = trusted(tmp_path / "config.yaml", *BASES)
-            assert found[group]._target_ == cfg[group]._target_
-            assert cfg[group]._target_ in registered(shipped(group)).values()
+@pytest.mark.parametrize("group", BASES)
+def test_every_choice_is_registered_and_can_be_loaded(group, tmp_path):
+    for choice in options(group):
+        cfg = composed(f"{group}={choice}")
+        OmegaConf.save(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), tmp_path / "config.yaml")
+        assert trusted(tmp_path / "config.yaml", group)[group]._target_ == cfg[group]._target_
+        assert cfg[group]._target_ in registered(shipped(group)).values()
 
 
 # --- a stranger's folder ----------------------------------------------------------------------------------------------
@@ -110,7 +108,7 @@ def test_nothing_of_a_strangers_configuration_is_called(name, run, tmp_path):
 @pytest.mark.parametrize("group", BASES)
 def test_the_payloads_would_run(group, tmp_path):
     """Under Hydra's recursive instantiation a nested function of ours writes its file."""
-    cfg = OmegaConf.create(malice.configurations(CONFIG, tmp_path)[f"ours, a function: {group}"])
+    cfg = OmegaConf.create(malice.configurations(CONFIG, tmp_path)[f"nested, ours, a function: {group}"])
     register_resolvers()  # a size is one of ours
     instantiate({**OmegaConf.to_container(cfg, resolve=True)[group], "_target_": "builtins.dict"})
     assert (tmp_path / malice.MARK).exists()
@@ -124,7 +122,7 @@ def test_commands_are_as_careful(tmp_path):
         (copy / ".hydra" / "config.yaml").write_text(text, encoding="utf-8")
     write_report(study)
     for script in ("evaluate", "generate"):
-        done = command(script, tmp_path, f"run={study}/ours__a_function__variance")
+        done = command(script, tmp_path, f"run={study}/nested__ours__a_function__variance")
         assert done.returncode == 1
         [line] = done.printed.splitlines()
         assert line.startswith("failed: ")

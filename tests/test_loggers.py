@@ -13,7 +13,6 @@ import wandb
 from lightning.pytorch.trainer.states import TrainerFn
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -174,37 +173,25 @@ def test_a_folder_that_cannot_be_made_is_one_notice(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def metadata(folder) -> SummaryMetadata:
-    return read(folder).summary_metadata
-
-
-def hparams_of(folder, tag: str) -> HParamsPluginData:
-    return HParamsPluginData.FromString(metadata(folder)[f"_hparams_/{tag}"].plugin_data.content)
-
-
-def test_the_hparams_open_with_both_sides_and_have_what_is_swept_alone(tmp_path):
+def test_hparams_and_custom_scalars_open_with_both_sides_and_have_what_is_swept_alone(tmp_path):
     logger = board(tmp_path)
     logger.announce({"trainer.gradient_clip_val": None, "model.width": [3, 4], "optimizer.lr": 0.1, "shuffle": True}, 5)
     logger.finalize("success")
-    metrics = [info.name.tag for info in hparams_of(tmp_path, "experiment").experiment.metric_infos]
-    assert metrics[:2] == ["test/bits_per_dim", "samples/frechet"]
-    shown = hparams_of(tmp_path, "session_start_info").session_start_info.hparams
-    assert {name: value.WhichOneof("kind") for name, value in shown.items()} == {
-        "trainer.gradient_clip_val": "string_value", "model.width": "string_value", "optimizer.lr": "number_value",
-        "shuffle": "string_value",
+    whole = read(tmp_path)
+    of_run, of_study = (
+        HParamsPluginData.FromString(whole.summary_metadata[f"_hparams_/{tag}"].plugin_data.content)
+        for tag in ("session_start_info", "experiment")
+    )
+    both = ["test/bits_per_dim", "samples/frechet"]
+    assert [info.name.tag for info in of_study.experiment.metric_infos][:2] == both
+    shown = of_run.session_start_info.hparams
+    assert {name: value.string_value or value.number_value for name, value in shown.items()} == {
+        "trainer.gradient_clip_val": "null", "model.width": "[3, 4]", "optimizer.lr": 0.1, "shuffle": "true"
     }  # fmt: skip
-    assert shown["trainer.gradient_clip_val"].string_value == "null"
-    assert shown["model.width"].string_value == "[3, 4]"
-
-
-def test_custom_scalars_open_with_both_sides(tmp_path):
-    logger = board(tmp_path)
-    logger.announce({}, 5)
-    logger.finalize("success")
-    layout = Layout.FromString(read(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    first = layout.category[0]
-    assert [chart.title for chart in first.chart] == ["bits/dim of validation images", "Frechet distance of samples"]
-    assert list(first.chart[1].multiline.tag) == ["samples/frechet"]
+    layout = Layout.FromString(whole.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    first, second = layout.category[0].chart
+    assert (first.title, second.title) == ("bits/dim of validation images", "Frechet distance of samples")
+    assert list(second.multiline.tag) == both[1:]
 
 
 @pytest.mark.parametrize(("num_epochs", "shown"), [(30, range(3, 30)), (1, []), (-1, range(1, 30))])

@@ -220,15 +220,39 @@ def conv(event_shape: tuple[int, int, int] = (3, 16, 16), **settings) -> Conv:
         (dense, (SIZE,), {"activation": "none", "normalisation": "none", "posterior_depth": 0, "variance_depth": 0}),
         (dense, (SIZE,), {"activation": "silu", "posterior_depth": 1, "variance_depth": 2}),
         (dense, (SIZE,), {"separate_trunks": True, "variance_depth": 0, "normalise_input": False}),
-        (conv, (3, 16, 16), {"activation": "relu", "normalisation": "group", "num_dense": 0}),
+        (conv, (3, 16, 16), {"activation": "relu", "normalisation": "group", "dense_normalisation": "group"}),
         (conv, (3, 16, 16), {"activation": "tanh", "normalisation": "none", "num_dense": 3}),
+        (conv, (3, 16, 16), {"dense_normalisation": "none", "num_dense": 0}),
         (conv, (3, 16, 16), {"kernel_size": 2, "num_layers": 3, "upsampling": "transposed"}),
         (conv, (3, 16, 16), {"kernel_size": 4, "num_layers": 3, "upsampling": "transposed"}),
+        (dense, (SIZE,), {"linear_path": True}),
+        (conv, (3, 16, 16), {"linear_path": 5}),
     ],
-    ids=str,
 )
 def test_every_setting_learns(build, event_shape, settings):
     assert without_gradient(build(**settings), event_shape) == []
+
+
+@pytest.mark.parametrize(("build", "linear_path"), [(dense, True), (conv, 4), (conv, 5)])
+def test_the_linear_path_is_linear_and_of_the_mean_alone(build, linear_path):
+    """What is left once all other weights are 0; a coarse image that is one value is one value at every pixel."""
+    networks = build(linear_path=linear_path, normalisation="none").eval()
+    with torch.no_grad():
+        for name, weight in networks.named_parameters():
+            if not name.startswith(("linear_", "coarse_")):
+                weight.zero_()
+        a, b = torch.randn(2, 3, networks.latent_dim)
+        (at_a, _), (at_b, _), (at_0, _), (at_both, _) = (networks.decode(z) for z in (a, b, 0 * a, a + b))
+        torch.testing.assert_close(at_a + at_b - at_0, at_both)
+        assert at_a[:, 0].std() > 0
+        assert not at_a[:, 1:].any()
+        if build is conv:
+            networks.coarse_mean.weight.zero_()
+            networks.coarse_mean.bias.fill_(0.3)
+            torch.testing.assert_close(networks.decode(a)[0][:, 0], torch.full((3, 3, 16, 16), 0.3))
+            y = torch.full((1, 3, 16, 16), 0.7)
+            found = torch.cat(networks.encode(y), dim=1)
+            torch.testing.assert_close(found, networks.coarse_posterior(torch.full((1, 3 * linear_path**2), 0.7)))
 
 
 def layers(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:

@@ -107,7 +107,7 @@ def test_beside_it_the_heads_likelihood_moves_all_but_the_mean(variance):
 
 @pytest.mark.parametrize("name", ["beta", "free_bits", "kl_warmup_epochs", "mean_weight"])
 def test_bad_settings_say_what_was_expected(name):
-    with pytest.raises(Exception, match=rf"objective\.{name} must be 0 or more, got -1"):
+    with pytest.raises(Exception, match=rf"objective\.{name} must be at least 0, got -1"):
         objective(**{name: -1})
 
 

@@ -1,4 +1,4 @@
-"""What the README and the pages of docs/ print is true: commands compose and run, links lead somewhere, Python runs."""
+"""What the README and the pages of docs/ print is true: commands compose and links lead somewhere."""
 
 import re
 import shlex
@@ -12,10 +12,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from conftest import CONF, REPO, composed
-from stress.forked import train
 from svhn_vae.commands.search import plan
 from svhn_vae.experiment.configuration import register_resolvers
-from test_end_to_end import TINY
 
 PAGES = {
     path.relative_to(REPO).as_posix(): path for path in [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
@@ -78,30 +76,6 @@ def test_other_commands_have_the_arguments_of_their_script(command):
         assert plan(words)[1]
         return
     assert (script, len(words)) in {("report", 1), ("claims", 0), ("runs", 0), ("clean", 0), ("clean", 2)}
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    """The folder in which the first command of the README ran, as printed but for the size."""
-    folder = tmp_path_factory.mktemp("readme")
-    command = next(words for words in commands(README) if "study=demo" in words)
-    small = [word for word in TINY if not word.startswith(("data=", "trainer="))]
-    done = train(folder, *command[2:], *small, "pca.whiten=false")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "bits/dim" in done.stdout
-    assert (folder / "outputs" / "demo" / "report" / "index.html").is_file()
-    return folder
-
-
-@pytest.mark.parametrize("block", blocks(README, "python"), ids=range(len(blocks(README, "python"))))
-def test_python_of_the_readme_runs(block, study, monkeypatch):
-    run = next((study / "outputs" / "demo").glob("*/result.json")).parent
-    if "class " in block:  # it is shown, and lies in the package
-        heads = (REPO / "src" / "svhn_vae" / "model" / "variance").glob("*.py")
-        assert any(block.splitlines()[0] in path.read_text(encoding="utf-8") for path in heads)
-        return
-    monkeypatch.chdir(study)
-    exec(compile(block.replace("outputs/demo/RUN", str(run)), "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,13 +1,12 @@
 """A run's folder: its status, and files that are whole or as they were."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from svhn_vae.runs import folder as runs
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.folder import RunFolder, note_command, noted_times
+from svhn_vae.runs.folder import RunFolder, note_command
 
 CONFIG = {"seed": 0, "pca": {"n_components": 500}, "optimizer": {"betas": [0.9, 0.999]}}
 CHOICES = {"data": "svhn", "pca": "default", "model": "dense", "variance": "relu_eps", "trainer": "default"}
@@ -112,27 +111,15 @@ def test_an_empty_folder_goes_with_its_study_and_a_full_one_stays(tmp_path):
 CLAIM = {"claim": "a", "metric": "test/bits_per_dim"}
 
 
-def noted(study: Path) -> dict:
-    return json.loads((study / "study.json").read_text(encoding="utf-8"))
-
-
-def test_commands_add_up_in_their_order(tmp_path):
-    assert noted_times(tmp_path / "new") == []
-    note_command(tmp_path / "new", "first", 10.0, "why?", [CLAIM])
-    note_command(tmp_path / "new", "second", 20.0, None, [])
-    found = noted(tmp_path / "new")
+def test_commands_add_up_and_the_newest_question_counts(tmp_path):
+    """A damaged file is replaced."""
+    study = tmp_path / "new"
+    study.mkdir()
+    (study / "study.json").write_text("{", encoding="utf-8")
+    note_command(study, "first", 10.0, "why?", [CLAIM])
+    note_command(study, "second", 20.0, None, [])
+    found = json.loads((study / "study.json").read_text(encoding="utf-8"))
     assert [(entry["command"], entry["time"]) for entry in found["commands"]] == [("first", 10.0), ("second", 20.0)]
     assert (found["question"], found["hypotheses"]) == ("why?", [CLAIM])
-    assert noted_times(tmp_path / "new") == [10.0, 20.0]
-
-
-def test_the_newest_question_counts(tmp_path):
-    note_command(tmp_path, "first", 10.0, "why?", [CLAIM])
-    note_command(tmp_path, "second", 20.0, "how?", [])
-    assert (noted(tmp_path)["question"], noted(tmp_path)["hypotheses"]) == ("how?", [CLAIM])
-
-
-def test_a_damaged_file_of_a_study_is_replaced(tmp_path):
-    (tmp_path / "study.json").write_text("{", encoding="utf-8")
-    note_command(tmp_path, "first", 10.0, None, [])
-    assert len(noted(tmp_path)["commands"]) == 1
+    note_command(study, "third", 30.0, "how?", [])
+    assert json.loads((study / "study.json").read_text(encoding="utf-8"))["question"] == "how?"

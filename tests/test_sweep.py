@@ -191,16 +191,6 @@ def test_hydras_own_are_hydras(flag, monkeypatch, capsys):
     assert not list(Path().iterdir())
 
 
-def test_a_reader_that_leaves_ends_no_sweep(ends, monkeypatch):
-    """As `| head -1` does: all jobs run, and nothing is raised."""
-    read, write = os.pipe()
-    os.close(read)
-    with open(write, "w", buffering=1, encoding="utf-8") as gone:
-        monkeypatch.setattr(sys, "stdout", gone)
-        assert command(monkeypatch, "-m", "seed=0,1", *TINY) == 0
-    assert len(list(Path("outputs/default").glob("*/status.json"))) == 2
-
-
 def test_a_users_own_empty_folders_stay(ends, monkeypatch, tmp_path):
     """Where hydra.run.dir leaves outputs/, nothing above the run's folder is ours."""
     (tmp_path / "mine" / "empty").mkdir(parents=True)

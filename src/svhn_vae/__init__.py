@@ -2,6 +2,7 @@
 
 import os
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read at torch's import; DDP warns where all weights are used
 if backend := os.environ.pop("MPLBACKEND", None):  # a notebook's, for instance, which what it starts may not have
     import matplotlib
 

@@ -22,11 +22,12 @@ from hydra import compose
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from conftest import shared_jobs_of
 from stress.faults import half_written, said_wrong
 from stress.forked import TRAIN, train
 from svhn_vae.experiment import sweep
 from svhn_vae.experiment.configuration import CONF, composing, plain, recognised, register_resolvers
-from svhn_vae.experiment.preflight import Composer, Job
+from svhn_vae.experiment.preflight import Job
 from svhn_vae.runs.identity import flatten
 
 MAX_LINE = 1500  # characters: long, and one line
@@ -134,14 +135,8 @@ def command(draw: st.DrawFn) -> tuple[str, ...]:
 def one_composer() -> Iterator[None]:
     """Commands share what each would compose for itself, which takes nearly all of their time."""
     defaults()  # composed before
-    with composing():
-        composer = Composer("train")
-
-        def jobs_of(words: list[str], *, is_sweep: bool, **_: object) -> list[Job]:
-            return [composer.job(job) for job in composer.overrides_of_jobs(words, is_sweep=is_sweep)]
-
-        with mock.patch.object(sweep, "jobs_of", jobs_of):
-            yield
+    with mock.patch.object(sweep, "jobs_of", shared_jobs_of):
+        yield
 
 
 class Look(NamedTuple):
@@ -190,8 +185,8 @@ def wrong_with(found: Look) -> Iterator[str]:
 def composed_otherwise(jobs: list[Job]) -> Iterator[str]:
     """Jobs that passed under a name that Hydra, when it comes to them, does not give them."""
     for job in jobs[:2]:
-        cfg = compose("train", list(job.overrides), return_hydra_config=True)
-        name = recognised(cfg).name
+        with composing():
+            name = recognised(compose("train", list(job.overrides), return_hydra_config=True)).name
         if name != job.name:
             yield f"looked at {job.name}, to be run is {name}"
 

@@ -70,42 +70,30 @@ def unpickled(content: bytes) -> None:
 def configurations(config: dict, folder: Path) -> dict[str, str]:
     """Name -> a run's config.yaml, changed so that building it would run code."""
     call = {"_target_": "os.system", "_args_": [command(folder)]}
-    subprocess = {"_target_": "subprocess.check_output", "args": command(folder), "shell": True}
-    hidden = [command(folder).replace("touch", "${tool}")]
     # A class, of which hydra's get_class does not complain; to make one makes the file.
     writer = {"_target_": "logging.FileHandler", "filename": str(folder / MARK)}
-    changes = {
-        "a class as the head": {"variance": writer},
-        "a class as the network": {"model": writer},
-        "a class as the representation": {"pca": writer},
-        "a class as the data": {"data": writer},
-        "a class inside the head": {"variance": {**config["variance"], "epsilon": writer}},
-        "a class by interpolation": {"aim": writer, "variance": "${aim}"},
-        "the head": {"variance": call},
-        "the network": {"model": call},
-        "the representation": {"pca": subprocess},
-        "the data": {"data": call},
-        "inside the head": {"variance": {**config["variance"], "epsilon": call}},
-        "in a list": {"pca": {**config["pca"], "num_bands": [[call]]}},
-        "by interpolation": {"aim": "os.system", "variance": {"_target_": "${aim}", "_args_": [command(folder)]}},
-        "by two interpolations": {"tool": "touch", "a": "os", "pca": {"_target_": "${a}.system", "_args_": hidden}},
-        "by a whole node": {"aim": call, "model": "${aim}"},
-        "by an escape": {"aim": "os.system", "variance": {"_target_": "\\${aim}", "_args_": [command(folder)]}},
-        "what a module imports": {
-            "variance": {"_target_": "svhn_vae.runs.files.os.system", "_args_": [command(folder)]}
-        },
-        "a function of ours": {"variance": {"_target_": "svhn_vae.experiment.build.instantiate", "config": call}},
-        "a method of ours": {"variance": {"_target_": "svhn_vae.runs.folder.RunFolder.set_aside", "self": "x"}},
-        "partial": {"variance": {**call, "_partial_": True}},
-        "not recursive": {"variance": {**config["variance"], "_recursive_": False, "epsilon": call}},
+    whole = {
+        "a class": writer,
+        "a function": call,
+        "a process": {"_target_": "subprocess.check_output", "args": command(folder), "shell": True},
+        "what a module imports": {"_target_": "svhn_vae.runs.files.os.system", "_args_": [command(folder)]},
+        "a function of ours": {"_target_": "svhn_vae.experiment.build.instantiate", "config": call},
+        "a method of ours": {"_target_": "svhn_vae.runs.folder.RunFolder.set_aside", "self": "x"},
+        "partial": {**call, "_partial_": True},
+        "a class by interpolation": "${writer}",
+        "a function by interpolation": {"_target_": "${aim}", "_args_": [command(folder)]},
+        "by two interpolations": {"_target_": "${a}.system", "_args_": [command(folder).replace("touch", "${tool}")]},
+        "by an escape": {"_target_": "\\${aim}", "_args_": [command(folder)]},
     }
+    aims, changes = {"aim": "os.system", "a": "os", "tool": "touch", "writer": writer}, {}
     for group in ("pca", "model", "variance", "prior", "data", "condition"):
-        changes |= {f"{name}: {group}": {group: {**config.get(group, {}), first(config.get(group, {})): [value]}}
-                    for name, value in ours(folder).items()}  # fmt: skip
-        changes |= {
-            f"{key} at the top: {group}": {group: {**config.get(group, {}), key: value}} for key, value in HYDRAS
-        }
-    files = {name: yaml.safe_dump({**config, **change}) for name, change in changes.items()}
+        own = config.get(group, {})
+        place = next((key for key in own if key != "_target_"), "any")  # a setting to nest something in
+        nested = {"a class": writer, "a function": call, "a list": [[call]], **ours(folder)}
+        changes |= {f"{name}: {group}": {group: value} for name, value in whole.items()}
+        changes |= {f"nested, {name}: {group}": {group: {**own, place: [value]}} for name, value in nested.items()}
+        changes |= {f"{key} at the top: {group}": {group: {**own, key: value}} for key, value in HYDRAS}
+    files = {name: yaml.safe_dump({**config, **aims, **change}) for name, change in changes.items()}
     for tag in ("python/object/apply:os.system", "python/object/new:os.system"):
         files[f"!!{tag}"] = f"{yaml.safe_dump(config)}\nevil: !!{tag} ['{command(folder)}']\n"
     return files
@@ -114,23 +102,13 @@ def configurations(config: dict, folder: Path) -> dict[str, str]:
 HYDRAS = (("_partial_", True), ("_args_", [1]), ("_convert_", "all"), ("_recursive_", False))
 
 
-def first(settings: dict) -> str:
-    """A setting of a group to nest something in."""
-    return next((key for key in settings if key != "_target_"), "any")
-
-
 def ours(folder: Path) -> dict[str, dict]:
     """What this framework has that makes files, or that is of another group, to be nested below a group's class."""
     mark = str(folder / MARK)
     path = {"_target_": "pathlib.Path", "_args_": [mark]}
     writer = {"_target_": "svhn_vae.runs.folder.write_json", "path": path, "content": {}}
     return {
-        "ours, a function": {
-            "_target_": "svhn_vae.runs.folder.write_json",
-            "path": path,
-            "content": {},
-            "_convert_": "all",
-        },
+        "ours, a function": {**writer, "_convert_": "all"},
         "ours, a class": {"_target_": "svhn_vae.runs.folder.RunFolder", "path": path},
         "ours, of the group": {"_target_": "svhn_vae.model.variance.Fixed", "sigma": 1, "event_shape": [3]},
         "ours, partial": {**writer, "_partial_": True},

@@ -1,61 +1,65 @@
-"""Measures the framework on the machine at hand: python src/bench.py [device=cuda] [parts=[updates]] [repeats=5]
+"""Measures updates of the weights on this machine: python src/bench.py [device=cuda] [repeats=5]
 
-Ratios are medians over rounds in which each way had its turn; what is absolute depends on what else the machine does.
+In turns with a bare float32 loop that makes the same updates of the same model over features in memory, with nothing
+around it. Ratios are medians over rounds in which each way had its turn: what is absolute depends on what else the
+machine does.
 """
 
-import importlib
+import copy
+import itertools
 import os
 import platform
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import lightning as L  # noqa: N812  its usual name
 import torch
 from hydra import compose
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from svhn_vae.data.batches import EvaluationBatches
 from svhn_vae.errors import UserError
+from svhn_vae.experiment.build import build_data, build_module, build_trainer
 from svhn_vae.experiment.configuration import composing
 from svhn_vae.experiment.preflight import from_command_line
+from svhn_vae.model.coordinates import Features
 from svhn_vae.report.table import Fitted, wide_console
 from svhn_vae.runs.files import write_json
+from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config
-from svhn_vae.runs.installation import CHECKOUT, commit
-
-if CHECKOUT:
-    sys.path.insert(0, str(CHECKOUT))  # where benchmarks/ lies beside src/
-BENCHMARKS = "benchmarks" if CHECKOUT else "svhn_vae.benchmarks"
-updates = importlib.import_module(f"{BENCHMARKS}.updates")
-
-Rows = list[dict[str, Any]]  # of a table; times are in seconds unless a column's name says otherwise
+from svhn_vae.runs.installation import commit
+from svhn_vae.training.module import LitVAE
 
 
 def bench() -> None:
-    """Measures the parts in a temporary folder, prints a table of each, and writes them all as JSON."""
+    """Measures in a temporary folder, prints a table, and writes it as JSON."""
     settings: Any = OmegaConf.to_container(from_command_line("bench", __doc__))
-    if unknown := [name for name in settings["parts"] if name not in PARTS]:
-        raise UserError(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
     device = device_of(settings["device"])
-    found = {"machine": machine(device), "commit": commit(), "settings": settings}
+    found: Config = {"machine": machine(device), "commit": commit(), "settings": settings, "updates": []}
     out = Path(settings["out"]) / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for name in settings["parts"]:
-            found[name] = PARTS[name](settings, device, Path(folder) / name)
-            write_json(out, found)  # after each part: the next may fail
-            rows = found[name]
-            wide_console().print(Fitted(name, list(rows[0]), [[*map(shown, row.values())] for row in rows]))
+        accelerator = "gpu" if device.type == "cuda" else "cpu"
+        for (name, how), variant in itertools.product(settings["sizes"].items(), settings["variants"]):
+            with composing():
+                words = ["data=synthetic", f"cache={folder}", f"trainer.accelerator={accelerator}", *how["overrides"]]
+                cfg = compose("train", [*words, *settings["variants"][variant]], return_hydra_config=True)
+            row = timed(cfg, Path(folder) / "run", num_epochs=how["epochs"], num_rounds=settings["repeats"])
+            found["updates"].append({"an update of": f"{name}, {variant}", **row})
+            write_json(out, found)  # after each: the next may fail
+    rows = [[name, *(f"{value:.3g}" for value in row)] for name, *row in (row.values() for row in found["updates"])]
+    wide_console().print(Fitted("updates", list(found["updates"][0]), rows))
     print(f"written to {out}", flush=True)
 
 
 def device_of(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
+    there_is = torch.cuda.is_available()
+    if name == "cuda" and not there_is:
         raise UserError("device=cuda, and torch finds no GPU here: device=cpu measures without one")
-    return torch.device(name)
+    return torch.device("cuda" if there_is and name != "cpu" else "cpu")
 
 
 def machine(device: torch.device) -> Config:
@@ -67,36 +71,63 @@ def machine(device: torch.device) -> Config:
     }
 
 
-def of_updates(settings: Config, device: torch.device, folder: Path) -> Rows:
-    """An update of each variant at each size, and its speed relative to the bare float32 loop."""
-    on_gpu, rows = device.type == "cuda", []
-    accelerator = f"trainer.accelerator={'gpu' if on_gpu else 'cpu'}"
-    for name, how in settings["sizes"].items():
-        for variant, extra in settings["variants"].items():
-            own = ("data=synthetic", accelerator, f"cache={folder}", *how["overrides"], *extra)
-            with composing():
-                train = compose("train", list(own), return_hydra_config=True)
-            fit = updates.fit_of(train, folder / "run", how["images_on_gpu" if on_gpu else "images"])
-            ours, bare = updates.timed(
-                fit, updates.bare_loop_of(fit), num_epochs=how["epochs"], num_rounds=settings["repeats"]
-            )
-            row = {"an update of": f"{name}, {variant}", "ms": 1000 * median(ours)}
-            row["images/s"] = fit.size.batch_size / median(ours)
-            rows.append(row | {"of the bare loop": median(b / o for o, b in zip(ours, bare, strict=True))})
-    return rows
+def timed(cfg: DictConfig, folder: Path, *, num_epochs: int, num_rounds: int) -> dict[str, float]:
+    """An update of a composed configuration, and its speed relative to the bare loop; without validations."""
+    module, run = build_module(cfg), RunFolder(folder)
+    trainer, data = build_trainer(cfg, run, loggers=[]), build_data(cfg, module.vae)
+    data.setup()
+    rounds = Rounds(bare_loop(module, data.dataset.train.images, cfg.batch_size, trainer.strategy.root_device),
+                    num_epochs=num_epochs, num_rounds=num_rounds)  # fmt: skip
+    trainer.limit_val_batches, trainer.callbacks[:] = 0, [rounds]  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.fit_loop.max_epochs = 10**9
+    trainer.fit(module, datamodule=data)
+    own = median(own for own, _ in rounds.seconds)
+    ratio = median(bare / own for own, bare in rounds.seconds)
+    return {"ms": 1000 * own, "images/s": cfg.batch_size / own, "of the bare loop": ratio}
 
 
-def of_spectrum(settings: Config, device: torch.device, folder: Path) -> Rows:
-    numbers = settings["spectrum_images_on_gpu" if device.type == "cuda" else "spectrum_images"]
-    found = {num: updates.spectrum_times(num, device) for num in numbers}
-    return [{"what": f"{what}, {num:,} images", "s": s} for num, times in found.items() for what, s in times.items()]
+def bare_loop(module: LitVAE, images: torch.Tensor, size: int, device: torch.device) -> Callable[[int], float]:
+    """What makes so many updates of a copy of the model, by batches of one size, and returns the seconds they took."""
+    model = copy.deepcopy(module).to(device)
+    made = EvaluationBatches(images, model.vae.representation)
+    whole, optimizer = Features(*map(torch.cat, zip(*made, strict=True))), model.configure_optimizers()
+
+    def updates(num: int) -> float:
+        start = now()
+        for _ in range(num):
+            rows = torch.randint(len(whole.y), (size,), device=device)
+            optimizer.zero_grad()
+            model.objective(model.vae, Features(*(array[rows] for array in whole)), 0)[1].backward()
+            optimizer.step()
+        return now() - start
+
+    return updates
 
 
-PARTS = {"updates": of_updates, "spectrum": of_spectrum}
+def now() -> float:
+    """In seconds, when what was given to a GPU has ended."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
-def shown(value: object) -> str:
-    """Three digits of a number, or all before the point."""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+class Rounds(L.Callback):
+    """Stops the clock of its fit after every `num_epochs`, for the other way to make as many updates. The first round,
+    in which everything is for the first time, does not count."""
+
+    def __init__(self, other: Callable[[int], float], *, num_epochs: int, num_rounds: int) -> None:
+        self.other, self.num_epochs, self.num_rounds = other, num_epochs, num_rounds
+        self.seconds: list[tuple[float, float]] = []  # of an update: ours, the other's
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch % self.num_epochs == 0:
+            self._start = now()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self.num_epochs:
+            return
+        own, num_updates = now() - self._start, self.num_epochs * trainer.train_dataloader.num_batches
+        found = own / num_updates, self.other(num_updates) / num_updates
+        if trainer.current_epoch >= self.num_epochs:
+            self.seconds.append(found)
+        trainer.should_stop = len(self.seconds) == self.num_rounds

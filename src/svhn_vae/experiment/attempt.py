@@ -29,7 +29,6 @@ from svhn_vae.evaluation.score import lacks
 from svhn_vae.experiment.build import Request, build_job, fit_device, load_data, load_judge
 from svhn_vae.experiment.configuration import choices, plain, quiet, register_resolvers
 from svhn_vae.experiment.loading import complete_scores
-from svhn_vae.experiment.processes import PROCESSES
 from svhn_vae.experiment.run import fit, run
 from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
@@ -50,22 +49,16 @@ class Outcome(NamedTuple):
 
 def run_job(request: Request, note_study: Callable[[], None]) -> Outcome:
     """Runs the job unless it is done, or at work in another process. Raises Interrupted."""
-    cfg, name = request.cfg, request.folder.path.name
-    num = cfg.trainer.devices * cfg.trainer.num_nodes
-    if not PROCESSES.is_first(num):
-        PROCESSES.follow(lambda: fit_along(request))
-        return Outcome(name, "elsewhere")
     try:
-        with PROCESSES.job(num):
-            digest = load_data(cfg).digest
-            note_study()
-            found = known(request, digest)
-            if found and found.status == "done":
-                complete(request)
-            return found or run_alone(request, digest)
+        digest = load_data(request.cfg).digest
+        note_study()
+        found = known(request, digest)
+        if found and found.status == "done":
+            complete(request)
+        return found or run_alone(request, digest)
     except Busy as busy:
         print(f"  left alone: {busy}", flush=True)
-        return Outcome(name, "elsewhere")
+        return Outcome(request.folder.path.name, "elsewhere")
     except Exception as error:  # before it has begun: what is in the folder is not this job's
         return failed(request, error, has_begun=False)
 
@@ -158,19 +151,14 @@ def announce_continuation(request: Request) -> None:
         print(f"  begun at commit {folder.facts['commit']}, now {commit_now()}; rerun=true starts over", flush=True)
 
 
-def fit_along(request: Request) -> None:
+def fit_along(path: Path) -> None:
     """What another process than the first does for a run that the first has begun: fits it with the first."""
     quiet()
-    folder = request.folder
-    resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None  # the first has looked at it
-    fit(build_job(request), resume)
-
-
-def fit_as_child(path: Path) -> None:
-    """The same for the run in a folder, in a process that Lightning has started."""
     register_resolvers()
     cfg, hydra_cfg = (OmegaConf.load(path / ".hydra" / f"{name}.yaml") for name in ("config", "hydra"))
-    fit_along(Request(cfg, choices(hydra_cfg.hydra), RunFolder(path)))  # pyright: ignore[reportArgumentType]
+    request = Request(cfg, choices(hydra_cfg.hydra), RunFolder(path))  # pyright: ignore[reportArgumentType]
+    last = request.folder.last_checkpoint
+    fit(build_job(request), last if last.is_file() else None)  # the first has looked at it
 
 
 def in_words(result: dict) -> str:

@@ -79,27 +79,14 @@ def is_busy(path: Path) -> bool:
 @contextlib.contextmanager
 def launching(launcher: str, command: Command) -> Iterator[None]:
     """While a launcher has the jobs: signals are passed on to them."""
+    if launcher == "submitit_local":  # begins all at once; joblib divides the cores by itself, and SLURM gives them out
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(command.folders))))
     INTERRUPTION.pass_on, INTERRUPTION.in_epoch = command.pass_on_signal, True
     try:
-        with ctrl_c_kept_from_children(), few_threads(launcher, len(command.folders)):
+        with ctrl_c_kept_from_children():
             yield
     finally:
         INTERRUPTION.pass_on, INTERRUPTION.in_epoch = (lambda: None), False
-
-
-@contextlib.contextmanager
-def few_threads(launcher: str, num_jobs: int) -> Iterator[None]:
-    """submitit_local begins all jobs at once, each with a thread per core, which together are ten times slower than one
-    after the other. joblib divides the cores by itself, and SLURM gives them out."""
-    if launcher != "submitit_local" or "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ["OMP_NUM_THREADS"] = str(max(1, num_cores // num_jobs))
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
 
 
 def run_in_worker(folder: RunFolder, command: Command, run: Callable[[], Outcome], *, stops: bool) -> float:

@@ -4,6 +4,7 @@ A stored configuration names, per group, one of the classes that conf/ has for t
 `_target_`: so a run made before a class moved still loads, and no module that a stranger names is imported.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ BEFORE = {  # of runs older than the group
     "prior": {"_target_": "svhn_vae.model.prior.StandardNormal"},
     "condition": {"_target_": "svhn_vae.model.vae.VAE"},
 }
+# Of runs older than a setting whose shipped default is another.
+BEFORE_SETTING = {"linear_path": 0, "dense_normalisation": "${.normalisation}"}
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 
@@ -112,9 +115,12 @@ def own(config: Path, group: str, content: Any) -> dict[str, Any]:
     for value in strings(values):
         if "${" in value or (value.startswith("_") and value.endswith("_")):
             raise UserError(f"{config}: {group} must hold plain values below its class, got {value}")
-    return {"_target_": known[name], **defaults(files, known[name]), **values}
+    found = defaults(files, known[name])
+    older = {key: value for key, value in BEFORE_SETTING.items() if key in found}
+    return {"_target_": known[name], **found, **older, **values}
 
 
+@functools.cache
 def shipped(group: str) -> list[dict[str, Any]]:
     """The settings of a group in each of its files, in the order of their names."""
     files: list[Any] = [OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONF / group).glob("*.yaml"))]

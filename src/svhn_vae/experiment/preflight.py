@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import shlex
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +32,6 @@ MAX_JOBS = 10_000  # of a command; all are composed before the first begins
 LAUNCHER = "hydra/launcher"
 PLUGINS = ("joblib", "submitit")  # how launchers begin that are there once the extra of this name is installed
 MAX_LINE = 1000  # characters of what a library says of settings
-KEY = r"[+~]{0,2}[\w./@]+"
 
 
 class Job(NamedTuple):
@@ -113,9 +111,7 @@ class Composer:
         if not is_sweep:
             for override in parsed:
                 if override.is_sweep_override():
-                    word = str(override.input_line)
-                    text = f", or type {self._quoted(word)} for a path" if "/" in word or " " in word else ""
-                    raise UserError(f"{word} has several values: put -m before it to run them all{text}")
+                    raise UserError(f"{override.input_line} has several values: put -m before it to run them all")
             return [words]
         fixed = [word for word, override in zip(words, parsed, strict=True) if not override.is_sweep_override()]
         try:
@@ -189,20 +185,8 @@ class Composer:
         try:
             return self.parser.parse_overrides([word])[0]
         except Exception as error:  # Hydra's, which says what it expected
-            typed = self._quoted(word)
-            why = f"a text or path with such characters is typed {typed}" if typed else one_line_of(error)[:300]
-            raise UserError(f"{word} cannot be read, expected KEY=VALUE: {why}") from None
-
-    def _quoted(self, word: str) -> str:
-        """The words for a shell that give this value as a text; "" where it has no key."""
-        key, sep, value = word.partition("=")
-        inner = value.replace("\\", "\\\\").replace('"', '\\"')
-        quoted = f'{key}="{inner}"'
-        try:
-            is_read = sep and re.fullmatch(KEY, key) and self.parser.parse_override(quoted).value() == value
-        except Exception:  # not even so
-            return ""
-        return shlex.quote(quoted) if is_read else ""
+            why = one_line_of(error)[:300]
+            raise UserError(f"{word} cannot be read, expected KEY=VALUE, or 'KEY=\"ANY TEXT\"': {why}") from None
 
     def _is_value(self, override: Override) -> bool:
         """Whether it does no more than give a new value to a setting that there is."""

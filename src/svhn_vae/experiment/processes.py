@@ -1,39 +1,45 @@
 """The processes that train one run together, by Lightning's ddp: which of them this one is, and what the first tells.
 
-The first process alone plans, locks, fits the basis, scores, draws and writes. The others train when they are told to.
-torchrun or srun start all of them, and each runs the whole command; else Lightning starts them anew for each run
-(`RUN` names its folder to them). They meet in a store of torch.distributed; an error of one is told there to the first.
+The first process alone plans, locks, fits the basis, scores, draws and writes. The others train the runs whose folders
+it names. torchrun or srun start all of them, and each reads the whole command; else Lightning starts the others anew
+for each run. They meet in a store of torch.distributed; an error of one is told there to the first.
 """
 
+import itertools
 import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from torch.distributed import TCPStore
 
 from svhn_vae.errors import Diverged, Interrupted, UserError, one_line, root_of
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.training.interruption import INTERRUPTION, ctrl_c_kept_from_children
 
-RUN = "SVHN_VAE_RUN"  # the environment's name of the run's folder, for a process that Lightning has started
+FOLLOWS = "SVHN_VAE_FOLLOWS"  # in the environment of a process that Lightning has started
 HERE = "127.0.0.1"
 FOREVER, SOON = timedelta(days=365), timedelta(minutes=2)
-GRACE = 5.0  # seconds that the first process has to leave a collective operation whose partner has failed
+GRACE = 5.0  # seconds that a process has to leave by itself
 SECONDS_BETWEEN_LOOKS = 0.5
-ERROR, OVER, JOB = "svhn_vae/error", "svhn_vae/over", "svhn_vae/job"  # keys of the store
+RUN, NUM_RUNS, ERROR, OVER = (f"svhn_vae/{name}" for name in ("run", "num_runs", "error", "over"))  # keys of the store
 KINDS = {kind.__name__: kind for kind in (UserError, OSError, MemoryError, torch.OutOfMemoryError)}
 
 
@@ -67,53 +73,40 @@ def starter() -> ClusterEnvironment | None:
 
 
 def is_started_by_lightning() -> bool:
-    return RUN in os.environ and starter() is None
+    return FOLLOWS in os.environ and starter() is None
+
+
+def is_another(num: int) -> bool:
+    """Whether this is not the first process of a run in so many; srun may also have started several commands."""
+    environment = starter()
+    return num > 1 and environment is not None and environment.global_rank() > 0
 
 
 class Processes:
     """What this process has to do with others; one for each command."""
 
     def __init__(self) -> None:
-        self.num_jobs = 0  # that are over, or that this process has been told of
-        self._store: TCPStore | None = None
-        self._has_told = self._is_broken = False
-
-    def is_first(self, num: int) -> bool:
-        environment = starter()
-        return num == 1 or environment is None or environment.global_rank() == 0
-
-    @contextmanager
-    def job(self, num: int) -> Iterator[None]:
-        """Of the first process: the others learn that they have nothing to do in this job, unless it has trained."""
-        if num > 1 and self._is_broken:
-            raise UserError("the other processes have ended with a job before: run the same command again")
-        self._has_told = False
-        try:
-            yield
-        finally:
-            self._tell(num, "leave out")
-            self.num_jobs += 1
-
-    def _tell(self, num: int, what: str) -> None:
-        if num > 1 and starter() is not None and not self._has_told:
-            self._meeting(is_first=True).set(f"{JOB}/{self.num_jobs}", what)
-            self._has_told = True
+        self._is_follower = self._is_broken = False
+        self._store: TCPStore | None = None  # of processes that torchrun or srun have started
 
     @contextmanager
     def training(self, num: int, folder: RunFolder, launcher: Any) -> Iterator[None]:
         """Of the first process, around `trainer.fit`. Raises the error of another process in place of its own, which is
         that it misses it."""
-        if num == 1 or not self.is_first(num) or is_started_by_lightning():
+        if num == 1 or self._is_follower:
             yield
             return
+        if self._is_broken:
+            raise UserError("the other processes have ended with a job before: run the same command again")
         is_alone, environ, num_threads = starter() is None, dict(os.environ), torch.get_num_threads()
-        store = self._hosted_here(folder) if is_alone else self._meeting(is_first=True)
-        self._tell(num, "train")
-        stop = on_key(store, ERROR, lambda: end_stuck(store, folder))
+        if self._store is None:
+            self._store = hosted_here() if is_alone else meeting(is_first=True)
+        store = self._store
+        tell(store, str(folder.path.absolute()))
+        stop = on_key(store, ERROR, lambda: end_stuck(store, folder), grace=GRACE)
         try:
             with ctrl_c_kept_from_children():
                 yield
-            end_children(launcher, seconds=5)
         except Exception as error:
             if not isinstance(error, Diverged):
                 self._is_broken = not is_alone
@@ -122,62 +115,69 @@ class Processes:
         finally:
             stop.set()
             if is_alone:
-                end_children(launcher, seconds=0)
+                self.end()
+                end_children(launcher)
                 if dist.is_initialized():
                     dist.destroy_process_group()
                 os.environ.clear()
                 os.environ.update(environ)
                 torch.set_num_threads(num_threads)
 
-    def _hosted_here(self, folder: RunFolder) -> TCPStore:
-        """The store of a run on this machine alone, which nobody else can reach."""
-        listener = socket.create_server((HERE, 0))
-        port = listener.getsockname()[1]
-        os.environ.update({RUN: str(folder.path.absolute()), "MASTER_ADDR": HERE, "MASTER_PORT": str(port)})
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-        return TCPStore(
-            HERE, port, is_master=True, wait_for_workers=False, multi_tenant=True, master_listen_fd=listener.detach()
-        )
-
-    def _meeting(self, *, is_first: bool) -> TCPStore:
-        """The store of processes that torchrun or srun have started: torchrun has one, else the first process has."""
-        if self._store is None:
-            environment = starter()
-            is_host = is_first and not isinstance(environment, TorchElasticEnvironment)
-            place, how = (environment.main_address, environment.main_port), {"timeout": FOREVER, "multi_tenant": True}
-            self._store = TCPStore(*place, is_master=is_host, wait_for_workers=False, **how)
-        return self._store
-
-    def follow(self, train: Callable[[], None]) -> None:
-        """Of another than the first process: trains in this job, if it is told to."""
+    def follow(self, train: Callable[[Path], None]) -> NoReturn:
+        """The life of another than the first process: it trains the runs whose folders the first one names. An error
+        that is its alone is told to the first one."""
+        self._is_follower = True
         be_silent()
-        store = self._meeting(is_first=False)
+        INTERRUPTION.listen()
+        store = meeting(is_first=False)
+        on_key(store, OVER, leave)
         try:
-            what = store.get(f"{JOB}/{self.num_jobs}").decode()
-        except Exception:  # the first process has ended, and its store with it
+            for number in itertools.count(1):
+                INTERRUPTION.in_epoch = True  # a signal is noted, and all processes leave together
+                if not (path := store.get(f"{RUN}/{number}").decode()):
+                    break
+                with suppress(Diverged, Interrupted):  # all processes come to these together
+                    train(Path(path))
+        except BaseException as error:
+            store.set(ERROR, json.dumps(described(error)))
+        finally:  # also where the store is gone: the first process has ended
             leave()
-        self.num_jobs += 1
-        if what == "over":
-            leave()
-        if what == "train":
-            train_for_the_first(store, train)
 
     def end(self) -> None:
-        """Of the first process: there is no other job, and whoever waits for one leaves."""
+        """Of the first process: there is no other run, and whoever waits for one leaves."""
         if self._store is not None:
+            tell(self._store, "")
             self._store.set(OVER, "")
-            self._store.set(f"{JOB}/{self.num_jobs}", "over")
+            self._store = None
 
 
 PROCESSES = Processes()  # of this process
 
 
-def train_as_child(train: Callable[[Path], None]) -> NoReturn:
-    """The life of a process that Lightning has started for one run."""
-    be_silent()
-    store = TCPStore(HERE, int(os.environ["MASTER_PORT"]), is_master=False, timeout=SOON)
-    train_for_the_first(store, lambda: train(Path(os.environ[RUN])))
-    leave()
+def tell(store: TCPStore, path: str) -> None:
+    """Names the next run's folder to the others; "": there is none."""
+    store.set(f"{RUN}/{store.add(NUM_RUNS, 1)}", path)
+
+
+def hosted_here() -> TCPStore:
+    """The store of a run on this machine alone, which nobody else can reach."""
+    listener = socket.create_server((HERE, 0))
+    port = listener.getsockname()[1]
+    os.environ.update({FOLLOWS: "1", "MASTER_ADDR": HERE, "MASTER_PORT": str(port)})
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    how = {"wait_for_workers": False, "multi_tenant": True, "master_listen_fd": listener.detach()}
+    return TCPStore(HERE, port, is_master=True, **how)
+
+
+def meeting(*, is_first: bool) -> TCPStore:
+    """The store where the processes meet: torchrun has one, else the first process has."""
+    environment = starter() or LightningEnvironment()
+    is_host = is_first and not isinstance(environment, TorchElasticEnvironment)
+    place = environment.main_address, environment.main_port
+    how = {"wait_for_workers": False, "multi_tenant": True, "timeout": SOON if starter() is None else FOREVER}
+    store = TCPStore(*place, is_master=is_host, **how)
+    store.set_timeout(FOREVER)
+    return store
 
 
 def silence_others() -> None:
@@ -191,25 +191,6 @@ def be_silent() -> None:
     """Until this process ends: the first one speaks for all. What is said on stderr stays."""
     sys.stdout.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def train_for_the_first(store: TCPStore, train: Callable[[], None]) -> None:
-    """Trains; an error that is this process's alone is told to the first one, and ends this one."""
-    INTERRUPTION.listen()
-    INTERRUPTION.in_epoch = True  # a signal is noted, and all processes leave together
-    stop = on_key(store, OVER, leave)
-    try:
-        train()
-    except (Diverged, Interrupted):  # all processes come to these together
-        return
-    except BaseException as error:
-        try:
-            store.set(ERROR, json.dumps(described(error)))
-        finally:  # where the store is gone, the first process has ended
-            leave()
-    finally:
-        stop.set()
-        INTERRUPTION.in_epoch = False
 
 
 def described(error: BaseException) -> dict[str, str]:
@@ -234,7 +215,6 @@ def raise_error_of_another(store: TCPStore, launcher: Any) -> None:
 
 def end_stuck(store: TCPStore, folder: RunFolder) -> None:
     """Ends the first process, if it waits for one that has failed and does not notice it, as in a GPU's operations."""
-    time.sleep(GRACE)
     told = json.loads(store.get(ERROR))
     print(f"  failed: {told['message']}", flush=True)
     try:
@@ -244,8 +224,9 @@ def end_stuck(store: TCPStore, folder: RunFolder) -> None:
         leave(1)
 
 
-def on_key(store: TCPStore, key: str, act: Callable[[], Any]) -> threading.Event:
-    """Calls `act`, in a thread, once the key is in the store, or the store is gone; not after the returned event."""
+def on_key(store: TCPStore, key: str, act: Callable[[], Any], *, grace: float = 0.0) -> threading.Event:
+    """Calls `act`, in a thread, so many seconds after the key came to the store, or the store went; not after the event
+    that is returned."""
     is_over, client = threading.Event(), TCPStore(store.host, store.port, is_master=False, timeout=FOREVER)
 
     def look() -> None:
@@ -255,21 +236,21 @@ def on_key(store: TCPStore, key: str, act: Callable[[], Any]) -> threading.Event
                 is_there = client.check([key])
             except Exception:  # whoever had it is gone
                 is_there = True
-        if not is_over.is_set():
+        if not is_over.wait(grace):
             act()
 
     threading.Thread(target=look, daemon=True).start()
     return is_over
 
 
-def end_children(launcher: Any, *, seconds: float) -> None:
+def end_children(launcher: Any) -> None:
     """Of a Lightning launcher, whose watcher would else kill this process for the way in which they end."""
-    processes, deadline = list(getattr(launcher, "procs", ())), time.monotonic() + seconds
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    for process in processes:
-        process.kill()
-        process.wait()
+    for process in getattr(launcher, "procs", ()):
+        try:
+            process.wait(timeout=GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     getattr(launcher, "procs", []).clear()
 
 

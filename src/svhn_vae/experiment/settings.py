@@ -40,9 +40,7 @@ NULLABLE = {  # what null, their default, stands for
     "trainer.gradient_clip_val": float, "skips.max_gradient_norm": float, "data.limit": float, "ema": float,
     "updates_per_step": int, "iw_samples": int, "data.size": int, "data.channels": int, "cache": str, "data.root": str,
     "data_root": str, "run": str, "to": str, "question": str, "trainer.profiler": str,
-}  # fmt: skip
-ADDED = {  # settings of Lightning's Trainer that runs are made for, and trainer=default has not
-    "trainer.max_time": str, "trainer.deterministic": bool, "trainer.benchmark": bool, "trainer.sync_batchnorm": bool,
+    "trainer.max_time": str,
 }  # fmt: skip
 FREE = ("study", "hypotheses")  # checked by what reads them
 # Least values; all others are 0, but where the default is negative.
@@ -83,8 +81,8 @@ def check(settings: Config, defaults: Config) -> None:
     check_values(settings, defaults)
     values = flatten(settings)
     for key in values:
-        if key.startswith("trainer.") and key not in defaults and key not in ADDED:
-            raise UserError(f"{key} is no setting of a run{did_you_mean(key, [*defaults, *ADDED])}")
+        if key.startswith("trainer.") and key not in defaults:
+            raise UserError(f"{key} is no setting of a run{did_you_mean(key, defaults)}")
     if not 0 < values["labels"] <= 1:
         raise UserError(f"labels must be a share of the training images, above 0 and up to 1, got {values['labels']}")
     if values["ema"] is not None and not 0 < values["ema"] < 1:
@@ -119,7 +117,7 @@ def check_values(settings: Config, defaults: Config) -> None:
         if key.split(".")[0] in FREE:
             continue
         default = defaults.get(key)
-        if (key in defaults or key in ADDED) and not fits(key, value, default):
+        if key in defaults and not fits(key, value, default):
             raise UserError(f"{key} must be {in_words(key, default)}, got {value}")
         for number in value if isinstance(value, list) else [value]:
             check_size(key, number, default)
@@ -173,7 +171,7 @@ def in_words(key: str, default: Any) -> str:
 
 def _kind(key: str, default: Any) -> type:
     if default is None or default == []:
-        return {**NULLABLE, **ADDED}.get(key, object)
+        return NULLABLE.get(key, object)
     return type(default[0] if isinstance(default, list) else default)
 
 

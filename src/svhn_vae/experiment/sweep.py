@@ -17,16 +17,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from svhn_vae.errors import TRACEBACKS, Busy, Interrupted, UserError, one_line, printable, root_of
-from svhn_vae.experiment.attempt import Outcome, fit_as_child, run_job
+from svhn_vae.experiment.attempt import Outcome, fit_along, run_job
 from svhn_vae.experiment.build import Request
 from svhn_vae.experiment.configuration import OUTPUTS, choices, quiet
 from svhn_vae.experiment.launchers import Command, launching, run_in_worker
 from svhn_vae.experiment.preflight import Job, jobs_of, with_home
-from svhn_vae.experiment.processes import PROCESSES, is_started_by_lightning, silence_others, train_as_child
+from svhn_vae.experiment.processes import PROCESSES, is_another, is_started_by_lightning, silence_others
 from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import locked
-from svhn_vae.runs.folder import RunFolder, note_command, noted_times
+from svhn_vae.runs.folder import RunFolder, note_command
 from svhn_vae.runs.identity import Config, is_decisive
 from svhn_vae.runs.installation import command_line
 from svhn_vae.training.callbacks import Progress
@@ -44,27 +44,22 @@ class StudyTable:
 
     def __init__(self, settings: Config) -> None:
         self.study = OUTPUTS / str(settings["study"])
-        self._command, self._time = command_line(), time.time()
-        self._asked = (settings["question"], settings["hypotheses"])
-        self._has_noted = False  # in this process
+        self._noted = (command_line(), time.time(), settings["question"], settings["hypotheses"])
+        self._has_begun = False
 
     def begin(self) -> None:
-        """When the first of its jobs has its data, in whatever process; before, there is nothing to note."""
-        if self._has_begun():
+        """When the first of its jobs has its data, or goes to another process: before, there is nothing to note."""
+        if self._has_begun:
             return
-        self._has_noted = True  # even where it cannot be noted: that is said once, and what is there has its table
+        self._has_begun = True  # even where it cannot be noted: that is said once, and what is there has its table
         try:
             with locked(self.study / "study.json", wait=10):  # another command may be writing it
-                if self._time not in noted_times(self.study):
-                    note_command(self.study, self._command, self._time, *self._asked)
+                note_command(self.study, *self._noted)
         except (OSError, Busy) as error:  # the runs go on: one that cannot be written says so itself
             print(f"  the command cannot be noted in {self.study}: {one_line(error)}", flush=True)
 
-    def _has_begun(self) -> bool:
-        return self._has_noted or self._time in noted_times(self.study)
-
     def end(self) -> None:
-        if not self._has_begun():
+        if not self._has_begun:
             return
         try:
             print_study(self.study, wide_console())
@@ -96,7 +91,7 @@ class Sweep:
         What asks for help or for the configuration is left to Hydra.
         """
         if is_started_by_lightning():
-            train_as_child(fit_as_child)
+            PROCESSES.follow(fit_along)
         silence_others()
         sys.argv[1:] = [with_home(word) for word in sys.argv[1:]]
         asked = arguments()
@@ -108,7 +103,12 @@ class Sweep:
         quiet()
         INTERRUPTION.listen()
         try:
-            return self._check(asked) or self._run(main)
+            if code := self._check(asked):
+                return code
+            trainers = [job.settings["trainer"] for job in self.jobs]
+            if is_another(max(trainer["devices"] * trainer["num_nodes"] for trainer in trainers)):
+                PROCESSES.follow(fit_along)
+            return self._run(main)
         except (Interrupted, KeyboardInterrupt) as interrupted:
             self.tell()
             return 128 + getattr(interrupted, "signum", 2)
@@ -191,6 +191,8 @@ class Sweep:
         if self.launcher.startswith("submitit"):
             logs = self.jobs[0].path.with_name(".submitit")
             print(f"{len(self.jobs)} jobs with {self.launcher}, which print to {logs}", flush=True)
+        for table in self.tables.values():
+            table.begin()
         try:
             with launching(self.launcher, self.command):
                 main()

@@ -138,9 +138,3 @@ def note_command(
     asked = {"question": question, "hypotheses": hypotheses}
     commands = [*before.get("commands", []), {"command": command, "time": begun, "commit": commit()}]
     write_json(path, {**before, **{key: value for key, value in asked.items() if value}, "commands": commands})
-
-
-def noted_times(study: Path) -> list[float]:
-    """When the commands that are noted were begun."""
-    commands = read_json(study / "study.json").get("commands", [])
-    return [entry["time"] for entry in commands if isinstance(entry, dict) and "time" in entry]

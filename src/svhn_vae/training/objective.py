@@ -5,12 +5,10 @@ Validation and test never see this: they score the bound itself.
 Shapes: B images, Z latent dimensions, E = event_shape of y. Units: nats per image.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-from svhn_vae.errors import UserError
+from svhn_vae.errors import above_zero, at_least
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.vae import VAE, Pass
 from svhn_vae.model.variance import DiagonalNormal
@@ -32,16 +30,9 @@ class Objective:
     def __init__(
         self, *, beta: float, free_bits: float, kl_warmup_epochs: int, mean_weight: float, mean_sigma: float
     ) -> None:
-        for name, value in {
-            "beta": beta,
-            "free_bits": free_bits,
-            "kl_warmup_epochs": kl_warmup_epochs,
-            "mean_weight": mean_weight,
-        }.items():
-            if not 0 <= value < math.inf:
-                raise UserError(f"objective.{name} must be 0 or more, got {value}")
-        if not 0 < mean_sigma < math.inf:
-            raise UserError(f"objective.mean_sigma must be above 0, got {mean_sigma}")
+        weights = {"beta": beta, "free_bits": free_bits, "mean_weight": mean_weight}
+        at_least("objective", 0, kl_warmup_epochs=kl_warmup_epochs, **weights)
+        above_zero("objective", mean_sigma=mean_sigma)
         self.beta, self.free_bits, self.kl_warmup_epochs = beta, free_bits, kl_warmup_epochs
         self.mean_weight, self.mean_sigma = mean_weight, mean_sigma
 

@@ -7,10 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 
 from svhn_vae.errors import UserError, at_least, fraction, one_of
-from svhn_vae.model.networks.interface import ACTIVATIONS, OfImages, Sizes, group_norm, keras_weights, zero_linear
+from svhn_vae.model.networks.interface import (
+    ACTIVATIONS,
+    NoOutput,
+    OfImages,
+    Sizes,
+    group_norm,
+    keras_weights,
+    zero_linear,
+)
 
 IMAGE_NORMALISATIONS = {"batch": nn.BatchNorm2d, "group": group_norm, "none": nn.Identity}
 VECTOR_NORMALISATIONS = {"batch": nn.BatchNorm1d, "group": group_norm, "none": nn.Identity}
@@ -24,6 +34,9 @@ class Conv(OfImages):
     layer but the two that emit: the posterior's, and the decoder's last, with P * C channels.
 
     upsampling: nearest neighbours and a convolution, or a strided transposed convolution.
+    linear_path: pixels a side of a coarse image that takes a way of its own on each side, beside all of this: linear to
+    the posterior, and linear from the latents to what is added to the mean, interpolated; 0: none. Convolutions alone
+    learn an image's light first, and its colours after a thousand updates.
     """
 
     def __init__(
@@ -31,6 +44,7 @@ class Conv(OfImages):
         sizes: Sizes,
         *,
         latent_dim: int,
+        linear_path: int,
         num_layers: int,
         num_strided: int,
         width: int,
@@ -41,12 +55,13 @@ class Conv(OfImages):
         upsampling: str,
         activation: str,
         normalisation: str,
+        dense_normalisation: str,
         dropout: float,
         sampling_bug: bool,
     ) -> None:
         super().__init__("conv", sizes, latent_dim, sampling_bug, multiple=2)
         at_least("model", 1, num_layers=num_layers, width=width, dense_width=dense_width)
-        at_least("model", 0, num_dense=num_dense)
+        at_least("model", 0, num_dense=num_dense, linear_path=linear_path)
         at_least("model", width, max_width=max_width)
         check_strides(sizes.event_shape[1], num_layers, num_strided)
         check_kernel(kernel_size, keeps_a_size=num_strided < num_layers or upsampling != "transposed")
@@ -54,7 +69,7 @@ class Conv(OfImages):
         steps = plan(channels, width, max_width, num_layers, num_strided)
         smallest = (steps[-1].after, height // 2**num_strided, height // 2**num_strided)
         dense = [math.prod(smallest), *[dense_width] * num_dense]
-        block = Block(kernel_size, upsampling, activation, normalisation, dropout)
+        block = Block(kernel_size, upsampling, activation, normalisation, dense_normalisation, dropout)
         self.encoder = nn.Sequential(*block.down(steps), nn.Flatten(), *block.dense(dense))
         self.posterior = nn.Linear(dense[-1], 2 * latent_dim)
         self.decoder = nn.Sequential(
@@ -62,6 +77,27 @@ class Conv(OfImages):
             *block.mirrored(steps[0]._replace(before=sizes.params_per_element * channels)),
         )  # fmt: skip
         self.image_params = zero_linear(latent_dim, sizes.params_per_image)
+        self._make_linear_path(linear_path, channels * linear_path**2)
+
+    def _make_linear_path(self, height: int, size: int) -> None:
+        self.linear_path = height
+        self.coarse_posterior = nn.Linear(size, 2 * self.latent_dim) if size else NoOutput()
+        self.coarse_mean = nn.Linear(self.latent_dim, size) if size else NoOutput()
+
+    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.posterior(self.encoder(y))
+        if self.linear_path:
+            found = found + self.coarse_posterior(F.adaptive_avg_pool2d(y, self.linear_path).flatten(1))
+        return found.chunk(2, dim=1)
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        params, image_params = super().decode(z)
+        if self.linear_path:
+            channels, *size = self.event_shape
+            coarse = self.coarse_mean(z).view(-1, channels, self.linear_path, self.linear_path)
+            mean = params[:, :1] + F.interpolate(coarse, size, mode="bilinear")[:, None]
+            params = torch.cat([mean, params[:, 1:]], dim=1)
+        return params, image_params
 
 
 class Step(NamedTuple):
@@ -110,12 +146,14 @@ class Block:
     upsampling: str
     activation: str
     normalisation: str
+    dense_normalisation: str
     dropout: float
 
     def __post_init__(self) -> None:
         one_of("model", ("nearest", "transposed"), upsampling=self.upsampling)
         one_of("model", ACTIVATIONS, activation=self.activation)
         one_of("model", IMAGE_NORMALISATIONS, normalisation=self.normalisation)
+        one_of("model", VECTOR_NORMALISATIONS, dense_normalisation=self.dense_normalisation)
         fraction("model", dropout=self.dropout)
 
     def down(self, steps: Sequence[Step]) -> list[nn.Module]:
@@ -143,7 +181,7 @@ class Block:
         return [*upsample, nn.Conv2d(step.after, step.before, k, padding=k // 2)]
 
     def dense(self, widths: Sequence[int]) -> list[nn.Module]:
-        normalise = VECTOR_NORMALISATIONS[self.normalisation]
+        normalise = VECTOR_NORMALISATIONS[self.dense_normalisation]
         return [
             layer
             for before, after in itertools.pairwise(widths)

@@ -31,6 +31,8 @@ class Dense(OneLevel):
 
     At the post's sizes: 47,213,020 trainable numbers, and 1,276,000 in the variance branch.
 
+    linear_path: a linear map beside the layers of each side, y -> posterior and z -> mean. A linear VAE is
+    probabilistic PCA (Tipping and Bishop 1999), which the layers need not learn then.
     normalise_input: batch normalisation of y, whatever normalises the blocks.
     batch_norm_momentum: the newest batch's weight in the running statistics, 1 - momentum in Keras's words.
     initialisation: torch's own; Keras's: Glorot-uniform weights, biases 0; or Kingma's: weights N(0, 1 / inputs),
@@ -51,6 +53,7 @@ class Dense(OneLevel):
         decoder_depth: int,
         variance_depth: int,
         separate_trunks: bool,
+        linear_path: bool,
         activation: str,
         normalisation: str,
         normalise_input: bool,
@@ -69,29 +72,33 @@ class Dense(OneLevel):
         self.separate_trunks = separate_trunks
         size, posterior = math.prod(sizes.event_shape), [width] * (posterior_depth + 1)
         block = Block(activation, normalisation, dropout, batch_norm_momentum, batch_norm_eps, initialisation)
-        first = block.batch_norm(size) if normalise_input else nn.Identity()
-        self.encoder = nn.Sequential(first, *block.chain([size, *[width] * encoder_depth]))
+        self.encoder = block.encoder([size, *[width] * encoder_depth], normalise_input)
         self.posterior_mean, self.posterior_log_variance = (block.branch(posterior, latent_dim) for _ in range(2))
         if initialisation == "kingma":  # sigma 1 for every image
             nn.init.zeros_(self.posterior_log_variance[-1].weight)  # pyright: ignore[reportArgumentType]
         self.decoder = nn.Sequential(*block.chain(trunk := [latent_dim, *[width] * decoder_depth]))
         self.mean = block.linear(width, size)
         widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
-        num_raw = (sizes.params_per_element - 1) * size
-        self.raw = variance_branch(block, widths, num_raw, frozen=frozen_variance)
+        self.raw = variance_branch(block, widths, (sizes.params_per_element - 1) * size, frozen=frozen_variance)
         self.image_params = zero_linear(width, sizes.params_per_image)
+        self.linear_posterior, self.linear_mean = block.beside(size, latent_dim) if linear_path else (None, None)
 
     def shrink(self, factor: float) -> None:
         shrink_channels(self.raw[-1], 0, factor)
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encoder(y.flatten(1))
-        return self.posterior_mean(h), self.posterior_log_variance(h)
+        mean, log_variance = self.posterior_mean(h), self.posterior_log_variance(h)
+        if self.linear_posterior is not None:
+            linear_mean, linear_log_variance = self.linear_posterior(y.flatten(1)).chunk(2, dim=1)
+            mean, log_variance = mean + linear_mean, log_variance + linear_log_variance
+        return mean, log_variance
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         h = self.decoder(z)
         raw = self.raw(z if self.separate_trunks else h)
-        return torch.cat([self.mean(h), raw], dim=1).view(z.shape[0], -1, *self.event_shape), self.image_params(h)
+        mean = self.mean(h) if self.linear_mean is None else self.mean(h) + self.linear_mean(z)
+        return torch.cat([mean, raw], dim=1).view(z.shape[0], -1, *self.event_shape), self.image_params(h)
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,14 @@ class Block:
             for before, after in itertools.pairwise(widths)
             for layer in (self.linear(before, after), self.normalise(after), activation(), nn.Dropout(self.dropout))
         ]
+
+    def encoder(self, widths: Sequence[int], normalise_input: bool) -> nn.Sequential:
+        first = self.batch_norm(widths[0]) if normalise_input else nn.Identity()
+        return nn.Sequential(first, *self.chain(widths))
+
+    def beside(self, size: int, latent_dim: int) -> tuple[nn.Linear, nn.Linear]:
+        """The linear path: y -> posterior, z -> mean."""
+        return self.linear(size, 2 * latent_dim), self.linear(latent_dim, size)
 
     def branch(self, widths: Sequence[int], num_outputs: int) -> nn.Sequential:
         return nn.Sequential(*self.chain(widths), self.linear(widths[-1], num_outputs))
