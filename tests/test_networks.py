@@ -239,7 +239,7 @@ def test_the_linear_path_is_linear_and_of_the_mean_alone(build, linear_path):
     networks = build(linear_path=linear_path, normalisation="none").eval()
     with torch.no_grad():
         for name, weight in networks.named_parameters():
-            if not name.startswith(("linear_", "coarse_")):
+            if not name.startswith("linear_path."):
                 weight.zero_()
         a, b = torch.randn(2, 3, networks.latent_dim)
         (at_a, _), (at_b, _), (at_0, _), (at_both, _) = (networks.decode(z) for z in (a, b, 0 * a, a + b))
@@ -247,12 +247,12 @@ def test_the_linear_path_is_linear_and_of_the_mean_alone(build, linear_path):
         assert at_a[:, 0].std() > 0
         assert not at_a[:, 1:].any()
         if build is conv:
-            networks.coarse_mean.weight.zero_()
-            networks.coarse_mean.bias.fill_(0.3)
+            networks.linear_path.mean.weight.zero_()
+            networks.linear_path.mean.bias.fill_(0.3)
             torch.testing.assert_close(networks.decode(a)[0][:, 0], torch.full((3, 3, 16, 16), 0.3))
             y = torch.full((1, 3, 16, 16), 0.7)
             found = torch.cat(networks.encode(y), dim=1)
-            torch.testing.assert_close(found, networks.coarse_posterior(torch.full((1, 3 * linear_path**2), 0.7)))
+            torch.testing.assert_close(found, networks.linear_path.posterior(torch.full((1, 3 * linear_path**2), 0.7)))
 
 
 def layers(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from svhn_vae.errors import UserError, at_least, fraction, one_of
 from svhn_vae.model.networks.interface import (
     ACTIVATIONS,
-    NoOutput,
+    LinearPath,
     OfImages,
     Sizes,
     group_norm,
@@ -34,9 +34,8 @@ class Conv(OfImages):
     layer but the two that emit: the posterior's, and the decoder's last, with P * C channels.
 
     upsampling: nearest neighbours and a convolution, or a strided transposed convolution.
-    linear_path: pixels a side of a coarse image that takes a way of its own on each side, beside all of this: linear to
-    the posterior, and linear from the latents to what is added to the mean, interpolated; 0: none. Convolutions alone
-    learn an image's light first, and its colours after a thousand updates.
+    linear_path: pixels a side of a coarse image that has a LinearPath beside all of this; what it adds to the mean is
+    interpolated; 0: none. Convolutions alone learn an image's light first, and its colours after a thousand updates.
     """
 
     def __init__(
@@ -77,24 +76,20 @@ class Conv(OfImages):
             *block.mirrored(steps[0]._replace(before=sizes.params_per_element * channels)),
         )  # fmt: skip
         self.image_params = zero_linear(latent_dim, sizes.params_per_image)
-        self._make_linear_path(linear_path, channels * linear_path**2)
-
-    def _make_linear_path(self, height: int, size: int) -> None:
-        self.linear_path = height
-        self.coarse_posterior = nn.Linear(size, 2 * self.latent_dim) if size else NoOutput()
-        self.coarse_mean = nn.Linear(self.latent_dim, size) if size else NoOutput()
+        self.coarse_height = linear_path
+        self.linear_path = LinearPath(channels * linear_path**2, latent_dim) if linear_path else None
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         found = self.posterior(self.encoder(y))
-        if self.linear_path:
-            found = found + self.coarse_posterior(F.adaptive_avg_pool2d(y, self.linear_path).flatten(1))
+        if self.linear_path is not None:
+            found = found + self.linear_path.posterior(F.adaptive_avg_pool2d(y, self.coarse_height).flatten(1))
         return found.chunk(2, dim=1)
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         params, image_params = super().decode(z)
-        if self.linear_path:
+        if self.linear_path is not None:
             channels, *size = self.event_shape
-            coarse = self.coarse_mean(z).view(-1, channels, self.linear_path, self.linear_path)
+            coarse = self.linear_path.mean(z).view(-1, channels, self.coarse_height, self.coarse_height)
             mean = params[:, :1] + F.interpolate(coarse, size, mode="bilinear")[:, None]
             params = torch.cat([mean, params[:, 1:]], dim=1)
         return params, image_params

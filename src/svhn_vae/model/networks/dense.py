@@ -12,6 +12,7 @@ from svhn_vae.errors import above_zero, at_least, fraction, one_of
 from svhn_vae.model.networks.interface import (
     ACTIVATIONS,
     INITIALISATIONS,
+    LinearPath,
     NoOutput,
     OneLevel,
     Sizes,
@@ -31,8 +32,7 @@ class Dense(OneLevel):
 
     At the post's sizes: 47,213,020 trainable numbers, and 1,276,000 in the variance branch.
 
-    linear_path: a linear map beside the layers of each side, y -> posterior and z -> mean. A linear VAE is
-    probabilistic PCA (Tipping and Bishop 1999), which the layers need not learn then.
+    linear_path: a LinearPath of y beside the layers.
     normalise_input: batch normalisation of y, whatever normalises the blocks.
     batch_norm_momentum: the newest batch's weight in the running statistics, 1 - momentum in Keras's words.
     initialisation: torch's own; Keras's: Glorot-uniform weights, biases 0; or Kingma's: weights N(0, 1 / inputs),
@@ -81,7 +81,7 @@ class Dense(OneLevel):
         widths = [*(trunk if separate_trunks else [width]), *[size] * variance_depth]
         self.raw = variance_branch(block, widths, (sizes.params_per_element - 1) * size, frozen=frozen_variance)
         self.image_params = zero_linear(width, sizes.params_per_image)
-        self.linear_posterior, self.linear_mean = block.beside(size, latent_dim) if linear_path else (None, None)
+        self.linear_path = LinearPath(size, latent_dim).apply(INITIALISATIONS[initialisation]) if linear_path else None
 
     def shrink(self, factor: float) -> None:
         shrink_channels(self.raw[-1], 0, factor)
@@ -89,15 +89,15 @@ class Dense(OneLevel):
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encoder(y.flatten(1))
         mean, log_variance = self.posterior_mean(h), self.posterior_log_variance(h)
-        if self.linear_posterior is not None:
-            linear_mean, linear_log_variance = self.linear_posterior(y.flatten(1)).chunk(2, dim=1)
+        if self.linear_path is not None:
+            linear_mean, linear_log_variance = self.linear_path.posterior(y.flatten(1)).chunk(2, dim=1)
             mean, log_variance = mean + linear_mean, log_variance + linear_log_variance
         return mean, log_variance
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         h = self.decoder(z)
         raw = self.raw(z if self.separate_trunks else h)
-        mean = self.mean(h) if self.linear_mean is None else self.mean(h) + self.linear_mean(z)
+        mean = self.mean(h) if self.linear_path is None else self.mean(h) + self.linear_path.mean(z)
         return torch.cat([mean, raw], dim=1).view(z.shape[0], -1, *self.event_shape), self.image_params(h)
 
 
@@ -130,10 +130,6 @@ class Block:
     def encoder(self, widths: Sequence[int], normalise_input: bool) -> nn.Sequential:
         first = self.batch_norm(widths[0]) if normalise_input else nn.Identity()
         return nn.Sequential(first, *self.chain(widths))
-
-    def beside(self, size: int, latent_dim: int) -> tuple[nn.Linear, nn.Linear]:
-        """The linear path: y -> posterior, z -> mean."""
-        return self.linear(size, 2 * latent_dim), self.linear(latent_dim, size)
 
     def branch(self, widths: Sequence[int], num_outputs: int) -> nn.Sequential:
         return nn.Sequential(*self.chain(widths), self.linear(widths[-1], num_outputs))

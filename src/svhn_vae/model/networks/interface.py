@@ -111,6 +111,19 @@ class OfImages(OneLevel):
         return self.decoder(z).view(z.shape[0], -1, *self.event_shape), self.image_params(z)
 
 
+class LinearPath(nn.Module):
+    """A linear map beside the layers of each side: y, or what is seen of it (B, size) -> posterior (B, 2 Z), and
+    z (B, Z) -> the same of the mean (B, size).
+
+    A linear VAE is probabilistic PCA (Tipping and Bishop 1999), which the layers need not learn then.
+    """
+
+    def __init__(self, size: int, latent_dim: int) -> None:
+        super().__init__()
+        self.posterior = nn.Linear(size, 2 * latent_dim)
+        self.mean = nn.Linear(latent_dim, size)
+
+
 ACTIVATIONS = {  # of what no other layer sees
     "relu": functools.partial(nn.ReLU, inplace=True),  # 1 % of a small network's step on a CPU
     "tanh": nn.Tanh,
