@@ -224,7 +224,7 @@ def test_a_perfect_linear_model_shows_the_originals_and_straight_lines_between_t
 
 
 def test_a_traversal_is_the_decoders_image_of_one_latent_of_an_image_changed(whole):
-    """The first image; the last of its row: the latent whose posterior mean varies most at 3, the others as they are."""
+    """The first image; the last of its row: the latent whose posterior mean varies most at 3."""
     picture, what = PICTURES["traversals"](whole)
     vae, images = whole.vae, whole.dataset.val.images
     noise = torch.zeros(len(images), vae.networks.latent_dim)

@@ -135,11 +135,12 @@ def traversals(subject: Subject) -> Picture:
     z = inferred[0].z[0].repeat(len(widest), NUM_STEPS, 1)
     z[rows, :, widest] = centre[widest, None] + unit[widest, None] * torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
     decoded = vae.decode_mean(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    shown = torch.cat([x[:1].expand(len(widest), 1, -1, -1, -1), decoded], dim=1)
     what = (
         f"a validation image (left); below each other the {len(widest)} latents whose means vary most (sd "
         f"{values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3 standard deviations of the prior"
     )
-    return grid(torch.cat([x[:1].expand(len(widest), 1, -1, -1, -1), decoded], dim=1).flatten(0, 1), 1 + NUM_STEPS), what
+    return grid(shown.flatten(0, 1), 1 + NUM_STEPS), what
 
 
 def arithmetic(subject: Subject) -> Picture:
