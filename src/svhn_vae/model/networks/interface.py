@@ -112,11 +112,11 @@ class OfImages(OneLevel):
 
 
 class LinearPath(nn.Module):
-    """A linear map beside the layers of each side: y, or what is seen of it (B, size) -> the posterior's mean (B, Z), and
-    z (B, Z) -> the same of the mean (B, size).
+    """A linear map beside the layers of each side: y, or what is seen of it (B, size) -> the posterior's mean (B, Z),
+    and z (B, Z) -> the same of the mean (B, size).
 
-    A linear VAE is probabilistic PCA (Tipping and Bishop 1999), which the layers need not learn then. Its posteriors have
-    one variance; a log-variance that is linear in y explodes at outliers.
+    A linear VAE is probabilistic PCA (Tipping and Bishop 1999), which the layers need not learn then. Its posteriors
+    have one variance; a log-variance that is linear in y explodes at outliers.
     """
 
     def __init__(self, size: int, latent_dim: int) -> None:
