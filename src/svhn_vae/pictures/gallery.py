@@ -123,21 +123,24 @@ def interpolations(subject: Subject) -> Picture:
 
 
 def traversals(subject: Subject) -> Picture:
-    """What the decoder makes of each latent: the ten whose mean varies most, three of the prior's standard deviations
-    to both sides of its mean, where all others stay."""
+    """What one latent changes of an image: the ten whose means vary most, each through three of the prior's standard
+    deviations to both sides of the prior's mean, where all others stay those of the image."""
     vae = subject.vae
     x = pixels(subject.dataset.val.images, MAX_TRAVERSED).to(vae.device)
-    spread = torch.cat([infer(vae, chunk).mean for chunk in x.split(BATCH)]).std(0, correction=0)
+    inferred = [infer(vae, chunk) for chunk in x.split(BATCH)]
+    spread = torch.cat([part.mean for part in inferred]).std(0, correction=0)
     values, widest = spread.topk(min(10, len(spread)))
     centre, unit = vae.prior.moments()
-    z = centre.repeat(len(widest), NUM_STEPS, 1)
-    steps = torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
-    z[torch.arange(len(widest)), :, widest] += unit[widest, None] * steps
+    rows = torch.arange(len(widest))
+    z = inferred[0].z[0].repeat(len(widest), NUM_STEPS, 1)
+    z[rows, :, widest] = centre[widest, None] + unit[widest, None] * torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
+    decoded = vae.decode_mean(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    shown = torch.cat([x[:1].expand(len(widest), 1, -1, -1, -1), decoded], dim=1)
     what = (
-        f"the {len(widest)} latents whose means vary most (sd {values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3 "
-        "standard deviations of the prior"
+        f"a validation image (left); below each other the {len(widest)} latents whose means vary most (sd "
+        f"{values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3 standard deviations of the prior"
     )
-    return grid(vae.decode_mean(z.flatten(0, 1)), NUM_STEPS), what
+    return grid(shown.flatten(0, 1), 1 + NUM_STEPS), what
 
 
 def arithmetic(subject: Subject) -> Picture:
