@@ -36,6 +36,7 @@ def faults(*overrides: str, is_sweep: bool = True) -> list[str]:
         (["variance=relu_eps,logvar", "pca.whiten=false,true"], 4),
         (["seed=range(0,4)", "optimizer.lr=choice(1e-3,1e-4)"], 8),
         (["optimizer=glob(*)"], len(options("optimizer"))),
+        (["prior=glob(*)"], len(options("prior"))),
         (["experiment=ablation"], 4),
         (["experiment=heads", "variance=fixed,logvar", "seed=0,1"], 4),
         (["seed=range(5000)", "seed=7"], 1),  # of a key that is given twice, the last counts

@@ -77,6 +77,7 @@ def test_a_search_end_to_end(tmp_path):
         (["variance=logvar,sigma"], "variance=sigma is no choice"),
         (["optimizer.lr=interval(0.2"], "optimizer.lr"),
         (["optimizer.lr=0.1"], "nothing to search"),
+        (["optimizer.lr=interval(1e-4,1e-2)", "trainer.strategy=ddp", "trainer.devices=2"], "leave out trainer=ddp"),
     ],
 )
 def test_what_cannot_run_is_one_line_before_anything_begins(words, telling):
@@ -88,4 +89,4 @@ def test_what_cannot_run_is_one_line_before_anything_begins(words, telling):
 @pytest.mark.parametrize("content", ["{", '{"trials": 3}'])
 def test_a_report_needs_no_trials(tmp_path, content):
     (tmp_path / "search.json").write_text(content, encoding="utf-8")
-    assert search_drawing(tmp_path) is None
+    assert search_drawing(tmp_path) == []

@@ -95,6 +95,8 @@ def check(searched: dict[str, Any], fixed: list[str]) -> Path:
     jobs = list(itertools.chain(*(jobs_of([*fixed, *words_of(corner)], is_sweep=False) for corner in corners)))
     if faults := [fault for job in jobs if (fault := job.wrong or job.impossible)]:
         raise UserError("; ".join(dict.fromkeys(faults)))
+    if any(job.settings["trainer"]["strategy"] == "ddp" for job in jobs):
+        raise UserError("a search trains each run in one process: leave out trainer=ddp, or sweep with train -m")
     return jobs[0].path.parent
 
 

@@ -99,5 +99,5 @@ class DataModule(L.LightningDataModule):
         if num_images <= num_components:
             raise UserError(
                 f"pca.n_components={num_components} needs more training images than components, got {num_images}: "
-                f"lower it, or raise data.limit"
+                f"lower it, or take model=conv or pca=dct, which fit no components"
             )

@@ -324,7 +324,8 @@ class Flow(Trained):
 
         learning = (num_steps, batch_size, learning_rate, weight_decay)
         super().__init__("flow", networks, *learning, num_transforms=num_transforms)
-        self.flow = zuko.flows.NSF(self.latent_dim, transforms=num_transforms, hidden_features=tuple(widths))
+        with torch.device("cpu"):  # zuko compares the rows of its masks: meta tensors have no values
+            self.flow = zuko.flows.NSF(self.latent_dim, transforms=num_transforms, hidden_features=tuple(widths))
         self.flow.requires_grad_(False)  # the bound does not learn it
 
     def standardised_log_prob(self, z: Tensor) -> Tensor:
