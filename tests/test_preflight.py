@@ -141,36 +141,29 @@ def test_what_is_wrong_is_one_line_that_names_it(overrides, message):
     assert "\n" not in line
 
 
-def test_several_values_without_a_sweep_say_how_to_make_one():
-    assert faults("seed=0,1", is_sweep=False) == ["seed=0,1 has several values: put -m before it to run them all"]
+MANY = "more than 10,000 jobs, take fewer values or several commands"
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("words", "message"),
     [
-        ["seed=range(1000000000)"],
-        ["optimizer.lr=range(0,inf)"],
-        ["seed=range(200)", "batch_size=range(10,210)"],
-        ["variance=glob(*)", "seed=range(1000)", "optimizer=adam,sgd"],
-    ],
-)
-def test_more_jobs_than_anybody_means_are_refused_uncounted(overrides):
-    """Nobody could wait for a billion, were they made to be counted."""
-    assert faults(*overrides) == [
-        f"{', '.join(overrides)}: more than 10,000 jobs, take fewer values or several commands"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
+        ("seed=range(1000000000)", MANY),  # nobody could wait for these, were they made to be counted
+        ("optimizer.lr=range(0,inf)", MANY),
+        ("seed=range(200) batch_size=range(10,210)", MANY),
+        ("variance=glob(*) seed=range(1000) optimizer=adam,sgd", MANY),
         ("seed=range(0,10,0)", "range() arg 3 must not be zero"),
-        ("seed=range(3,3)", "seed=range(3,3) has no jobs: a glob, a range or a list in it has no values"),
+        ("seed=range(3,3)", "seed=range(3,3) has no jobs"),
         ("optimizer.lr=interval(0,1)", "optimizer.lr=interval(0,1) has no end of values: list them, or take a range"),
     ],
 )
-def test_a_sweep_that_has_no_jobs_is_refused(word, message):
-    assert faults(word) == [message]
+def test_a_sweep_of_no_or_too_many_jobs_is_refused(words, message):
+    [line] = faults(*words.split())
+    assert message in line
+    assert message != MANY or line.startswith(", ".join(words.split()))
+
+
+def test_several_values_without_a_sweep_say_how_to_make_one():
+    assert faults("seed=0,1", is_sweep=False) == ["seed=0,1 has several values: put -m before it to run them all"]
 
 
 def test_what_is_wrong_in_an_experiments_own_sweep_or_keys_is_found(tmp_path):
