@@ -34,7 +34,7 @@ class Run(NamedTuple):
     seed: Any  # int; None of a run that has not noted it
     test_images: str | None  # their digest; of older runs that of all images; None where none had been read
     train_images: str | None
-    settings: Mapping[str, Any]  # choices, and by dotted key every value that decides the result, but for the seed
+    settings: dict[str, Any]  # choices, and by dotted key every value that decides the result, but for the seed
 
     @property
     def texts(self) -> dict[str, str]:
