@@ -8,8 +8,6 @@ import pytest
 
 from svhn_vae.commands import studies
 from svhn_vae.report.claims import HEADER, NOTE, gather
-from svhn_vae.report.hypotheses import effect_text
-from svhn_vae.report.statistics import Estimate
 from test_hypotheses import NOISE, Study, hypothesis
 
 EXPERIMENT = """\
@@ -61,7 +59,7 @@ def experiments(tmp_path):
 
 
 def found(outputs: Path, experiments: Path) -> list[tuple[str, str, str]]:
-    return [(name, one.claim, one.verdict) for name, one in gather(outputs, experiments).found]
+    return [(name, one.asked.claim, one.verdict) for name, one in gather(outputs, experiments).found]
 
 
 DUE = [
@@ -167,20 +165,3 @@ def test_nothing_claimed_and_a_missing_folder_are_a_line(claims, tmp_path, capsy
     assert left.value.code == code
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
-
-
-# --- figures in the table -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("effect", "due"),
-    [
-        ((0.12345, 0.11234, 0.13456), "+0.123 [+0.112, +0.135]"),
-        ((-12345.6, -12545.6, -12145.6), "-12,346 [-12,546, -12,146]"),
-        ((1e-4, -2e-4, 4e-4), "+0.00010 [-0.00020, +0.00040]"),
-        ((0.5, 0.5, 0.5), "+0.5 (with every seed)"),
-        ((0.5, float("nan"), float("nan")), "+0.5 (1 seed)"),
-    ],
-)
-def test_effects_have_two_figures_of_their_interval(effect, due):
-    assert effect_text(Estimate(*effect, 3)) == due

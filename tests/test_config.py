@@ -84,23 +84,6 @@ def test_weights_depend_on_the_seed_alone():
     assert not (weights[0] == weights[2]).all()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            ["experiment=post_2017_as_run", "model=conv"],
-            r"model\.initialisation, .*chosen model \(Conv\) has no such",
-        ),
-        (["experiment=kingma_2014", "pca=none"], r"n_components=600 needs a PCA"),
-        (["variance=fixed", "+variance.epsilon=1"], r"variance\.epsilon: the chosen variance \(Fixed\) has no such"),
-    ],
-)
-def test_a_setting_of_another_choice_is_refused_in_a_line(overrides, message):
-    with pytest.raises(Exception, match=message) as caught:
-        build_vae(composed(*overrides, "network_scale=0.03125"))
-    assert "\n" not in str(caught.value.__cause__ or caught.value)
-
-
 def test_what_is_built_without_data_takes_no_memory(monkeypatch):
     monkeypatch.setattr("svhn_vae.data.sources.Source.load", lambda self: pytest.fail("read"))
     try_build(composed("network_scale=50"))  # 120 GB

@@ -192,21 +192,6 @@ def test_each_process_has_its_own_images_and_noise():
     assert shards[0].batching.seed != shards[1].batching.seed
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["trainer.devices=2"], "trainer.devices=2 and trainer.num_nodes=1 need trainer.strategy=ddp, got auto"),
-        (["trainer=ddp", "batch_size=101"], "batch_size must be a multiple of the 2 processes that share it, got 101"),
-        (["trainer=ddp", "trainer.num_nodes=2"], "trainer.num_nodes=2 needs torchrun or srun"),
-        (["trainer.num_nodes=2"], "trainer.devices=1 and trainer.num_nodes=2 need trainer.strategy=ddp"),
-    ],
-)
-def test_what_is_not_supported_is_refused_in_a_line(overrides, message, tmp_path):
-    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
-        build_trainer(composed(*overrides), RunFolder(tmp_path), loggers=[])
-    assert str(caught.value).startswith(message)
-
-
 def test_torchrun_must_have_started_as_many_as_are_wanted(monkeypatch, tmp_path):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)

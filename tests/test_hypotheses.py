@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from scipy import stats
 
 from svhn_vae.report.collect import read_runs
-from svhn_vae.report.hypotheses import Hypothesis, Verdict, parse, verdicts
-from svhn_vae.report.plots import draw_verdict, verdict_drawing
+from svhn_vae.report.hypotheses import Hypothesis, Verdict, parse, verdict_of
+from svhn_vae.report.statistics import Estimate
 from test_report import CHOICES, CONFIG, write_run
 
 BITS = "test/bits_per_dim"
@@ -53,8 +52,7 @@ class Study:
             self.add(float(b), seed=seed, **settings)
 
     def verdict(self, **changed) -> Verdict:
-        [found] = verdicts(self.path, read_runs(self.path), [hypothesis(**changed)])
-        return found
+        return verdict_of(self.path, read_runs(self.path), hypothesis(**changed))
 
 
 def hypothesis(**changed) -> dict:
@@ -73,6 +71,15 @@ def interval(test) -> tuple[float, float]:
 @pytest.fixture
 def study(tmp_path):
     return Study(tmp_path / "study")
+
+
+def values(found: Verdict) -> list[list[float]]:
+    """By side, of the runs compared."""
+    return [[one.value for one in side] for side in found.kept]
+
+
+def num_runs(found: Verdict) -> int:
+    return sum(map(len, found.kept))
 
 
 @pytest.fixture
@@ -120,8 +127,9 @@ def test_what_is_no_hypothesis(study, changed, message):
     found = study.verdict(**changed)
     assert (found.verdict, found.reason) == ("undecided", str(raised.value))
     for content in (None, "a claim", ["a claim"]):
-        [found] = verdicts(study.path, [], [content])
-        assert found.reason.startswith(f"a hypothesis must have {', '.join(Hypothesis._fields)}")
+        assert verdict_of(study.path, [], content).reason.startswith(
+            f"a hypothesis must have {', '.join(Hypothesis._fields)}"
+        )
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
@@ -130,13 +138,13 @@ def test_what_is_no_hypothesis(study, changed, message):
 def test_a_paired_verdict_is_the_paired_t_test(paired):
     due = stats.ttest_rel(3.1 + NOISE[1], 3.0 + NOISE[0])
     found = paired.verdict()
-    assert (found.verdict, found.num_seeds, found.num_runs) == ("supported", 6, 12)
+    assert (found.verdict, found.num_seeds) == ("supported", 6)
     assert found.effect.mean == pytest.approx(0.1 + (NOISE[1] - NOISE[0]).mean())
     assert (found.effect.low, found.effect.high) == interval(due)
     assert found.reason == "matched by seed; error pooled over variants, paired by seed, 5 degrees of freedom"
-    assert (found.favours, found.over, found.metric) == ("variance=per_dimension", "variance=fixed", BITS)
+    assert found.asked.side_names == ["variance=per_dimension", "variance=fixed"]
     assert found.size == "svhn train (01234567), 6,749 images, 8 epochs, batch 500, 0.97 M weights"
-    assert [[value for *_, value in side] for side in found.drawn] == [[*(3.0 + NOISE[0])], [*(3.1 + NOISE[1])]]
+    assert values(found) == [[*(3.0 + NOISE[0])], [*(3.1 + NOISE[1])]]
     higher = paired.verdict(better="higher")
     assert higher.verdict == "refuted"
     assert higher.effect[:3] == pytest.approx((-found.effect.mean, -found.effect.high, -found.effect.low))
@@ -170,9 +178,9 @@ def test_a_list_of_values_and_settings_of_every_kind(study):
         study.add(5.0, seed=seed, pca__whiten=True, model__dropout=0.5)
     either, whitened = {"variance": ["per_dimension", "logvar"]}, {"pca.whiten": True, "model.dropout": 0}
     found = study.verdict(favours=either, over=whitened)
-    assert found.num_runs == 9
+    assert num_runs(found) == 9
     assert found.effect.mean == pytest.approx(4.0 - 3.1 - NOISE[0, :3].mean())
-    assert (found.favours, found.over) == ("variance=per_dimension|logvar", "pca.whiten=true model.dropout=0")
+    assert found.asked.side_names == ["variance=per_dimension|logvar", "pca.whiten=true model.dropout=0"]
 
 
 # --- crossed designs ------------------------------------------------------------------------------------------------
@@ -201,10 +209,9 @@ def test_a_crossed_design_is_one_model_of_variants_and_seeds(study):
     residuals = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
     error = np.sqrt((residuals**2).sum() / 10 * 2 / 9)
     found = study.verdict()
-    assert (found.num_seeds, found.num_runs, found.effect.num) == (3, 18, 3)
+    assert (found.num_seeds, num_runs(found), found.effect.num) == (3, 18, 3)
     assert found.effect[:3] == pytest.approx(stats.t(10, mean, error).ppf([0.5, 0.025, 0.975]))
     assert found.reason.startswith("matched by seed and optimizer.lr; error pooled over variants, paired by seed, 10 ")
-    assert found.drawn[0][1] == ("optimizer.lr=0.001", 0, pytest.approx(3.3))
 
 
 def test_variants_that_are_not_compared_say_how_much_seeds_differ(paired):
@@ -219,7 +226,7 @@ def test_variants_that_are_not_compared_say_how_much_seeds_differ(paired):
     found = paired.verdict()
     assert found.effect.mean == pytest.approx(before.effect.mean)
     assert found.effect.high - found.effect.mean == pytest.approx(error * stats.t.ppf(0.975, 20))
-    assert (found.num_runs, "20 degrees of freedom" in found.reason) == (12, True)
+    assert (num_runs(found), "20 degrees of freedom" in found.reason) == (12, True)
     for seed, value in enumerate(extra[0]):
         paired.add(2.0 + 1000 * value, seed=seed, variance="logvar", optimizer__lr=9.0)
     assert paired.verdict().effect == before.effect
@@ -241,7 +248,7 @@ def test_missing_cells_are_left_out_on_both_sides_and_said(study):
                  if of == lr and not {("a", seed, lr), ("b", seed, lr)} & missing] for lr in RATES}  # fmt: skip
     found = study.verdict()
     assert found.effect.mean == pytest.approx(np.mean([np.mean(of) for of in kept.values()]))
-    assert found.num_runs == 14
+    assert num_runs(found) == 14
     assert "left out of variance=per_dimension: 1 without a counterpart" in found.reason
 
 
@@ -253,7 +260,7 @@ def test_what_follows_from_a_choice_does_not_keep_runs_apart(study):
             conv = {"model": "conv", "model__strides": strides, "pca": "none", "pca__n_components": None}
             study.add(3.4 + strides, seed=seed, optimizer__lr=lr, **conv)
     found = study.verdict(favours={"model": "dense"}, over={"model": "conv"})
-    assert (found.verdict, found.num_runs) == ("supported", 18)
+    assert (found.verdict, num_runs(found)) == ("supported", 18)
     assert found.effect.mean == pytest.approx(4.9 - 3.0 - NOISE[0, :3].mean())
     assert found.reason.startswith("matched by seed and optimizer.lr; ")
     assert found.reason.endswith("; the sides differ also in pca")
@@ -264,7 +271,7 @@ def test_runs_on_other_images_are_compared_only_where_the_claim_is_about_the_dat
     for seed in range(3):
         study.add(1.0, seed=seed, digest=OTHER, data__limit=1000)
     found = study.verdict()
-    assert found.num_runs == 6
+    assert num_runs(found) == 6
     assert "left out of variance=fixed: 3 without a counterpart" in found.reason
     fixed = {"variance": "fixed", "data.limit": 1000}
     found = study.verdict(favours=fixed, over=fixed | {"data.limit": None})
@@ -287,7 +294,7 @@ def test_runs_on_both_sides_or_on_one_alone(paired):
 
 def test_over_nothing_the_metric_is_compared_with_the_margin(paired):
     found = paired.verdict(over=None, better="higher", margin=2.5)
-    assert (found.verdict, found.num_runs, found.over, len(found.drawn)) == ("supported", 6, "0", 1)
+    assert (found.verdict, [*map(len, found.kept)]) == ("supported", [6])
     assert (found.effect.low, found.effect.high) == interval(stats.ttest_1samp(3.0 + NOISE[0], 0))
     assert paired.verdict(over=None, better="higher", margin=3.5).verdict == "refuted"
     assert paired.verdict(over=None, better="lower", margin=-3.5).verdict == "supported"
@@ -301,7 +308,7 @@ def test_another_metric_is_subtracted(study):
     found = study.verdict(favours={}, over=None, better="higher", minus="seen/bits_per_dim", margin=0.3)
     assert found.verdict == "supported"
     assert (found.effect.low, found.effect.high) == interval(stats.ttest_rel(3.5 + NOISE[0], 3.0 + NOISE[1]))
-    assert (found.metric, found.favours) == ("test/bits_per_dim - seen/bits_per_dim", "all runs")
+    assert (found.asked.quantity, found.asked.side_names) == ("test/bits_per_dim - seen/bits_per_dim", ["all runs"])
 
 
 @pytest.mark.parametrize(
@@ -386,7 +393,7 @@ def diverging(study):
 
 def test_shares_that_diverged(diverging):
     found = diverging.verdict(**DIVERGENCE)
-    assert (found.verdict, found.num_seeds, found.num_runs) == ("supported", 5, 30)
+    assert (found.verdict, found.num_seeds, num_runs(found)) == ("supported", 5, 30)
     low, high = (stats.binomtest(count, 15).proportion_ci(method="wilson") for count in (1, 10))
     assert found.effect.mean == pytest.approx(9 / 15)
     assert found.effect.low == pytest.approx(9 / 15 - math.hypot(10 / 15 - high.low, low.high - 1 / 15))
@@ -408,28 +415,23 @@ def test_shares_are_of_settings_and_seeds_that_both_sides_were_run_to_an_end_wit
     for status in ("running", "failed", "interrupted"):
         diverging.add(None, status, seed=9, variance="logvar")
     found = diverging.verdict(**DIVERGENCE)
-    assert (found.effect, found.num_runs) == (before.effect, 30)
+    assert (found.effect, num_runs(found)) == (before.effect, 30)
     assert "left out of variance=relu_eps: 2 without a counterpart" in found.reason
     assert "left out of variance=logvar: 1 running, 1 failed, 1 interrupted" in found.reason
 
 
-# --- the picture ----------------------------------------------------------------------------------------------------
+# --- in words -------------------------------------------------------------------------------------------------------
 
 
-def test_the_picture_holds_runs_effect_and_margin(study):
-    assert verdict_drawing(study.verdict(), "verdict") is None
-    crossed(study)
-    verdict, figure = study.verdict(margin=0.02), Figure()
-    draw_verdict(figure, verdict, {f"optimizer.lr={lr}": row for row, lr in enumerate(("0.0001", "0.001", "0.005"))})
-    runs, effect = figure.axes
-    dots = sorted(value for line in runs.lines if line.get_marker() == "o" for value in line.get_xdata())
-    assert dots == pytest.approx(sorted(value for *_, value in [*verdict.drawn[0], *verdict.drawn[1]]))
-    assert sum(line.get_marker() != "o" for line in runs.lines) == 9  # pairs
-    assert effect.lines[0].get_xdata() == [0.02, 0.02]
-    [bar] = [container for container in effect.containers if container.has_xerr]
-    [[left, right]] = [segment[:, 0] for segment in bar.lines[2][0].get_segments()]
-    assert (left, right) == pytest.approx((verdict.effect.low, verdict.effect.high))
-    for lr in range(13):  # more settings than fit beside each other
-        study.add_sides([3.0], [3.1], optimizer__lr=1.0 + lr)
-    for asked in ({}, {"over": None}):
-        assert "variance=per_dimension" in verdict_drawing(study.verdict(**asked), "verdict").svg
+@pytest.mark.parametrize(
+    ("effect", "due"),
+    [
+        ((0.12345, 0.11234, 0.13456), "+0.123 [+0.112, +0.135]"),
+        ((-12345.6, -12545.6, -12145.6), "-12,346 [-12,546, -12,146]"),
+        ((1e-4, -2e-4, 4e-4), "+0.00010 [-0.00020, +0.00040]"),
+        ((0.5, 0.5, 0.5), "+0.5 (with every seed)"),
+        ((0.5, float("nan"), float("nan")), "+0.5 (1 seed)"),
+    ],
+)
+def test_effects_have_two_figures_of_their_interval(effect, due):
+    assert Verdict(parse(hypothesis()), "supported", "", Estimate(*effect, 3)).effect_text == due

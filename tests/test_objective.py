@@ -105,12 +105,11 @@ def test_beside_it_the_heads_likelihood_moves_all_but_the_mean(variance):
     assert same == pytest.approx(of_raw, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["beta", "free_bits", "kl_warmup_epochs", "mean_weight"])
-def test_bad_settings_say_what_was_expected(name):
-    with pytest.raises(Exception, match=rf"objective\.{name} must be at least 0, got -1"):
-        objective(**{name: -1})
-
-
-def test_a_sigma_of_zero_says_what_was_expected():
-    with pytest.raises(Exception, match=r"objective\.mean_sigma must be above 0, got 0"):
-        objective(mean_sigma=0)
+@pytest.mark.parametrize(
+    ("name", "value", "due"),
+    [*((name, -1, "at least 0") for name in ("beta", "free_bits", "kl_warmup_epochs", "mean_weight")),
+     ("mean_sigma", 0, "above 0")],
+)  # fmt: skip
+def test_bad_settings_say_what_was_expected(name, value, due):
+    with pytest.raises(Exception, match=rf"objective\.{name} must be {due}, got {value}"):
+        objective(**{name: value})

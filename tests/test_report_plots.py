@@ -1,6 +1,7 @@
 """What the report reads of a run's folder besides its numbers: learning curves and pictures; and how it draws them."""
 
 import base64
+import contextlib
 import io
 
 import numpy as np
@@ -15,6 +16,7 @@ from svhn_vae.report import plots
 from svhn_vae.report.collect import read_runs, variants
 from svhn_vae.report.page import ROWS, webp
 from svhn_vae.report.plots import COLOURS, drawing, limits, read_curves
+from test_hypotheses import Study, crossed, values
 from test_report import setting, write_run
 from test_report_page import add_arrays
 
@@ -39,8 +41,8 @@ def test_a_curve_has_the_points_at_which_it_was_logged(history):
     history.write_text(HISTORY, encoding="utf-8")
     found = read_curves(history)
     assert list(found) == ["val/bits_per_dim", "train/bits_per_dim"]
-    assert [column.tolist() for column in found["val/bits_per_dim"]] == [[1, 3], [3.0, 6.0], [3.6, 3.3]]
-    assert found["train/bits_per_dim"].values.tolist() == [4.0, 3.5, np.inf, 3.2]
+    assert found["val/bits_per_dim"].tolist() == [[1, 3], [3.0, 6.0], [3.6, 3.3]]
+    assert found["train/bits_per_dim"][2].tolist() == [4.0, 3.5, np.inf, 3.2]
 
 
 @pytest.mark.parametrize(
@@ -68,8 +70,11 @@ def test_limits_do_not_follow_a_spike():
 
 def test_a_drawing_is_a_picture_of_its_own():
     """An SVG as an image of the page shares no names with it; its text stays text."""
-    draw = lambda figure: figure.subplots().plot([1, 1.004], color=COLOURS[1], label="a < b") and figure.legend()  # noqa: E731
-    found = drawing(draw, "name", "caption", "alt")
+    shown = []
+    with drawing(shown, "name", "caption", "alt") as figure:
+        figure.subplots().plot([1, 1.004], color=COLOURS[1], label="a < b")
+        figure.legend()
+    [found] = shown
     assert all(part in found.svg for part in (COLOURS[1], "a &lt; b", "1.002"))
     kind, _, content = found.uri.partition(",")
     assert kind == "data:image/svg+xml;base64"
@@ -78,12 +83,13 @@ def test_a_drawing_is_a_picture_of_its_own():
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures of the sides, by the ends of their names."""
+    """The figures by the ends of their names."""
     figures = {}
 
-    def keep(draw, name, *_):
-        draw(figures.setdefault(name.partition("-")[2], Figure()))
-        return name
+    @contextlib.contextmanager
+    def keep(to, name, *_):
+        to.append(name)
+        yield figures.setdefault(name.partition("-")[2], Figure())
 
     monkeypatch.setattr(plots, "drawing", keep)
     return figures
@@ -95,14 +101,14 @@ def test_both_sides_and_the_front(tmp_path, drawn):
         judged = {"samples/frechet": distance}
         write_run(tmp_path, f"k{k}", bits=bits, metrics=judged, **setting("pca", n_components=k))
     found = variants(read_runs(tmp_path))
-    assert plots.sides(found, [], "x") == ["x-both-sides", "x-rate-distortion"]
+    assert plots.sides(found, {}, "x") == ["x-both-sides", "x-rate-distortion"]
     [axes] = drawn["both-sides"].axes
     dots = {tuple(line.get_xydata()[0]) for line in axes.lines if len(line.get_xydata()) == 1}
     assert dots == set(points.values())
     assert axes.lines[-1].get_xydata().tolist() == [[3.0, 30.0], [3.5, 20.0]]
     [rate] = drawn["rate-distortion"].axes
     assert [*rate.lines[0].get_xydata()[0]] == [0.25, 1.125 + 1.625]
-    assert plots.sides(found[:1], [], "x") == []
+    assert plots.sides(found[:1], {}, "x") == []
 
 
 def test_a_line_per_run_in_the_colour_of_its_variant(tmp_path, drawn):
@@ -114,6 +120,20 @@ def test_a_line_per_run_in_the_colour_of_its_variant(tmp_path, drawn):
     assert [*drawn] == names.split()
     [axes] = drawn["val_bits_per_dim-epochs"].axes
     assert [line.get_color() for line in axes.lines] == [COLOURS[0], COLOURS[0], COLOURS[1], COLOURS[1]]
+
+
+def test_the_picture_of_a_verdict_holds_runs_effect_and_margin(tmp_path, drawn):
+    study = Study(tmp_path / "study")
+    assert plots.verdict_drawing(study.verdict(), "x-verdict") == []
+    crossed(study)
+    verdict = study.verdict(margin=0.02)
+    assert plots.verdict_drawing(verdict, "x-verdict") == ["x-verdict"]
+    runs, effect = drawn["verdict"].axes
+    assert [sorted(line.get_xdata()) for line in runs.lines] == [sorted(side) for side in values(verdict)]
+    assert effect.lines[0].get_xdata() == [0.02, 0.02]
+    [bar] = effect.containers
+    [[left, right]] = [segment[:, 0] for segment in bar.lines[2][0].get_segments()]
+    assert (left, right) == pytest.approx((verdict.effect.low, verdict.effect.high))
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -146,20 +166,15 @@ def test_a_long_sheet_a_plot_and_no_picture(tmp_path):
     assert webp(path, 4) == webp(tmp_path / "missing.png", 4) == ""
 
 
-# --- posterior predictive checks ------------------------------------------------------------------------------------
-
-
-def test_checks_are_drawn_of_the_runs_that_have_them(tmp_path):
+def test_checks_are_drawn_of_the_runs_that_have_them(tmp_path, drawn):
     rng = np.random.default_rng(0)
     kinds = {kind: posterior_predictive(torch.from_numpy(rng.integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)))
              for kind in ("test", "samples", "noisy_samples")}  # fmt: skip
     write_run(tmp_path, "k100", parts={"details": {"posterior_predictive": kinds}}, **setting("pca", n_components=100))
     write_run(tmp_path, "k500")
-    found = plots.predictive_checks(variants(read_runs(tmp_path)), "data1")
-    assert [one.name for one in found] == [f"data1-check-{of}" for of in ("spectrum", "histograms", "moments")]
-    assert all(COLOURS[0] in one.svg and COLOURS[1] not in one.svg for one in found)
-    figure = Figure()
-    plots._draw_spectra(figure, {0: kinds})
-    [shown] = [line for line in figure.axes[1].lines if line.get_color() == COLOURS[0]]
-    assert shown.get_ydata() == pytest.approx(kinds["noisy_samples"]["spectrum"])
-    assert plots.predictive_checks(variants(read_runs(tmp_path))[1:], "data1") == []
+    found = variants(read_runs(tmp_path))
+    assert plots.predictive_checks(found, "x") == [f"x-check-{of}" for of in ("spectrum", "histograms", "moments")]
+    lines = drawn["check-spectrum"].axes[1].lines
+    assert {line.get_color() for line in lines} == {COLOURS[0], "#000000"}
+    assert lines[0].get_ydata() == pytest.approx(kinds["noisy_samples"]["spectrum"])
+    assert plots.predictive_checks(found[1:], "x") == []

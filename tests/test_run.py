@@ -85,9 +85,6 @@ def test_other_code_is_said_and_the_run_is_skipped_all_the_same(run, monkeypatch
     monkeypatch.setattr(runs, "commit_now", lambda: "bbb2222")
     taken()
     assert lines(capsys)[1:] == ["done already, made at commit aaa1111, now bbb2222; rerun=true makes it anew"]
-    monkeypatch.setattr(runs, "commit_now", lambda: None)  # not in a checkout
-    taken()
-    assert "commit" not in lines(capsys)[0]
 
 
 def test_a_default_that_has_changed_since_is_refused(run, capsys):

@@ -89,4 +89,4 @@ def test_what_cannot_run_is_one_line_before_anything_begins(words, telling):
 @pytest.mark.parametrize("content", ["{", '{"trials": 3}'])
 def test_a_report_needs_no_trials(tmp_path, content):
     (tmp_path / "search.json").write_text(content, encoding="utf-8")
-    assert search_drawing(tmp_path) is None
+    assert search_drawing(tmp_path) == []

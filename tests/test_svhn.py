@@ -68,24 +68,21 @@ def assert_oracle(read: LabelledImages, pixels: np.ndarray, y: np.ndarray) -> No
     np.testing.assert_array_equal(read.labels.numpy(), np.where(y == 10, 0, y).ravel())
 
 
+SINGLE = {"X": X[..., 0], "y": Y[:1]}  # MATLAB drops the last dimension; a single label is stored inside its tag
 GOOD = {
-    "compressed": mat_bytes(),
-    "stored": mat_bytes(compressed=False),
-    "double labels": mat_bytes(y=Y.astype(float)),
-    "row of int32 labels": mat_bytes(y=Y.T.astype(np.int32), compressed=False),
-    "more arrays": mat_bytes(names=np.array(["a", "b"], dtype=object), note="text", weights=np.eye(3)),
+    "compressed": (mat_bytes(), NUM),
+    "stored": (mat_bytes(compressed=False), NUM),
+    "double labels": (mat_bytes(y=Y.astype(float)), NUM),
+    "row of int32 labels": (mat_bytes(y=Y.T.astype(np.int32), compressed=False), NUM),
+    "more arrays": (mat_bytes(names=np.array(["a", "b"], dtype=object), note="text", weights=np.eye(3)), NUM),
+    "one image, compressed": (mat_bytes(**SINGLE), 1),
+    "one image, stored": (mat_bytes(compressed=False, **SINGLE), 1),
 }
 
 
-@pytest.mark.parametrize("content", GOOD.values(), ids=GOOD)
-def test_good_file(written, content):
-    assert_oracle(read_mat(written(content)), X, Y)
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_a_single_image(written, compressed):
-    """MATLAB drops the last dimension; a single label is stored inside its tag."""
-    assert_oracle(read_mat(written(mat_bytes(compressed, X=X[..., 0], y=Y[:1]))), X[..., :1], Y[:1])
+@pytest.mark.parametrize(("content", "num"), GOOD.values(), ids=GOOD)
+def test_good_file(written, content, num):
+    assert_oracle(read_mat(written(content)), X[..., :num], Y[:num])
 
 
 BAD = {

@@ -1,8 +1,7 @@
 """What a person types: `svhn-vae COMMAND ...`, or `python src/COMMAND.py ...` in a checkout."""
 
-# Built in: signal itself imports enum and more, in which Ctrl-C would show a traceback.
-import _signal as signal  # pyright: ignore[reportMissingImports]
 import os
+import signal
 import sys
 
 COMMANDS = {  # name, which is its function's -> its module, what it does

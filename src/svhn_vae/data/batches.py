@@ -126,33 +126,6 @@ class EvaluationBatches:
             yield self.representation(x.to(device))
 
 
-class LazyProjection:
-    """All training images in the coordinates of a projection, under one draw of the noise.
-
-    The images are projected in fixed groups, each when it is first needed, so that the first update waits for one group
-    and not for the whole data set. A group's seed depends on nothing else: a continued run computes the same features.
-
-    order: (N,), the images' numbers as the draw's first epoch takes them; group_size: images of a group.
-    project: numbers of some images, and that of their group -> Features.
-    """
-
-    def __init__(self, order: Tensor, group_size: int, project: Callable[[Tensor, int], Features]) -> None:
-        self._order, self._group_size, self._project = order, group_size, project
-        self._num_made = 0
-        self._arrays: list[Tensor] = []
-
-    def with_first(self, num: int) -> list[Tensor]:
-        """The arrays of Features, row by row those of the images; at least the first `num` of the order are in them."""
-        while self._num_made < num:
-            numbers = self._order[self._num_made : self._num_made + self._group_size]
-            made = self._project(numbers, self._num_made // self._group_size)
-            self._arrays = self._arrays or [array.new_empty(len(self._order), *array.shape[1:]) for array in made]
-            for whole, array in zip(self._arrays, made, strict=True):
-                whole[numbers] = array
-            self._num_made += len(numbers)
-        return self._arrays
-
-
 @dataclass(frozen=True, kw_only=True)
 class Batching:
     """How the batches of an epoch are made.
@@ -196,8 +169,8 @@ class TrainingBatches:
             raise UserError(f"batch_size must be in 1..{len(images)}, the training images, got {batching.batch_size}")
         self.images, self.labels, self.representation = images, labels, representation
         self.batching, self.epoch = batching, epoch
-        self._draw: int | None = None
-        self._projected: LazyProjection | None = None
+        self._draw = -1  # of a projection's noise
+        self._projected: list[Tensor] = []  # its arrays of Features, row by row those of the images
 
     @property
     def num_batches(self) -> int:
@@ -227,19 +200,26 @@ class TrainingBatches:
 
     def _slices(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Features]:
         draw, later = divmod(epoch, self.batching.epochs_per_noise)
-        if draw != self._draw:
-            self._draw, self._projected = draw, None  # its room is free before the next one's is taken
-            self._projected = self._projection(draw)
+        if draw != self._draw:  # the room of the last draw is free before the next one's is taken
+            self._draw, self._num_projected, self._projected = draw, 0, []
+            self._draw_order = self._order(draw * self.batching.epochs_per_noise)
         for number, indices in enumerate(batches, 1):
-            arrays = self._projected.with_first(len(self.images) if later else number * self.batching.batch_size)
-            yield Features(*(array[indices] for array in arrays))
+            self._project_first(len(self.images) if later else number * self.batching.batch_size)
+            yield Features(*(array[indices] for array in self._projected))
 
-    def _projection(self, draw: int) -> LazyProjection:
-        def make(numbers: Tensor, group: int) -> Features:
-            return self._features(numbers, derive_seed(Stream.TRAINING_NOISE, self.batching.seed, draw, group))
-
-        at_once = PROJECTED_ON_CPU if self._device.type == "cpu" else PROJECTED_ON_GPU
-        return LazyProjection(self._order(draw * self.batching.epochs_per_noise), at_once, make)
+    def _project_first(self, num: int) -> None:
+        """At least the first `num` images of the draw's first epoch, in fixed groups, each when it is first needed: the
+        first update waits for one group. A group's seed depends on nothing else, so that a continued run computes the
+        same features."""
+        group_size = PROJECTED_ON_CPU if self._device.type == "cpu" else PROJECTED_ON_GPU
+        while self._num_projected < num:
+            numbers = self._draw_order[self._num_projected : self._num_projected + group_size]
+            group = self._num_projected // group_size
+            made = self._features(numbers, derive_seed(Stream.TRAINING_NOISE, self.batching.seed, self._draw, group))
+            self._projected = self._projected or [a.new_empty(len(self.images), *a.shape[1:]) for a in made]
+            for whole, array in zip(self._projected, made, strict=True):
+                whole[numbers] = array
+            self._num_projected += len(numbers)
 
     def _from_pixels(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Features]:
         for index, indices in enumerate(batches):

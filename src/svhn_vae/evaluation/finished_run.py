@@ -36,9 +36,7 @@ class FinishedRun:
         self.vae = vae.eval()
         self.result = result  # of result.json: metrics, choices, config, data, cost; {} where there is none
         self.image_shape = tuple(vae.representation.image_shape)  # (C, H, W)
-        self.latent_dim = (
-            vae.networks.latent_dim + vae.num_labels
-        )  # a conditional run's z ends with the label's one-hot
+        self.latent_dim = vae.networks.latent_dim + vae.num_labels  # z may end with the label's one-hot
 
     def encode(self, images: Images) -> Tensor:
         """The means z (N, Z) of the posteriors."""

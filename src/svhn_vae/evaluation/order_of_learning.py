@@ -27,7 +27,9 @@ def explained_variance(vae: VAE, features: Features) -> Tensor:
     1: reconstructed exactly; 0: as well as by the mean; below: worse. Images of pixels are looked at by frequency.
     """
     reconstruction = vae.variance(vae.at_mean(features.y).params).mean
-    y, error = (in_components(vae, array) for array in (features.y, features.y - reconstruction))
+    y, error = features.y, features.y - reconstruction
+    if not vae.representation.is_projection:
+        y, error = (to_frequencies(pixels, cosines(pixels.shape[-1]).to(pixels)) for pixels in (y, error))
     variance = y.var(0, correction=0).clamp(min=torch.finfo(torch.float32).tiny)
     ratio = (error.square().mean(0) / variance).flatten().cpu()
     groups = component_groups(vae.representation.event_shape)
@@ -45,13 +47,6 @@ def rank_correlation(epochs: Tensor, explained: Tensor) -> float | None:
     if len(learnt) < 3 or (half == half[0]).all():
         return None
     return float(spearmanr(learnt.numpy(), half.numpy()).statistic)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def in_components(vae: VAE, array: Tensor) -> Tensor:
-    """Pixels (B, C, H, H) -> their frequencies; coordinates in a basis stay."""
-    if vae.representation.is_projection:
-        return array
-    return to_frequencies(array, cosines(array.shape[-1]).to(array))
 
 
 def component_groups(event_shape: torch.Size) -> Tensor:

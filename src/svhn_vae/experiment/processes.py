@@ -171,10 +171,11 @@ def hosted_here() -> TCPStore:
 
 def meeting(*, is_first: bool) -> TCPStore:
     """The store where the processes meet: torchrun has one, else the first process has."""
-    environment = starter() or LightningEnvironment()
+    started = starter()
+    environment = started or LightningEnvironment()
     is_host = is_first and not isinstance(environment, TorchElasticEnvironment)
     place = environment.main_address, environment.main_port
-    how = {"wait_for_workers": False, "multi_tenant": True, "timeout": SOON if starter() is None else FOREVER}
+    how = {"wait_for_workers": False, "multi_tenant": True, "timeout": SOON if started is None else FOREVER}
     store = TCPStore(*place, is_master=is_host, **how)
     store.set_timeout(FOREVER)
     return store

@@ -37,7 +37,7 @@ from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
 from svhn_vae.training.checkpoints import Last, continuation
 from svhn_vae.training.interruption import INTERRUPTION
-from svhn_vae.training.loggers import TensorBoard, Wandb, history_of
+from svhn_vae.training.loggers import History, TensorBoard, Wandb
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it
@@ -210,7 +210,7 @@ def on_device(job: Job) -> Iterator[VAE]:
 
 def learnt(trainer: L.Trainer) -> dict[str, float]:
     """Of the training: the last epoch's `train/` metrics, dropout and batch statistics included, and its order."""
-    rows = [row for row in history_of(trainer).rows if "train/objective" in row]
+    rows = [row for row in callback(trainer, History).rows if "train/objective" in row]
     last = max(rows, key=lambda row: row["step"], default={})
     metrics = {name: value for name, value in last.items() if name.startswith("train/")}
     order = callback(trainer, OrderOfLearning)

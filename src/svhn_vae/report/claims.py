@@ -1,7 +1,6 @@
 """The table of claims: the verdicts of all studies, and what no study has tried yet."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from svhn_vae.errors import UserError
 from svhn_vae.report.collect import read_runs
-from svhn_vae.report.hypotheses import Verdict, effect_text, parse, untested, verdicts
+from svhn_vae.report.hypotheses import Verdict, parse, verdict_of
 from svhn_vae.runs.files import read_json
 from svhn_vae.runs.installation import as_typed
 
@@ -40,7 +39,7 @@ def gather(outputs: Path, experiments: Path) -> Claims:
             damaged.append(f"{path} is damaged: expected hypotheses to be a list")
             with_runs[name] = []
         elif hypotheses:
-            (with_runs if runs else without)[name] = verdicts(path.parent, runs, hypotheses)
+            (with_runs if runs else without)[name] = [verdict_of(path.parent, runs, each) for each in hypotheses]
     untried: dict[str, list[Verdict]] = {}
     for path in sorted(experiments.glob("*.yaml")):
         try:
@@ -59,18 +58,16 @@ def not_run(path: Path) -> tuple[str, list[Verdict]]:
     content = yaml.safe_load(text)
     commands = re.findall(r"^# (python .*)$", text, re.MULTILINE)
     command = commands[0] if commands else f"python src/train.py -m experiment={path.parent.name}/{path.stem}"
-    waiting = [untested(parse(each), "not run", as_typed(command)) for each in content.get("hypotheses") or []]
+    waiting = [Verdict(parse(each), "not run", as_typed(command)) for each in content.get("hypotheses") or []]
     return str(content.get("study", path.stem)), waiting
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
-def row(study: str, verdict: Verdict) -> tuple[str, ...]:
-    effect = f"{effect_text(verdict.effect)} {verdict.metric}" if verdict.effect else verdict.metric
-    seeds = str(verdict.num_seeds or "")
-    margin = f"{verdict.margin:g}" if verdict.margin else "0"
-    return study, verdict.claim, verdict.verdict, effect, margin, seeds, verdict.size
+def row(study: str, one: Verdict) -> list[str]:
+    effect = f"{one.effect_text} {one.asked.quantity}".strip()
+    return [study, one.asked.claim, one.verdict, effect, f"{one.asked.margin:g}", str(one.num_seeds or ""), one.size]
 
 
 def table(claims: Claims) -> Table:
@@ -82,18 +79,14 @@ def table(claims: Claims) -> Table:
 
 
 def reasons(claims: Claims) -> list[str]:
-    return [f"{name}, {verdict.claim.rstrip('.')}: {verdict.reason}" for name, verdict in claims.found]
+    return [f"{name}, {one.asked.claim.rstrip('.')}: {one.reason}" for name, one in claims.found]
 
 
 def markdown(claims: Claims) -> str:
-    lines = [_line(HEADER), _line(["---"] * len(HEADER))]
-    lines += [_line(row(name, verdict)) for name, verdict in claims.found]
-    parts = [lines, *([note] for note in NOTE), [f"- {_escaped(each)}" for each in [*reasons(claims), *claims.damaged]]]
-    return "\n\n".join("\n".join(part) for part in parts) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_escaped, cells))} |"
+    rows = [HEADER, ["---"] * len(HEADER), *(row(name, verdict) for name, verdict in claims.found)]
+    lines = "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in rows)
+    listed = "\n".join(f"- {_escaped(each)}" for each in [*reasons(claims), *claims.damaged])
+    return "\n\n".join([lines, *NOTE, listed]) + "\n"
 
 
 def _escaped(text: str) -> str:

@@ -8,7 +8,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from svhn_vae.runs.folder import RunFolder
@@ -21,55 +20,21 @@ TRAIN_IMAGES = "data.train_digest"  # a setting like others, where no configurat
 
 
 class Run(NamedTuple):
+    """What its result tells, or status.json before there is one: older runs note less of themselves there."""
+
     name: str
     status: str
     reason: str  # why it diverged or failed, or which of its files is damaged
     result: Mapping[str, Any]  # {} unless done
-    facts: Mapping[str, Any] = MappingProxyType({})  # status.json: times, step, cost, configuration
-
-    @property
-    def noted(self) -> Mapping[str, Any]:
-        """The result, or what status.json has of it before there is one: older runs note less of themselves."""
-        return self.result or self.facts
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Resolved; {} where it is not known."""
-        return self.noted.get("config", {})
-
-    @property
-    def choices(self) -> Mapping[str, str]:
-        return self.noted.get("choices", {})
-
-    @property
-    def seed(self) -> Any:
-        """int; None of a run that has not noted it."""
-        return self.config.get("seed")
-
-    @property
-    def test_images(self) -> str | None:
-        """Their digest; of older runs, that of all images; None of a run that had not read any."""
-        return self._digest("test_digest")
-
-    @property
-    def train_images(self) -> str | None:
-        return self._digest("train_digest")
-
-    @property
-    def commit(self) -> str:
-        """Empty where it was not noted."""
-        return self.noted.get("commit") or ""
-
-    @property
-    def cost(self) -> Mapping[str, Any]:
-        """{} of a run whose training has not ended."""
-        return self.noted.get("cost", {})
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Choices, and by dotted key every value that decides the result, but for the seed."""
-        chosen = {group: choice for group, choice in self.choices.items() if is_decisive(group)}
-        return {**chosen, **{key: value for key, value in identity(self.config).items() if key != "seed"}}
+    facts: Mapping[str, Any]  # status.json
+    config: Mapping[str, Any]  # resolved; {} where it is not known
+    choices: Mapping[str, str]
+    cost: Mapping[str, Any]  # {} of a run whose training has not ended
+    commit: str  # empty where it was not noted
+    seed: Any  # int; None of a run that has not noted it
+    test_images: str | None  # their digest; of older runs that of all images; None where none had been read
+    train_images: str | None
+    settings: dict[str, Any]  # choices, and by dotted key every value that decides the result, but for the seed
 
     @property
     def texts(self) -> dict[str, str]:
@@ -81,9 +46,22 @@ class Run(NamedTuple):
         value = (self.result.get(part) or {}).get(name)
         return float(value) if isinstance(value, int | float) else math.nan
 
-    def _digest(self, name: str) -> str | None:
-        noted = self.result["data"] if self.result else self.facts
-        return noted.get(name) or noted.get("digest" if self.result else "data")
+
+def run_of(name: str, status: str, reason: str, result: Mapping[str, Any], facts: Mapping[str, Any]) -> Run:
+    """From the contents of its two files."""
+    noted = result or facts
+    images, all_images = (result["data"], result["data"].get("digest")) if result else (facts, facts.get("data"))
+    config, choices = noted.get("config", {}), noted.get("choices", {})
+    chosen = {group: choice for group, choice in choices.items() if is_decisive(group)}
+    return Run(
+        *(name, status, reason, result, facts, config, choices),
+        cost=noted.get("cost", {}),
+        commit=noted.get("commit") or "",
+        seed=config.get("seed"),
+        test_images=images.get("test_digest") or all_images,
+        train_images=images.get("train_digest") or all_images,
+        settings=chosen | {key: value for key, value in identity(config).items() if key != "seed"},
+    )
 
 
 def read_runs(study: Path) -> list[Run]:
@@ -100,7 +78,7 @@ def _read(folder: RunFolder) -> Run:
         result, reason = {}, f"result.json is damaged: expected {', '.join(PARTS)}"
     if not (result and "started" not in facts):  # a status that was read from the result has no reason
         reason = facts.get("reason") or ("" if result else reason)
-    return Run(folder.path.name, "failed" if status == "done" and not result else status, reason, result, facts)
+    return run_of(folder.path.name, "failed" if status == "done" and not result else status, reason, result, facts)
 
 
 def by_test_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -108,9 +86,13 @@ def by_test_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
     A run that has not finished goes to its images where they are known, and to the only ones where it had read none.
     """
-    finished = [run for run in runs if run.result]
-    titles = {run.test_images: _title(run) for run in finished}
-    titles |= {run.result["data"].get("digest"): _title(run) for run in finished}
+    titles: dict[str | None, str] = {}
+    for run in (run for run in runs if run.result):
+        data = run.result["data"]
+        num, kind = data.get("num_test"), "synthetic" if data.get("synthetic") else data.get("name", "unknown")
+        counted = f"{num:,}" if isinstance(num, int) else "unknown"
+        title = f"{kind} data, {counted} test images ({run.test_images})"
+        titles |= dict.fromkeys((run.test_images, data.get("digest")), title)
     groups: dict[str, list[Run]] = {title: [] for title in titles.values()}
     only = next(iter(groups)) if len(groups) == 1 else "unknown images: these runs ended before they had read any"
     for run in runs:
@@ -119,19 +101,13 @@ def by_test_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _title(run: Run) -> str:
-    data = run.result["data"]
-    num, kind = data.get("num_test"), "synthetic" if data.get("synthetic") else data.get("name", "unknown")
-    return f"{kind} data, {f'{num:,}' if isinstance(num, int) else 'unknown'} test images ({run.test_images})"
-
-
 class Variant(NamedTuple):
     """Runs that differ in their seed alone."""
 
     label: str
     runs: list[Run]  # the finished ones, in the order of their seeds
     unfinished: list[Run]  # all others: diverged, failed, interrupted, running
-    settings: dict[str, str]  # as texts; {} where they were not noted
+    settings: Mapping[str, str]  # as texts; {} where they were not noted
 
     def scores(self, metric: str = METRIC, part: str = "metrics") -> dict[int, float]:
         """Seed -> a number of result.json, of the runs that have a finite one."""
@@ -153,24 +129,25 @@ class Variant(NamedTuple):
 
 
 def variants(runs: Sequence[Run]) -> list[Variant]:
-    """Runs by configuration and training images, each group under a label that tells it from the others.
-
-    A run whose configuration is not known stands alone, under its name.
-    """
-    groups: dict[object, list[Run]] = {}
-    settings = _settings(runs)
+    """Runs by configuration and training images, each group under a label that tells it from the others, for instance
+    `variance=logvar pca.whiten=true`. A run whose configuration is not known stands alone, under its name."""
+    settings, groups = _settings(runs), {}
     for run in runs:
         groups.setdefault(frozenset(settings[run.name].items()) or run.name, []).append(run)
     firsts = [group[0] for group in groups.values() if settings[group[0].name]]
-    named = dict(zip((run.name for run in firsts), _labels(firsts, settings), strict=True))
+    chosen = list(dict.fromkeys(group for run in firsts for group in run.choices))
+    labels = {}
+    for run, told in zip(firsts, telling([settings[run.name] for run in firsts], chosen), strict=True):
+        text = " ".join(f"{key}={text}" for key, text in told.items())
+        labels[run.name] = text or run.name.rpartition("-seed")[0] or run.name
     return [
         Variant(
-            named.get(group[0].name, group[0].name),
-            sorted((run for run in group if run.result), key=lambda run: run.seed),
-            [run for run in group if not run.result],
-            settings[group[0].name],
+            labels.get(first.name, first.name),
+            sorted((run for run in (first, *others) if run.result), key=lambda run: run.seed),
+            [run for run in (first, *others) if not run.result],
+            settings[first.name],
         )
-        for group in groups.values()
+        for first, *others in groups.values()
     ]
 
 
@@ -185,15 +162,6 @@ def _settings(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
         is_told = len(set(seen)) < 2 or not run.texts
         found[run.name] = run.texts | ({} if is_told else {TRAIN_IMAGES: (run.train_images or seen[0])[:8]})
     return found
-
-
-def _labels(runs: Sequence[Run], settings: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """What tells each run from the others but its seed, for instance `variance=logvar pca.whiten=true`."""
-    if len(runs) < 2:
-        return [run.name.rpartition("-seed")[0] or run.name for run in runs]
-    groups = list(dict.fromkeys(group for run in runs for group in run.choices))
-    told = telling([settings[run.name] for run in runs], groups)
-    return [" ".join(f"{key}={text}" for key, text in shown.items()) for shown in told]
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -1,14 +1,12 @@
-"""What the page draws from numbers: by matplotlib without pyplot, as SVG files that the page holds as pictures.
-
-Shapes: n points of a curve.
-"""
+"""What the page draws from numbers: by matplotlib without pyplot, as SVG files that the page holds as pictures."""
 
 import base64
+import contextlib
 import csv
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +18,6 @@ from matplotlib.ticker import MaxNLocator
 
 from svhn_vae.report.collect import FRECHET, METRIC, Variant
 from svhn_vae.report.hypotheses import Verdict
-from svhn_vae.report.matching import DIVERGED
 from svhn_vae.report.ranking import Ranking, front
 from svhn_vae.runs.files import read_json
 
@@ -69,17 +66,18 @@ class Drawing(NamedTuple):
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
 
 
+@contextlib.contextmanager
 def drawing(
-    draw: Callable[[Figure], object], name: str, caption: str, alt: str = "", size: tuple[float, float] = SIZE
-) -> Drawing:
-    """The figure that `draw` fills, its lines to a hundredth of a point: half the size."""
-    file = io.StringIO()
+    to: list[Drawing], name: str, caption: str, alt: str = "", size: tuple[float, float] = SIZE
+) -> Iterator[Figure]:
+    """Adds what is drawn into the figure, its lines to a hundredth of a point: half the size."""
     with matplotlib.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        yield (figure := Figure(figsize=size, layout="constrained"))
+        FigureCanvasSVG(figure).print_svg(
+            file := io.StringIO(), metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
     svg = re.sub(r'(?<= d=")[^"]+', lambda path: LONG.sub(lambda of: f"{float(of[0]):.2f}", path[0]), file.getvalue())
-    return Drawing(name, caption, alt or caption, svg)
+    to.append(Drawing(name, caption, alt or caption, svg))
 
 
 def line_of(place: int) -> dict:
@@ -89,9 +87,6 @@ def line_of(place: int) -> dict:
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)]}
 
 
-# --- both sides -----------------------------------------------------------------------------------------------------
-
-
 def dot_of(place: int) -> dict:
     """As line_of, of a single point, which its marker tells apart where a line has dashes."""
     line = line_of(place)
@@ -99,17 +94,11 @@ def dot_of(place: int) -> dict:
     return {"color": line["color"], "alpha": line.get("alpha"), "marker": marker, "linestyle": "none"}
 
 
-def sides(found: Sequence[Variant], rankings: Sequence[Ranking], prefix: str) -> list[Drawing]:
-    """Bits/dim against Frechet distance, and reconstruction against KL, where two variants have them."""
-    judged = {at: one for at, one in enumerate(found) if one.scores(METRIC) and one.scores(FRECHET)}
-    coded = {at: code for at, one in enumerate(found) if math.isfinite(sum(code := _code(one)))}
-    shown = []
-    if len(judged) > 1:
-        shown.append(drawing(lambda figure: _draw_both(figure, judged, rankings), f"{prefix}-both-sides", BOTH))
-    if len(coded) > 1:
-        shown.append(drawing(lambda figure: _draw_rate(figure, coded), f"{prefix}-rate-distortion", RATE))
-    return shown
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
+
+# --- both sides -----------------------------------------------------------------------------------------------------
 
 BOTH = (
     "Density against pictures, lower is better in both, with 95 % intervals over seeds; the line joins the variants "
@@ -121,38 +110,40 @@ RATE = (
 )
 
 
-def _code(variant: Variant) -> tuple[float, float]:
-    """Bits/dim of the latents, and of the image given the latents."""
-    kl, modelled, residual = (variant.mean(name, "parts") for name in ("kl", "modelled", "residual"))
-    return kl, modelled + residual
+def sides(found: Sequence[Variant], rankings: Mapping[str, Ranking], prefix: str) -> list[Drawing]:
+    """Bits/dim against Frechet distance, and reconstruction against KL, where two variants have them."""
+    shown: list[Drawing] = []
+    judged = {at: one for at, one in enumerate(found) if one.scores(METRIC) and one.scores(FRECHET)}
+    if len(judged) > 1:
+        with drawing(shown, f"{prefix}-both-sides", BOTH) as figure:
+            _draw_both(figure, judged, rankings)
+    parts = {at: [one.mean(part, "parts") for part in ("kl", "modelled", "residual")] for at, one in enumerate(found)}
+    coded = {at: (kl, sum(others)) for at, (kl, *others) in parts.items() if math.isfinite(kl + sum(others))}
+    if len(coded) > 1:
+        with drawing(shown, f"{prefix}-rate-distortion", RATE) as figure:
+            axes = figure.subplots()
+            for at, (kl, rest) in coded.items():
+                axes.plot(kl, rest, markersize=5, **dot_of(at))
+            axes.set(xlabel="rate: KL, bits/dim", ylabel="distortion: all else, bits/dim")
+            x = np.array(axes.get_xlim())  # which the lines below would widen
+            axes.autoscale(False)
+            for total in MaxNLocator(7).tick_values(*np.add(x, axes.get_ylim())):
+                axes.plot(x, total - x, color=GREY, linewidth=0.5, alpha=0.5, zorder=0)
+    return shown
 
 
-def _draw_both(figure: Figure, judged: Mapping[int, Variant], rankings: Sequence[Ranking]) -> None:
-    axes, places = figure.subplots(), {one.metric: one.places for one in rankings}
+def _draw_both(figure: Figure, judged: Mapping[int, Variant], rankings: Mapping[str, Ranking]) -> None:
+    axes = figure.subplots()
     for at, one in judged.items():
-        found = [places.get(metric, {}).get(one.label) for metric in (METRIC, FRECHET)]
-        reach, reach_of_pictures = (_finite(place.reach) if place else 0.0 for place in found)
+        places = [
+            rankings[metric].places.get(one.label) if metric in rankings else None for metric in (METRIC, FRECHET)
+        ]
+        reach, reach_of_pictures = (_finite(place.reach) if place else 0.0 for place in places)
         style = {"mfc": "none" if one.num_diverged else None, "ms": 5, "capsize": 2, "linewidth": 0.8}
         axes.errorbar(one.mean(), one.mean(FRECHET), reach_of_pictures, reach, **style, **dot_of(at))
-    best = set(front(list(judged.values())))
-    points = sorted((one.mean(), one.mean(FRECHET)) for one in judged.values() if one.label in best)
+    points = sorted((one.mean(), one.mean(FRECHET)) for one in front([*judged.values()]))
     axes.plot(*zip(*points, strict=True) if points else ([], []), color=GREY, linewidth=0.8, zorder=0)
     axes.set(xlabel="test bits/dim", ylabel="Frechet distance of samples")
-
-
-def _draw_rate(figure: Figure, coded: Mapping[int, tuple[float, float]]) -> None:
-    axes = figure.subplots()
-    for at, (kl, rest) in coded.items():
-        axes.plot(kl, rest, markersize=5, **dot_of(at))
-    axes.set(xlabel="rate: KL, bits/dim", ylabel="distortion: all else, bits/dim")
-    x = np.array(axes.get_xlim())  # which the lines below would widen
-    axes.autoscale(False)
-    for total in MaxNLocator(7).tick_values(*np.add(x, axes.get_ylim())):
-        axes.plot(x, total - x, color=GREY, linewidth=0.5, alpha=0.5, zorder=0)
-
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else 0.0
 
 
 # --- posterior predictive checks ------------------------------------------------------------------------------------
@@ -166,25 +157,23 @@ def predictive_checks(found: Sequence[Variant], prefix: str) -> list[Drawing]:
     """What samples have in common with test images, by no judge: of the first run of each variant that has them."""
     read = [one.runs[0].result.get("details") or {} if one.runs else {} for one in found[:MAX_SHOWN]]
     known = {at: of["posterior_predictive"] for at, of in enumerate(read) if of.get("posterior_predictive")}
-    return [
-        drawing(lambda figure, draw=draw: draw(figure, known), f"{prefix}-check-{of}", what, f"Samples' {of}: {what}")
-        for of, (draw, what) in CHECKS.items()
-        if known
-    ]
+    shown: list[Drawing] = []
+    for name, (draw, what) in CHECKS.items() if known else ():
+        with drawing(shown, f"{prefix}-check-{name}", what, f"Samples' {name}: {what}") as figure:
+            draw(figure, known, next(iter(known.values()))["test"][name])
+    return shown
 
 
-def _draw_spectra(figure: Figure, known: Mapping[int, Mapping]) -> None:
+def _draw_spectra(figure: Figure, known: Mapping[int, Mapping], due: Sequence[float]) -> None:
     for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
         curves = [(of[kind]["spectrum"], {"linewidth": 0.9, **line_of(at)}) for at, of in known.items()]
-        due = next(iter(known.values()))["test"]["spectrum"]
         for spectrum, style in [*curves, (due, {"color": "#000000", "linewidth": 1.8, "zorder": 0})]:
             axes.plot(np.arange(len(spectrum)) + 1, np.maximum(spectrum, 1e-6), **style)  # of images of one colour, 0
         axes.set(title=title, xlabel="cycles per image", xscale="log", yscale="log")
     figure.axes[0].set_ylabel("power")
 
 
-def _draw_histograms(figure: Figure, known: Mapping[int, Mapping]) -> None:
-    due = next(iter(known.values()))["test"]["histograms"]
+def _draw_histograms(figure: Figure, known: Mapping[int, Mapping], due: Sequence[Sequence[float]]) -> None:
     grid = figure.subplots(2, len(due), sharex=True, sharey=True, squeeze=False)
     for row, (kind, title) in zip(grid, KINDS.items(), strict=True):
         for channel, axes in enumerate(row):
@@ -198,9 +187,8 @@ def _draw_histograms(figure: Figure, known: Mapping[int, Mapping]) -> None:
         axes.set_title(name if len(due) > 1 else "")
 
 
-def _draw_moments(figure: Figure, known: Mapping[int, Mapping]) -> None:
-    due = np.array(next(iter(known.values()))["test"]["moments"])
-    channels = np.arange(due.shape[1])
+def _draw_moments(figure: Figure, known: Mapping[int, Mapping], due: Sequence[Sequence[float]]) -> None:
+    channels = np.arange(len(due[0]))
     for moment, axes in enumerate(figure.subplots(2, 2).flat):
         axes.hlines(due[moment], channels - 0.4, channels + 0.4, color="#000000", linewidth=1.5)
         for place, (at, of) in enumerate(known.items()):
@@ -221,64 +209,47 @@ CHECKS = {
 # --- learning curves ------------------------------------------------------------------------------------------------
 
 
-class Curve(NamedTuple):
-    epochs: np.ndarray  # (n,)
-    seconds: np.ndarray  # (n,): since training began
-    values: np.ndarray  # (n,)
-
-
 def learning_curves(study: Path, found: Sequence[Variant], prefix: str) -> list[Drawing]:
     """By metric, in epochs, and the first also in seconds; variants in the colour of their place, the best first."""
     runs = [(at, run) for at, one in enumerate(found[: MAX_SHOWN + NUM_OTHERS]) for run in (*one.runs, *one.unfinished)]
     read = [(at, run.status, read_curves(study / run.name / "history.csv")) for at, run in runs]
-    shown = [metric for metric in METRICS if any(metric in curves for *_, curves in read)]
-    if "val/bits_per_dim" in shown:
-        shown = [metric for metric in shown if metric != "val/negative_elbo"]
-    asked = [(metric, "epochs") for metric in shown]
-    asked[1:1] = [(metric, "seconds") for metric in shown[:1]]
-    having = {
-        metric: [(at, status, curves[metric]) for at, status, curves in read if metric in curves] for metric in shown
-    }
-    return [_curves_of(metric, along, found, having[metric], prefix) for metric, along in asked]
+    having = {metric: [(at, status, curves[metric]) for at, status, curves in read if metric in curves]
+              for metric in METRICS}  # fmt: skip
+    metrics = [metric for metric in METRICS if having[metric]]
+    if "val/bits_per_dim" in metrics:
+        metrics = [metric for metric in metrics if metric != "val/negative_elbo"]
+    shown: list[Drawing] = []
+    for number, metric in enumerate(metrics):
+        ends = limits([values for *_, (_, _, values) in having[metric]])
+        last = {at: np.median(curve[2, -5:]) for at, status, curve in having[metric] if status != "diverged"}
+        beyond = [found[at].label for at, value in last.items() if not ends[0] <= value <= ends[1]]
+        caption = METRICS[metric] + (f"; ends beyond the axis: {'; '.join(beyond)}" if beyond else "")
+        for row, (along, title) in enumerate(AXIS.items() if number == 0 else [*AXIS.items()][:1]):
+            name, alt = f"{prefix}-{metric.replace('/', '_')}-{along}", f"{METRICS[metric]} over {title}"
+            with drawing(shown, name, caption, alt) as figure:
+                axes = figure.subplots()
+                for at, status, curve in having[metric]:
+                    axes.plot(curve[row], curve[2], linewidth=0.9, **line_of(at))
+                    if status == "diverged":
+                        axes.plot(curve[row, -1], min(curve[2, -1], ends[1]), "x", color=line_of(at)["color"])
+                axes.set(xlabel=title, ylabel=METRICS[metric], ylim=ends)
+                axes.xaxis.set_major_locator(MaxNLocator(7, integer=along == "epochs"))
+                axes.ticklabel_format(axis="y", useOffset=False)
+    return shown
 
 
-def _curves_of(
-    metric: str, along: str, found: Sequence[Variant], curves: Sequence[tuple[int, str, Curve]], prefix: str
-) -> Drawing:
-    ends = limits([curve.values for *_, curve in curves])
-    last = {at: np.median(curve.values[-5:]) for at, status, curve in curves if status != "diverged"}
-    beyond = [found[at].label for at, value in last.items() if not ends[0] <= value <= ends[1]]
-    caption = METRICS[metric] + (f"; ends beyond the axis: {'; '.join(beyond)}" if beyond else "")
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for at, status, curve in curves:
-            axes.plot(getattr(curve, along), curve.values, linewidth=0.9, **line_of(at))
-            if status == "diverged":
-                axes.plot(getattr(curve, along)[-1], min(curve.values[-1], ends[1]), "x", color=line_of(at)["color"])
-        axes.set(xlabel=AXIS[along], ylabel=METRICS[metric], ylim=ends)
-        axes.xaxis.set_major_locator(MaxNLocator(7, integer=along == "epochs"))
-        axes.ticklabel_format(axis="y", useOffset=False)
-
-    name = f"{prefix}-{metric.replace('/', '_')}-{along}"
-    return drawing(draw, name, caption, f"{METRICS[metric]} over {AXIS[along]}")
-
-
-def read_curves(path: Path) -> dict[str, Curve]:
-    """Metric -> its curve, at most MAX_POINTS where it was logged; {} if there is no such file or a damaged one."""
+def read_curves(path: Path) -> dict[str, np.ndarray]:
+    """Metric -> epochs, seconds since training began, and values (3, n), at most MAX_POINTS where it was logged; {} if
+    there is no such file or a damaged one."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        names = ["epoch", "seconds", *(name for name in METRICS if rows and name in rows[0])]
-        columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names if rows}
-    except (OSError, ValueError, KeyError):
+        found = {name: [[float(row[key]) for key in ("epoch", "seconds", name)] for row in rows if row.get(name)]
+                 for name in METRICS}  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    found = {}
-    for name in names[2:]:
-        points = np.stack([columns["epoch"], columns["seconds"], columns[name]])[:, ~np.isnan(columns[name])]
-        step = -(-points.shape[1] // MAX_POINTS)
-        found |= {name: Curve(*points[:, ::-step][:, ::-1])} if step else {}  # the last one among them
-    return found
+    steps = {name: -(-len(points) // MAX_POINTS) for name, points in found.items() if points}
+    return {name: np.array(found[name][::-step][::-1]).T for name, step in steps.items()}  # the last one among them
 
 
 def limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -291,78 +262,55 @@ def limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(low - 0.1 * reach), float(high + 0.2 * reach)
 
 
-# --- verdicts -------------------------------------------------------------------------------------------------------
+# --- search and verdicts --------------------------------------------------------------------------------------------
 
-MAX_ROWS = 12  # of settings; with more, all runs of a side stand in one
 SEARCH = "Trials of the search: val/negative_elbo in nats, over the trials' order and over each searched setting."
-
-
-def search_drawing(study: Path) -> Drawing | None:
-    """The trials that search.py noted; None where there is no finite one."""
-    noted = read_json(study / "search.json").get("trials")
-    trials = [one for one in noted if one["value"] is not None] if isinstance(noted, list) else []
-    if not trials:
-        return None
-    best = min(trials, key=lambda one: one["value"])
-    alt = f"{len(trials)} trials; the best, {best['value']:.1f} nats, has {best['params']}"
-    size = (min(2 * (1 + len(best["params"])), 10), 2.2)
-    return drawing(lambda figure: draw_search(figure, trials), "search", SEARCH, alt, size)
-
-
-def draw_search(figure: Figure, trials: Sequence[Mapping[str, Any]]) -> None:
-    """Left: the best so far; then a panel for each setting, later trials darker."""
-    values, keys = [one["value"] for one in trials], list(trials[0]["params"])
-    axes = figure.subplots(1, 1 + len(keys), sharey=True, squeeze=False)[0]
-    axes[0].step(range(1, len(values) + 1), np.minimum.accumulate(values), where="post", color=COLOURS[1])
-    axes[0].scatter(range(1, len(values) + 1), values, c=range(len(values)), cmap="Blues", vmin=-len(values), s=9)
-    axes[0].set(xlabel="trial", ylabel="nats")
-    for axis, key in zip(axes[1:], keys, strict=True):
-        places = [one["params"][key] for one in trials]
-        is_numeric = all(isinstance(place, (int, float)) for place in places)
-        if is_numeric and min(places) > 0 and max(places) > 20 * min(places):
-            axis.set_xscale("log")
-        where = places if is_numeric else [str(place) for place in places]
-        axis.scatter(where, values, c=range(len(values)), cmap="Blues", vmin=-len(values), s=9)
-        axis.set_xlabel(key)
-
-
 VERDICT = "Each dot a run, the bars their means; right: the effect with its 95 % interval, dashed the margin."
 
 
-def verdict_drawing(verdict: Verdict, name: str) -> Drawing | None:
-    """The runs that were compared, and the effect; None where there are none."""
-    settings = list(dict.fromkeys(setting for side in verdict.drawn for setting, *_ in side))
-    if not settings:
-        return None
-    rows = {setting: row if len(settings) <= MAX_ROWS else 0 for row, setting in enumerate(settings)}
-    alt = f"the runs that the claim is about, and the effect; {verdict.verdict}: {verdict.claim}"
-    size = (6.2, 1.3 + 0.32 * max(rows.values()))
-    return drawing(lambda figure: draw_verdict(figure, verdict, rows), name, VERDICT, alt, size)
+def search_drawing(study: Path) -> list[Drawing]:
+    """The trials that search.py noted: left the best so far; then a panel for each setting, later trials darker."""
+    noted, shown = read_json(study / "search.json").get("trials"), []
+    trials = [one for one in noted if one["value"] is not None] if isinstance(noted, list) else []
+    if not trials:
+        return []
+    values, keys = [one["value"] for one in trials], list(trials[0]["params"])
+    alt = f"{len(trials)} trials; the best, {min(values):.1f} nats, has {trials[int(np.argmin(values))]['params']}"
+    dots: dict[str, Any] = {"c": range(len(values)), "cmap": "Blues", "vmin": -len(values), "s": 9}
+    with drawing(shown, "search", SEARCH, alt, (min(2 * (1 + len(keys)), 10), 2.2)) as figure:
+        axes = figure.subplots(1, 1 + len(keys), sharey=True, squeeze=False)[0]
+        axes[0].step(range(1, len(values) + 1), np.minimum.accumulate(values), where="post", color=COLOURS[1])
+        axes[0].scatter(range(1, len(values) + 1), values, **dots)
+        axes[0].set(xlabel="trial", ylabel="nats")
+        for axis, key in zip(axes[1:], keys, strict=True):
+            places = [one["params"][key] for one in trials]
+            is_numeric = all(isinstance(place, (int, float)) for place in places)
+            if is_numeric and min(places) > 0 and max(places) > 20 * min(places):
+                axis.set_xscale("log")
+            axis.scatter(places if is_numeric else [str(place) for place in places], values, **dots)
+            axis.set_xlabel(key)
+    return shown
 
 
-def draw_verdict(figure: Figure, verdict: Verdict, rows: Mapping[str, int]) -> None:
-    """Left: a dot for each run, a bar at the mean of each side, a line between runs of the same seed and settings."""
-    runs, effect = figure.subplots(1, 2, width_ratios=[3, 2])
-    shifts = (-0.18, 0.18) if len(verdict.drawn) > 1 else (0.0,)
-    for colour, points, shift, name in zip(COLOURS, verdict.drawn, shifts, (verdict.favours, verdict.over)):  # noqa: B905
-        places = np.array([rows[setting] + shift for setting, *_ in points])
-        values = np.array([value for *_, value in points])
-        runs.plot(values, places, "o", color=colour, alpha=0.6, markersize=4, label=name)
-        for place in np.unique(places):
-            runs.vlines(values[places == place].mean(), place - 0.14, place + 0.14, color=colour, linewidth=2)
-    ends = [{(setting, seed): value for setting, seed, value in side} for side in verdict.drawn]
-    for setting, seed in ends[0].keys() & ends[-1].keys() if verdict.metric != DIVERGED else ():
-        pair = [end[setting, seed] for end in ends]
-        runs.plot(pair, [rows[setting] + shift for shift in shifts], color=GREY, linewidth=0.6, alpha=0.7, zorder=1)
-    runs.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0)
-    named = {row: setting for setting, row in rows.items()} if len({*rows.values()}) == len(rows) else {}
-    runs.set_yticks(list(named), list(named.values()))
-    runs.set(ylim=(max(rows.values()) + 0.6, -0.6), xlabel=verdict.metric)
-    effect.axvline(verdict.margin, color=GREY, linewidth=1, linestyle="--")
-    if verdict.effect is not None:
-        mean, low, high, *_ = verdict.effect
+def verdict_drawing(verdict: Verdict, name: str) -> list[Drawing]:
+    """Left: a dot for each run compared, a row and a bar at the mean of each side; right: the effect."""
+    shown: list[Drawing] = []
+    if verdict.effect is None:
+        return shown
+    alt = f"the runs that the claim is about, and the effect; {verdict.verdict}: {verdict.asked.claim}"
+    with drawing(shown, name, VERDICT, alt, (6.2, 1.6)) as figure:
+        runs, effect = figure.subplots(1, 2, width_ratios=[3, 2])
+        for row, (side, of) in enumerate(zip(verdict.asked.side_names, verdict.kept, strict=True)):
+            values = [one.value for one in of]
+            runs.plot(values, [row] * len(values), "o", color=COLOURS[row], alpha=0.6, markersize=4, label=side)
+            runs.vlines(np.mean(values), row - 0.3, row + 0.3, color=COLOURS[row], linewidth=2)
+        runs.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0)
+        runs.set(ylim=(len(verdict.kept) - 0.4, -0.6), xlabel=verdict.asked.quantity, yticks=[])
+        mean, low, high, _ = verdict.effect
         reach = [[_finite(mean - low)], [_finite(high - mean)]]
+        effect.axvline(verdict.asked.margin, color=GREY, linewidth=1, linestyle="--")
         effect.errorbar([mean], [0], xerr=reach, fmt="o", color="#000000", markersize=4, capsize=4)
-    effect.set(ylim=(-1, 1), xlabel="better by", title=verdict.verdict, yticks=[])
-    runs.xaxis.set_major_locator(MaxNLocator(5))
-    effect.xaxis.set_major_locator(MaxNLocator(3))
+        effect.set(ylim=(-1, 1), xlabel="better by", title=verdict.verdict, yticks=[])
+        runs.xaxis.set_major_locator(MaxNLocator(5))
+        effect.xaxis.set_major_locator(MaxNLocator(3))
+    return shown

@@ -41,16 +41,18 @@ class Estimate(NamedTuple):
 
 def estimate(scores: Sequence[float]) -> Estimate:
     """Student's t over seeds; the interval of one seed, or of what is not finite, is NaN."""
-    num, mean = len(scores), float(np.mean(scores)) if len(scores) else math.nan
-    if num < 2 or not math.isfinite(mean):
-        return Estimate(mean, math.nan, math.nan, num)
-    return with_error(mean, float(np.std(scores, ddof=1)) / math.sqrt(num), num - 1, num)
+    mean = float(np.mean(scores)) if len(scores) else math.nan
+    return with_error(mean, *error_of_mean(np.asarray(scores)), len(scores))
 
 
 def with_error(mean: float, error: float, df: float, num: int) -> Estimate:
     """Student's t; NaN where the error is not known."""
     reach = error * _t(df)
     return Estimate(mean, mean - reach, mean + reach, num)
+
+
+def _t(df: float) -> float:
+    return float(stdtrit(df, 1 - LEVEL / 2)) if df else math.nan
 
 
 # --- the best of many -----------------------------------------------------------------------------------------------
@@ -98,10 +100,21 @@ def _critical_range(num: int, df: float) -> float:
 
 
 class SeedErrors(NamedTuple):
-    of: Callable[[Mapping[int, float]], tuple[float, float]]  # variant -> weight: error of that sum of means, its df
+    """What is known of the errors of k variants' means over seeds."""
+
+    squares: Array  # (k,): of the means, where means are compared
+    dfs: Array  # (k,): of these squares
     reaches: list[float]  # of each variant, half of the interval of its mean; NaN where nothing can be said
     is_pooled: bool
     how: str
+
+    def of(self, weights: Mapping[int, float]) -> tuple[float, float]:
+        """The error of a sum of means, variant -> weight, and its df: by Welch where errors are not pooled."""
+        at = list(weights)
+        parts, dfs = np.square([*weights.values()]) * self.squares[at], self.dfs[at]
+        if self.is_pooled or not dfs.all():
+            return math.sqrt(parts.sum()), float(dfs.min())
+        return math.sqrt(parts.sum()), float(parts.sum() ** 2 / (parts**2 / dfs).sum())
 
     def of_pair(self, a: int, b: int) -> tuple[float, float]:
         return self.of({a: 1.0, b: -1.0})
@@ -117,20 +130,16 @@ def seed_errors(scores: Sequence[Mapping[int, float]]) -> SeedErrors:
     values = [np.array([given[seed] for seed in sorted(given)]) for given in scores]
     nums = np.array([len(given) for given in values])
     if unequal := _p_of_unequal(values):
-        return _welch(values, f"each variant's own error: the seeds' spread differs between them (p = {unequal:.1g})")
-    within = [given - given.mean() for given in values]
-    df, how = int((nums - 1).sum()), "error pooled over variants"
-    variance = _mean_square(within, df)
-    reaches = [math.sqrt(variance / num) * _t(df) for num in nums]
+        errors = [error_of_mean(given) for given in values]
+        reaches = [error * _t(df) for error, df in errors]
+        how = f"each variant's own error: the seeds' spread differs between them (p = {unequal:.1g})"
+        return SeedErrors(np.square([error for error, _ in errors]), nums - 1, reaches, False, how)
+    within, df, how = [given - given.mean() for given in values], int((nums - 1).sum()), "error pooled over variants"
+    reaches = [math.sqrt(square) * _t(df) for square in _mean_square(within, df) / nums]
     if len({tuple(sorted(given)) for given in scores}) == 1 and len(values) > 1:
         within, df, how = [*(within - np.mean(within, 0))], df - int(nums[0] - 1), f"{how}, paired by seed"
-        variance = _mean_square(within, df)
     how = f"{how}, {df} degrees of freedom" if df else "one seed each: how much chance is in it is not known"
-
-    def of(weights: Mapping[int, float]) -> tuple[float, float]:
-        return math.sqrt(variance * sum(weight**2 / nums[at] for at, weight in weights.items())), df
-
-    return SeedErrors(of, reaches, True, how)
+    return SeedErrors(_mean_square(within, df) / nums, np.full(len(nums), df), reaches, True, how)
 
 
 def contrast(
@@ -149,10 +158,6 @@ def _mean_square(residuals: Sequence[Array], df: int) -> float:
     return sum(float(given @ given) for given in residuals) / df if df else math.nan
 
 
-def _t(df: float) -> float:
-    return float(stdtrit(df, 1 - LEVEL / 2)) if df else math.nan
-
-
 def _p_of_unequal(values: Sequence[Array]) -> float:
     """The p value of equal variances where it is too small to pool them; else 0."""
     several = [given for given in values if len(given) > 1]
@@ -160,20 +165,6 @@ def _p_of_unequal(values: Sequence[Array]) -> float:
         return 0.0
     p_value = float(bartlett(*several).pvalue)
     return p_value if p_value < UNSAFE else 0.0
-
-
-def _welch(values: Sequence[Array], how: str) -> SeedErrors:
-    dfs = [len(given) - 1 for given in values]
-    squares = [np.var(given, ddof=1) / len(given) if df else math.nan for given, df in zip(values, dfs, strict=True)]
-
-    def of(weights: Mapping[int, float]) -> tuple[float, float]:
-        if not all(dfs[at] for at in weights):
-            return math.nan, math.nan
-        parts = {at: weight**2 * squares[at] for at, weight in weights.items()}
-        square = sum(parts.values())
-        return math.sqrt(square), float(square**2 / sum(part**2 / dfs[at] for at, part in parts.items()))
-
-    return SeedErrors(of, [math.sqrt(one) * _t(df) for one, df in zip(squares, dfs, strict=True)], False, how)
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

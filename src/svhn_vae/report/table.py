@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from svhn_vae.report.collect import METRIC, Variant, by_test_images, read_runs, variants
-from svhn_vae.report.ranking import SIDES, Ranking, answer, baselines, is_no_better, rank, ranked
+from svhn_vae.report.ranking import SIDES, Ranking, answer, baselines, interval_text, own_baseline, ranked, rankings_of
 from svhn_vae.report.statistics import Gap
 
 MIN_NAME = 24  # characters in a line of the variants' names
@@ -94,27 +94,32 @@ class RankedTable(NamedTuple):
     rows: list[Row]
 
 
-def ranked_table(found: Sequence[Variant], rankings: Sequence[Ranking]) -> RankedTable:
+def ranked_table(found: Sequence[Variant], rankings: Mapping[str, Ranking]) -> RankedTable:
     """The best first; then where a seed diverged, then what has no density, and at the end what never finished."""
-    rows = [(one, _values(one, {ranking.metric: ranking for ranking in rankings})) for one in ranked(found)]
-    every = [*LEADING, *FIGURES]
-    columns = [column for column in every if column in (BITS, RUNS) or any(of[column].text for _, of in rows)]
-    table = [Row(one.label, True, is_no_better(one), [of[column] for column in columns]) for one, of in rows]
-    place = columns.index(BITS)
+    best_first, every = ranked(found), [*LEADING, *FIGURES]
+    values = [dict(zip(every, _cells(one, rankings), strict=True)) for one in best_first]
+    columns = [column for column in every if column in (BITS, RUNS) or any(of[column].text for of in values)]
+    rows = []
+    for one, of in zip(best_first, values, strict=True):
+        own = own_baseline(one)
+        rows.append(Row(one.label, True, own is not None and one.mean() >= own[1], [of[column] for column in columns]))
     for name, bits in reversed(baselines([run for variant in found for run in variant.runs])):
-        values = [Value()] * len(columns)
-        values[place] = Value(f"{bits:.3f}", bits)
-        better = [one for one, of in rows if not one.num_diverged and of[BITS].number < bits]
-        table.insert(len(better), Row(name, False, False, values))
-    return RankedTable(columns, table)
+        cells = [Value(f"{bits:.3f}", bits) if column is BITS else Value() for column in columns]
+        better = [one for one, of in zip(best_first, values, strict=True)
+                  if not one.num_diverged and of[BITS].number < bits]  # fmt: skip
+        rows.insert(len(better), Row(name, False, False, cells))
+    return RankedTable(columns, rows)
 
 
-def _values(variant: Variant, rankings: Mapping[str, Ranking]) -> dict[Column, Value]:
+def _cells(variant: Variant, rankings: Mapping[str, Ranking]) -> list[Value]:
+    """In the order of LEADING and FIGURES."""
     density, pictures = (_of_side(variant, metric, rankings.get(metric)) for metric in SIDES)
     if variant.runs and not variant.scores(METRIC):
         density[1] = Value("no density")
-    leading = [*density, *pictures[:3], Value(counts(variant), len(variant.runs))]
-    return dict(zip(LEADING, leading, strict=True)) | {column: _figure(variant, column) for column in FIGURES}
+    others = Counter(run.status for run in variant.unfinished)
+    counts = ", ".join([str(len(variant.runs)), *(f"{num} {status}" for status, num in sorted(others.items()))])
+    figures = [_figure(variant, column) for column in FIGURES]
+    return [*density, *pictures[:3], Value(counts, len(variant.runs)), *figures]
 
 
 def _of_side(variant: Variant, metric: str, ranking: Ranking | None) -> list[Value]:
@@ -125,15 +130,12 @@ def _of_side(variant: Variant, metric: str, ranking: Ranking | None) -> list[Val
     if ranking is None or variant.label not in ranking.places:
         return [Value(), Value(f"({mean:{form}})", mean, "seeds that survived: no rank"), Value(), Value()]
     at = ranking.places[variant.label]
-    gaps = [Value(), Value()] if at.rank == 1 else [_gap(at.seeds, form), _gap(at.images, form)]
+    gaps = [Value()] * 2
+    if at.rank > 1:
+        gaps = [Value() if math.isnan(gap.p_value) else
+                Value(gap_text(gap, form), gap.mean, f"p = {gap.p_value:.2g}, corrected for all variants")
+                for gap in (at.seeds, at.images)]  # fmt: skip
     return [Value(str(at.rank), at.rank), Value(interval_text(mean, at.reach, form), mean, by_seed(scores)), *gaps]
-
-
-def _gap(gap: Gap, form: str) -> Value:
-    if math.isnan(gap.p_value):
-        return Value()
-    hint = f"p = {gap.p_value:.2g}, corrected for all variants"
-    return Value(gap_text(gap, form), gap.mean, hint)
 
 
 def _figure(variant: Variant, column: Column) -> Value:
@@ -146,18 +148,8 @@ def _figure(variant: Variant, column: Column) -> Value:
     return Value(f"{'>' * part_only}{mean:{column.form}}", mean, by_seed(found, column.form))
 
 
-def interval_text(mean: float, reach: float, form: str = ".3f", sign: str = "") -> str:
-    return f"{mean:{sign}{form}}" + (f" ± {reach:{form}}" if math.isfinite(reach) else "")
-
-
 def gap_text(gap: Gap, form: str = ".3f") -> str:
     return interval_text(gap.mean, gap.reach, form, "+") + ("" if gap.is_worse else " ≈")
-
-
-def counts(variant: Variant) -> str:
-    """For instance `3, 1 diverged`."""
-    others = Counter(run.status for run in variant.unfinished)
-    return ", ".join([str(len(variant.runs)), *(f"{num} {status}" for status, num in sorted(others.items()))])
 
 
 def by_seed(values: Mapping[int, float], form: str = ".4f") -> str:
@@ -188,12 +180,12 @@ def print_study(study: Path, console: Console) -> None:
     for title, group in by_test_images(runs).items():
         found = variants(group)
         if any(variant.runs for variant in found):
-            rankings = [ranking for metric in SIDES if (ranking := rank(study, found, metric))]
+            rankings = rankings_of(study, found)
             say(f"{study.name}: {title}")
             finished = [variant for variant in found if variant.runs]
             console.print(terminal_table(ranked_table(finished, rankings)))
             say(" ".join(answer(found, rankings)))
-            say("\n".join(f"{ranking.metric} over seeds: {ranking.how}" for ranking in rankings))
+            say("\n".join(f"{metric} over seeds: {ranking.how}" for metric, ranking in rankings.items()))
     for run in runs:
         if not run.result or run.reason:
             say(f"{run.status}: {run.name}: {run.reason}")
@@ -230,10 +222,8 @@ class Fitted(NamedTuple):
             shown.append(place)
         found = Table(title=self.title or None, title_justify="left")
         for place in sorted(shown):
-            if place in texts:
-                found.add_column(self.headings[place], overflow="fold")
-            else:
-                found.add_column(self.headings[place], justify="right", no_wrap=True, min_width=widths[place])
+            figure = {} if place in texts else {"justify": "right", "no_wrap": True, "min_width": widths[place]}
+            found.add_column(self.headings[place], overflow="fold", **figure)
         for row in self.rows:
             found.add_row(*(Text(row[place]) for place in sorted(shown)))
         yield found

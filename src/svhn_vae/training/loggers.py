@@ -224,7 +224,3 @@ class History(Checkpoint):
 def of_split(trainer: L.Trainer, prefix: str) -> dict[str, float]:
     """The latest metrics whose names begin so."""
     return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
-
-
-def history_of(trainer: L.Trainer) -> History:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, History))  # pyright: ignore[reportAttributeAccessIssue]
