@@ -35,7 +35,7 @@ SMALL = (
 TWO = ("trainer.strategy=ddp", "trainer.devices=2")
 ONE_UPDATE = (
     *SMALL, "model.normalisation=layer", "model.normalise_input=false", "model.dropout=0.2", "optimizer=sgd",
-    "optimizer.lr=1e-6", "optimizer.momentum=0.9", "trainer.gradient_clip_val=null", "trainer.max_epochs=1",
+    "optimizer.lr=1e-6", "optimizer.momentum=0.9", "trainer.max_epochs=1",
     "trainer.limit_train_batches=1",
 )  # fmt: skip
 SECONDS = 180  # no command here takes longer, whatever happens in it

@@ -31,8 +31,7 @@ def name(*overrides: str) -> str:
         (
             "trainer=demo",
             "model=small_dense prior=gaussian_mixture optimizer=adamw network_scale=0.25 batch_size=64 "
-            "optimizer.lr=2e-3 schedule.warmup=0.02 schedule.final=0 trainer.max_epochs=40 "
-            "trainer.gradient_clip_val=1000",
+            "optimizer.lr=2e-3 schedule.warmup=0.02 schedule.final=0 trainer.max_epochs=40",
         ),
         ("objective=elbo objective.mean_weight=1 monitor=val/objective", ""),
         ("trainer=ddp", "trainer.strategy=ddp trainer.devices=2"),

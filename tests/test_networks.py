@@ -234,8 +234,9 @@ def test_every_setting_learns(build, event_shape, settings):
 
 
 @pytest.mark.parametrize(("build", "linear_path"), [(dense, True), (conv, 4), (conv, 5)])
-def test_the_linear_path_is_linear_and_of_the_mean_alone(build, linear_path):
-    """What is left once all other weights are 0; a coarse image that is one value is one value at every pixel."""
+def test_the_linear_path_is_linear_and_of_means_alone(build, linear_path):
+    """Of q(z | y) and of p(y | z): what is left once all other weights are 0. A coarse image that is one value is one
+    value at every pixel."""
     networks = build(linear_path=linear_path, normalisation="none").eval()
     with torch.no_grad():
         for name, weight in networks.named_parameters():
@@ -246,13 +247,18 @@ def test_the_linear_path_is_linear_and_of_the_mean_alone(build, linear_path):
         torch.testing.assert_close(at_a + at_b - at_0, at_both)
         assert at_a[:, 0].std() > 0
         assert not at_a[:, 1:].any()
+        y, other = torch.randn(2, 3, *networks.event_shape)
+        sums, log_variance = (networks.encode(y + other)[part] + networks.encode(0 * y)[part] for part in (0, 1))
+        torch.testing.assert_close(networks.encode(y)[0] + networks.encode(other)[0], sums)
+        assert sums.std() > 0
+        assert not log_variance.any()
         if build is conv:
             networks.linear_path.mean.weight.zero_()
             networks.linear_path.mean.bias.fill_(0.3)
             torch.testing.assert_close(networks.decode(a)[0][:, 0], torch.full((3, 3, 16, 16), 0.3))
             y = torch.full((1, 3, 16, 16), 0.7)
-            found = torch.cat(networks.encode(y), dim=1)
-            torch.testing.assert_close(found, networks.linear_path.posterior(torch.full((1, 3 * linear_path**2), 0.7)))
+            expected = networks.linear_path.posterior_mean(torch.full((1, 3 * linear_path**2), 0.7))
+            torch.testing.assert_close(networks.encode(y)[0], expected)
 
 
 def layers(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:

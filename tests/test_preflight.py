@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from conftest import composed, options, shared_jobs_of
+from conftest import CONF, composed, options, shared_jobs_of
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import composing, plain, quiet, recognised, register_resolvers
 from svhn_vae.experiment.preflight import Composer, Job, configured, jobs_of, with_home
@@ -47,6 +47,16 @@ def test_a_sweeps_jobs_are_all_there_and_right(overrides, num):
     assert len(jobs) == num
     assert len({job.name for job in jobs}) == num
     assert not any(job.wrong or job.impossible for job in jobs)
+
+
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("callbacks", "experiment"))
+
+NEEDED = {"images": ["data.root=.", "data.size=32"], "spectral": ["variance=spectral"], "per_channel": ["model=conv"]}
+
+
+@pytest.mark.parametrize(("group", "choice"), [(group, choice) for group in GROUPS for choice in options(group)])
+def test_every_file_of_every_group_passes(group, choice):
+    assert faults(f"{group}={choice}", *NEEDED.get(choice, ()), is_sweep=False) == []
 
 
 @pytest.mark.parametrize(

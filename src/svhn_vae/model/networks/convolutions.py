@@ -80,10 +80,10 @@ class Conv(OfImages):
         self.linear_path = LinearPath(channels * linear_path**2, latent_dim) if linear_path else None
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.posterior(self.encoder(y))
+        mean, log_variance = super().encode(y)
         if self.linear_path is not None:
-            found = found + self.linear_path.posterior(F.adaptive_avg_pool2d(y, self.coarse_height).flatten(1))
-        return found.chunk(2, dim=1)
+            mean = mean + self.linear_path.posterior_mean(F.adaptive_avg_pool2d(y, self.coarse_height).flatten(1))
+        return mean, log_variance
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         params, image_params = super().decode(z)

@@ -90,8 +90,7 @@ class Dense(OneLevel):
         h = self.encoder(y.flatten(1))
         mean, log_variance = self.posterior_mean(h), self.posterior_log_variance(h)
         if self.linear_path is not None:
-            linear_mean, linear_log_variance = self.linear_path.posterior(y.flatten(1)).chunk(2, dim=1)
-            mean, log_variance = mean + linear_mean, log_variance + linear_log_variance
+            mean = mean + self.linear_path.posterior_mean(y.flatten(1))
         return mean, log_variance
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -112,15 +112,16 @@ class OfImages(OneLevel):
 
 
 class LinearPath(nn.Module):
-    """A linear map beside the layers of each side: y, or what is seen of it (B, size) -> posterior (B, 2 Z), and
-    z (B, Z) -> the same of the mean (B, size).
+    """A linear map beside the layers of each side: y, or what is seen of it (B, size) -> the posterior's mean (B, Z),
+    and z (B, Z) -> the same of the mean (B, size).
 
-    A linear VAE is probabilistic PCA (Tipping and Bishop 1999), which the layers need not learn then.
+    A linear VAE is probabilistic PCA (Tipping and Bishop 1999), which the layers need not learn then. Its posteriors
+    have one variance; a log-variance that is linear in y explodes at outliers.
     """
 
     def __init__(self, size: int, latent_dim: int) -> None:
         super().__init__()
-        self.posterior = nn.Linear(size, 2 * latent_dim)
+        self.posterior_mean = nn.Linear(size, latent_dim)
         self.mean = nn.Linear(latent_dim, size)
 
 
