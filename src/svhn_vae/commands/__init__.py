@@ -42,8 +42,10 @@ def on_ctrl_c(act: object) -> None:
 
 def leave(signum: int, frame: object) -> None:
     """At once, with a line: there is nothing to be put in order."""
-    os.write(2, b"interrupted\n")
-    os._exit(128 + signum)
+    try:
+        os.write(2, b"interrupted\n")
+    finally:
+        os._exit(128 + signum)
 
 
 def main() -> None:
