@@ -43,6 +43,15 @@ def test_a_command_goes_on_without_its_reader_and_in_any_locale(monkeypatch):
         assert run_command(lambda: print("a" * 10**6) or 7) == 7
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_command_goes_on_when_its_terminal_is_closed(monkeypatch, name):
+    ours, its = os.openpty()
+    with os.fdopen(its, "w") as terminal:
+        monkeypatch.setattr(sys, name, terminal)
+        os.close(ours)
+        assert run_command(lambda: print("a", file=getattr(sys, name), flush=True) or 7) == 7
+
+
 def test_the_nearest_name_or_none():
     assert did_you_mean("epsilom", ["sigma", "epsilon"]) == ": did you mean epsilon?"
     assert did_you_mean("xyz", ["sigma", "epsilon"]) == ""

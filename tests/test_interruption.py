@@ -40,6 +40,13 @@ def test_in_an_epoch_the_second_one_does(interruption, signum, capfd):
     assert signal.getsignal(signum) == signal.SIG_DFL  # the third one ends the process
 
 
+def test_a_closed_terminal_is_no_failure(interruption, monkeypatch):
+    monkeypatch.setattr(os, "write", lambda *_: exec("raise OSError(5, 'Input/output error')"))
+    interruption.in_epoch = True
+    interruption.receive(signal.SIGHUP, None)
+    assert interruption.is_requested
+
+
 def test_a_signal_that_was_switched_off_stays_so(interruption):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interruption.listen()

@@ -4,6 +4,7 @@ Imports nothing of the package, and no torch: the report reads it, too.
 """
 
 import difflib
+import errno
 import io
 import os
 import sys
@@ -71,7 +72,7 @@ def wants_traceback() -> bool:
 def run_command(main: Callable[[], int | None]) -> int:
     """Calls a command's main, and returns the exit code. What a person can mend is one line, and so is Ctrl-C; a bug
     shows its traceback."""
-    sys.stdout = Steadfast(sys.stdout)
+    sys.stdout, sys.stderr = Steadfast(sys.stdout), Steadfast(sys.stderr)
     try:
         code = int(main() or 0)
         sys.stdout.flush()
@@ -88,8 +89,8 @@ def run_command(main: Callable[[], int | None]) -> int:
 
 
 class Steadfast:
-    """A stream whose reader may leave, as head does: what is written after that goes nowhere, and the command goes on.
-    Letters that the locale lacks are escaped."""
+    """A stream whose reader may leave, as head and a closed terminal do: what is written after that goes nowhere, and
+    the command goes on. Letters that the locale lacks are escaped."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream or io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # it was closed
@@ -107,7 +108,9 @@ class Steadfast:
     def _steadily(self, act: Callable[[], int | None]) -> int | None:
         try:
             return act()
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: of a terminal
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             return None
 

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
 
 COMMANDS = {  # name, which is its function's -> its module, what it does
     "train": ("train", "trains VAEs, one run or a sweep, scores them and compares them"),
@@ -34,16 +36,18 @@ def run(name: str) -> None:
     sys.exit(code)
 
 
-def on_ctrl_c(act: object) -> None:
+def on_ctrl_c(act: Callable[[int, FrameType | None], object]) -> None:
     """But where whoever started the process has switched it off."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, act)
 
 
-def leave(signum: int, frame: object) -> None:
+def leave(signum: int, frame: FrameType | None) -> None:
     """At once, with a line: there is nothing to be put in order."""
-    os.write(2, b"interrupted\n")
-    os._exit(128 + signum)
+    try:
+        os.write(2, b"interrupted\n")
+    finally:
+        os._exit(128 + signum)
 
 
 def main() -> None:

@@ -42,7 +42,8 @@ class Interruption:
         self.received.append(signum)
         self.pass_on()
         if is_first and self.in_epoch:
-            os.write(1, self.notice)  # print could be in the middle of a line of its own
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(1, self.notice)  # print could be in the middle of a line of its own
             return
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)  # a third one ends the process wherever it is
