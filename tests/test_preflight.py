@@ -10,7 +10,7 @@ from conftest import CONF, composed, options, shared_jobs_of
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import composing, plain, quiet, recognised, register_resolvers
 from svhn_vae.experiment.preflight import Composer, Job, configured, jobs_of, with_home
-from svhn_vae.experiment.settings import FREE, NULLABLE, check
+from svhn_vae.experiment.settings import FREE, NULLABLE, check, check_values
 from svhn_vae.runs.identity import flatten
 
 register_resolvers()
@@ -239,7 +239,7 @@ CHOSEN = ((), ("data=synthetic", "model=conv", "variance=student_t"), ("model=la
 
 
 ODD = ("DELETED", 0, -1, "abc", True, None, [], [0], {}, {"a": 1})
-NO_NUMBERS = (math.inf, -math.inf, math.nan, 1e39, -1e39, 10**19)
+NO_NUMBERS = (math.inf, -math.inf, math.nan, 1e39, -1e39, 1e30, -1e30, 1e18, 10**19)
 
 
 def no_numbers(key: str, default: object) -> list[object]:
@@ -282,6 +282,22 @@ def test_what_cannot_be_meant_is_refused_in_a_line_for_every_setting_or_left_to_
     assert not [(key, value) for key, value in passed if value not in ODD or value == "DELETED" or value == {"a": 1}]
     for key in ("updates_per_step", "trainer.limit_train_batches", "callbacks.pictures.every_n_validations"):
         assert not [value for name, value in passed if name == key]
+
+
+COMMANDS = ("train", "evaluate", "generate", "baselines", "judge", "bench", "search", "export")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_no_number_is_refused_in_a_line_by_every_command(command):
+    with composing():
+        defaults = flatten(plain(Composer(command).base(())))
+    tried = [(key, number) for key, default in defaults.items() for number in no_numbers(key, default)]
+    assert bool(tried) == (command != "export")  # which has none
+    for key, number in tried:
+        with pytest.raises(UserError) as refused:
+            check_values(defaults | {key: number}, defaults)
+        assert key in str(refused.value)
+        assert "\n" not in str(refused.value)
 
 
 def test_every_file_s_null_says_what_else_it_may_be(composer):
