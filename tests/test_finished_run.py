@@ -273,6 +273,7 @@ def test_the_card_has_both_sides_and_what_made_them_and_no_path(exported, colour
     card, result = (exported / "README.md").read_text(encoding="utf-8"), colour.result
     metrics, data = result["metrics"], result["data"]
     assert re.search(rf"bits/dim \(test images\) \| {metrics['test/bits_per_dim']:.4f} ± \d\.\d+ \(30\)", card)
+    assert "seeds of its study" not in card  # it is the only one
     assert all(str(fact) in card for fact in (data["digest"], data["num_train"], result["commit"]))
     assert "ask whoever made them" in card
     for picture in re.findall(r"\]\((figures/.*)\)", card):
