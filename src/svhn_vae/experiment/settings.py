@@ -63,12 +63,13 @@ AT_MOST = {  # patterns -> what no run of this framework needs, and some machine
 
 
 def check_keys(cfg: DictConfig, known: DictConfig) -> None:
-    """Raises UserError for settings at the root that nothing reads, which a file may add, and for those left away."""
+    """Raises UserError for settings at the root that nothing reads, which a file may add, and for those left away;
+    loggers may be."""
     for key in cfg:
         if key not in known:
             raise UserError(f"{key} is no setting{did_you_mean(str(key), map(str, known))}")
     for key in known:
-        if key not in cfg:
+        if key not in cfg and key != "logger":
             raise UserError(f"{key} must be there: it cannot be left away")
 
 
@@ -188,6 +189,6 @@ def _is_in_deleted_entry(settings: Config, key: str) -> bool:
     group, _, rest = key.partition(".")
     return (
         group in ("callbacks", "logger", "sizes", "variants")
-        and isinstance(settings.get(group), dict)
-        and rest.split(".")[0] not in settings[group]
+        and isinstance(settings.get(group, {}), dict)
+        and rest.split(".")[0] not in settings.get(group, {})
     )
