@@ -397,6 +397,12 @@ def test_other_commands_have_the_same_door():
         ("generate", False, "seed=-1", "seed must be 0 or more"),
         ("generate", False, "temperature=hot", "temperature must be a number"),
         ("bench", False, "repeats=0", "repeats must be 1 or more"),
+        ("search", False, "sampler_seed=4294967296", "sampler_seed must be at most 1,000,000"),  # numpy's, of 32 bits
+        ("search", False, "trials=-1", "trials must be 0 or more"),
+        ("judge", True, "judge.learning_rate=1e9", "judge.learning_rate must be at most 1,000,000"),
+        ("judge", True, "judge.width=100000", "judge.width must be at most 1,000"),
+        ("baselines", True, "pca.n_components=5000", "pca.n_components must be in 1..3072"),
+        ("export", False, "onnx=3", "onnx must be true or false"),
     ):
         with pytest.raises(UserError) as refused:
             configured(name, [word], is_run=is_run)

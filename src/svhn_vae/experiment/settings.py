@@ -54,9 +54,9 @@ ANY_SIGN = re.compile(r".*\.min_delta")
 PAIR = re.compile(r".*_range|optimizer\.betas")
 AT_MOST = {  # patterns -> what no run of this framework needs, and some machine would try for hours
     r"optimizer\.(momentum|alpha)": 1,  # torch asks for no range
-    r"model\.(num_|.*depth).*|network_scale": 1000,
+    r"model\.(num_|.*depth).*|network_scale|judge\.width": 1000,
     r".*\.num_bands|variance\.(rank|num_mixtures)|.*times_per_doubling": 3072,
-    r"iw_samples|updates_per_step|data\.drawing_seed|(model|variance|prior)\..*": 1_000_000,
+    r"iw_samples|updates_per_step|data\.drawing_seed|sampler_seed|(model|variance|prior)\..*": 1_000_000,
     r"data\.(num_train|num_test|limit)": 10_000_000,
     r".*gradient.*": 2**53,  # a threshold that nothing reaches is one, too
 }
