@@ -54,21 +54,22 @@ ANY_SIGN = re.compile(r".*\.min_delta")
 PAIR = re.compile(r".*_range|optimizer\.betas")
 AT_MOST = {  # patterns -> what no run of this framework needs, and some machine would try for hours
     r"optimizer\.(momentum|alpha)": 1,  # torch asks for no range
-    r"model\.(num_|.*depth).*|network_scale": 1000,
+    r"model\.(num_|.*depth).*|network_scale|judge\.width": 1000,
     r".*\.num_bands|variance\.(rank|num_mixtures)|.*times_per_doubling": 3072,
-    r"iw_samples|updates_per_step|data\.drawing_seed|(model|variance|prior)\..*": 1_000_000,
+    r"iw_samples|updates_per_step|data\.drawing_seed|sampler_seed|(model|variance|prior)\..*": 1_000_000,
     r"data\.(num_train|num_test|limit)": 10_000_000,
     r".*gradient.*": 2**53,  # a threshold that nothing reaches is one, too
 }
 
 
 def check_keys(cfg: DictConfig, known: DictConfig) -> None:
-    """Raises UserError for settings at the root that nothing reads, which a file may add, and for those left away."""
+    """Raises UserError for settings at the root that nothing reads, which a file may add, and for those left away;
+    loggers may be."""
     for key in cfg:
         if key not in known:
             raise UserError(f"{key} is no setting{did_you_mean(str(key), map(str, known))}")
     for key in known:
-        if key not in cfg:
+        if key not in cfg and key != "logger":
             raise UserError(f"{key} must be there: it cannot be left away")
 
 
@@ -188,6 +189,6 @@ def _is_in_deleted_entry(settings: Config, key: str) -> bool:
     group, _, rest = key.partition(".")
     return (
         group in ("callbacks", "logger", "sizes", "variants")
-        and isinstance(settings.get(group), dict)
-        and rest.split(".")[0] not in settings[group]
+        and isinstance(settings.get(group, {}), dict)
+        and rest.split(".")[0] not in settings.get(group, {})
     )
