@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pooch
@@ -126,6 +127,14 @@ def test_a_cache_that_cannot_be_used_costs_one_fit_per_command(fitted_on, tmp_pa
     assert len(notices) == 1
     assert "damaged" not in notices[0]
     assert "cache=FOLDER is another place" in notices[0]
+
+
+@pytest.mark.parametrize("folder", ["/dev/null", "/proc/nope", "/dev/null/below", "/sys/nope"])
+def test_a_folder_that_cannot_be_made_costs_one_fit_and_one_notice(fitted_on, capsys, folder):
+    for _ in range(3):
+        assert_same(cached_moments(IMAGES, f"of {folder}", "sample", Path(folder)), fitted_moments(IMAGES, "sample"))
+    [notice] = capsys.readouterr().out.splitlines()
+    assert "cannot be written" in notice
 
 
 def test_what_is_not_finite_is_not_kept(tmp_path, monkeypatch):

@@ -100,6 +100,23 @@ def test_limit_takes_the_start_of_each_split(limit, num):
     assert numbers_of(source(["train", "extra"], limit).load().train) == [*range(num), *range(200, 200 + num)]
 
 
+@pytest.mark.parametrize("limit", [None, 1, 2, 0.1, 1.0])
+@pytest.mark.parametrize("held_out", [0.01, 0.25, 0.9, 0.99])
+def test_too_few_training_images_are_not_laid_to_a_limit_that_nobody_set(limit, held_out, monkeypatch):
+    for num in range(1, 12):
+        monkeypatch.setitem(SPLITS, "train", range(num))
+        left = num - max(1, min(round(held_out * num), num - 1))
+        if num >= 2 and left >= 2 and repr(limit) in ("None", "2", "1.0"):
+            assert len(source(limit=limit, held_out=held_out).load().train.labels) == (2 if limit == 2 else left)
+            continue
+        with pytest.raises(DataError) as refused:
+            source(limit=limit, held_out=held_out).load()
+        said = str(refused.value)
+        assert "None" not in said
+        assert ("data.limit" in said) == (left >= 2)
+        assert num == 1 or left >= 2 or f"leaves {left} training image" in said
+
+
 @every_division
 @every_list_of_splits
 def test_a_count_is_the_number_of_training_images_and_leaves_the_rest_alone(splits, division):

@@ -149,6 +149,13 @@ BAD = {
     "no image": np.zeros((0, 3, 8, 8), np.uint8),
     "an empty list": [],
     "integers": np.zeros((2, 3, 8, 8), np.int64),
+    "16 bits": torch.zeros(2, 3, 8, 8).half(),
+    "brain floats": torch.zeros(2, 3, 8, 8).bfloat16(),
+    "long doubles": np.zeros((2, 3, 8, 8), np.longdouble),
+    "complex array": np.zeros((2, 3, 8, 8), complex),
+    "complex tensor": torch.zeros(2, 3, 8, 8, dtype=torch.complex64),
+    "booleans": torch.zeros(2, 3, 8, 8, dtype=torch.bool),
+    "nothing": None,
     "beyond 1": np.full((2, 3, 8, 8), 7.5),
     "not a number": np.full((2, 3, 8, 8), np.nan),
     "a mixed list": [np.zeros((3, 8, 8), np.uint8), np.full((3, 8, 8), 0.3)],
@@ -177,13 +184,20 @@ def test_other_arguments_are_refused_in_a_line(colour):
         *(functools.partial(method, other) for method in of_images),
         lambda: run.decode(torch.zeros(2, run.latent_dim + 1)),
         lambda: run.decode(torch.zeros(run.latent_dim)),
+        lambda: run.decode(torch.zeros(0, run.latent_dim)),
         lambda: run.decode(torch.zeros(2, run.latent_dim).long()),
-        lambda: run.sample(0),
-        lambda: run.sample(2, temperature=-1.0),
-        lambda: run.log_prob(own, k=0),
+        lambda: run.decode(torch.zeros(2, run.latent_dim).cfloat()),
+        lambda: run.decode("a"),
+        lambda: run.decode(None),
+        *(functools.partial(run.sample, n) for n in (0, 2.5, "a", None, True, np.array([2, 3]))),
+        *(functools.partial(run.sample, 2, temperature=value) for value in (-1.0, "a", None, np.nan, np.inf)),
+        *(functools.partial(run.sample, 2, seed=value) for value in (-1, 1.5, "a", None)),
+        *(functools.partial(run.log_prob, own, k=value) for value in (0, 2.5, "a", None)),
+        *(functools.partial(svhn_vae.load_run, colour.path, device=value) for value in ("cuda:99", "gpu", 2.5)),
     ):
-        with pytest.raises(UserError, match=r"^expected .*got"):
+        with pytest.raises(UserError, match=r"^expected [^\n]*got[^\n]*$"):
             call()
+    assert torch.equal(run.sample(np.int64(2), np.uint8(3), np.float32(1)), run.sample(2, 3, 1))
 
 
 def test_the_callers_generators_and_images_are_left_alone(folder, test_images):
@@ -260,6 +274,7 @@ def test_the_card_has_both_sides_and_what_made_them_and_no_path(exported, colour
     card, result = (exported / "README.md").read_text(encoding="utf-8"), colour.result
     metrics, data = result["metrics"], result["data"]
     assert re.search(rf"bits/dim \(test images\) \| {metrics['test/bits_per_dim']:.4f} ± \d\.\d+ \(30\)", card)
+    assert "seeds of its study" not in card  # it is the only one
     assert all(str(fact) in card for fact in (data["digest"], data["num_train"], result["commit"]))
     assert "ask whoever made them" in card
     for picture in re.findall(r"\]\((figures/.*)\)", card):

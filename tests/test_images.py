@@ -122,6 +122,18 @@ def test_sizes_that_differ_are_refused_or_resized(tmp_path):
     np.testing.assert_array_equal(source.load().test.images[0].permute(1, 2, 0), np.array(due))
 
 
+@pytest.mark.parametrize("levels", [LEVELS, LEVELS[..., 0]], ids=["colour", "grey"])
+@pytest.mark.parametrize("settings", [{"size": 4}, {"size": 4, "channels": 3}, {"channels": 3}], ids=str)
+def test_an_array_is_resized_and_coloured_as_its_pictures_are(tmp_path, levels, settings):
+    np.save(tmp_path / "x.npy", levels)
+    array, pictures = images(tmp_path / "x.npy", **settings), images(write(tmp_path / "folder", levels), **settings)
+    found, due = array.load(), pictures.load()
+    assert found.digest == due.digest
+    assert array.image_shape == pictures.image_shape == tuple(found.image_shape)
+    np.save(tmp_path / "x.npy", LEVELS)
+    assert "x.npy: it has colours" in error_of(images(tmp_path / "x.npy", channels=1))
+
+
 def test_a_picture_of_any_format_stands_as_its_camera_was_held(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned to the right

@@ -3,14 +3,17 @@
 import copy
 import functools
 import math
+import re
+import shlex
 
 import pytest
 
 from conftest import CONF, composed, options, shared_jobs_of
+from svhn_vae.commands import search
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import composing, plain, quiet, recognised, register_resolvers
 from svhn_vae.experiment.preflight import Composer, Job, configured, jobs_of, with_home
-from svhn_vae.experiment.settings import FREE, NULLABLE, check
+from svhn_vae.experiment.settings import FREE, NULLABLE, check, check_values
 from svhn_vae.runs.identity import flatten
 
 register_resolvers()
@@ -141,7 +144,7 @@ def test_a_job_is_composed_as_hydra_does_it(overrides):
         (["trainer.max_time=soon"], "trainer: MisconfigurationException: `Timer(duration='soon')`"),
         (["optimizer.betas=[2,3]"], "optimizer: ValueError: Invalid beta parameter"),
         (["model.latent_dim=9007199254740992"], "model.latent_dim must be at most 1,000,000"),
-        (["data.root=/data/jörg"], """expected KEY=VALUE, or 'KEY="ANY TEXT"': """),
+        (["data.root=/data/jörg"], """as a text it is typed 'data.root="/data/jörg"'"""),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line_that_names_it(overrides, message):
@@ -239,7 +242,7 @@ CHOSEN = ((), ("data=synthetic", "model=conv", "variance=student_t"), ("model=la
 
 
 ODD = ("DELETED", 0, -1, "abc", True, None, [], [0], {}, {"a": 1})
-NO_NUMBERS = (math.inf, -math.inf, math.nan, 1e39, -1e39, 10**19)
+NO_NUMBERS = (math.inf, -math.inf, math.nan, 1e39, -1e39, 1e30, -1e30, 1e18, 10**19)
 
 
 def no_numbers(key: str, default: object) -> list[object]:
@@ -284,6 +287,22 @@ def test_what_cannot_be_meant_is_refused_in_a_line_for_every_setting_or_left_to_
         assert not [value for name, value in passed if name == key]
 
 
+COMMANDS = ("train", "evaluate", "generate", "baselines", "judge", "bench", "search", "export")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_no_number_is_refused_in_a_line_by_every_command(command):
+    with composing():
+        defaults = flatten(plain(Composer(command).base(())))
+    tried = [(key, number) for key, default in defaults.items() for number in no_numbers(key, default)]
+    assert bool(tried) == (command != "export")  # which has none
+    for key, number in tried:
+        with pytest.raises(UserError) as refused:
+            check_values(defaults | {key: number}, defaults)
+        assert key in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
 def test_every_file_s_null_says_what_else_it_may_be(composer):
     """So that a text where a number belongs is found: pca=none has others, which its class refuses."""
     for chosen in CHOSEN:
@@ -295,7 +314,53 @@ def test_paths_at_home_are_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert with_home("data.root=~/svhn") == "data.root=/home/me/svhn"
     assert with_home("data.root=~") == "data.root=/home/me"
-    assert [with_home(word) for word in ("~monitor", "a=b~/c", "-m")] == ["~monitor", "a=b~/c", "-m"]
+    assert with_home('data.root="~/x (1)"') == 'data.root="/home/me/x (1)"'
+    assert with_home("data.root=~/a,~/b") == "data.root=/home/me/a,/home/me/b"
+    assert with_home("data.root=choice(/a,~/b)") == "data.root=choice(/a,/home/me/b)"
+    assert [with_home(word) for word in ("~monitor", "a=b~/c", "-m", "a=~me")] == ["~monitor", "a=b~/c", "-m", "a=~me"]
+    assert [job.settings["data"]["root"] for job in planned("data.root=~/a,~/b")] == ["/home/me/a", "/home/me/b"]
+
+
+SIGNS = " !#&'()*;<=>?[]`{|}~äß数\"\\$@%^+-.:/"  # no comma: it makes two values, as another message says
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "generate", "baselines", "search"])
+def test_every_path_is_read_or_refused_with_what_to_type_for_it(command, monkeypatch):
+    """Which a shell and then the same command read as the path."""
+    monkeypatch.setenv("HOME", "/home/me")
+    key, num_refused = "data_root" if command in ("evaluate", "generate") else "data.root", 0
+    paths = ["/data/jörg/svhn", "/data/x (1)", "/data/a=b", "~/svhn", "~/x (1)"]
+    if command in ("train", "sweep"):  # which share their composition, so that they are fast
+        paths += [form.format(sign) for sign in SIGNS for form in ("/data/{}x", "/data/x{}y")]
+    for path in paths:
+        found, right = read(command, f"{key}={path}"), path.replace("~/", "/home/me/") if path[0] == "~" else path
+        if found is not None and found.startswith("refused: "):
+            num_refused += 1
+            found = read(command, shlex.split(found.partition("as a text it is typed ")[2])[0])
+        assert found == right
+    assert num_refused > len(paths) / 4
+
+
+def read(command: str, word: str) -> str | None:
+    """The value that a command reads of a word, or `refused: ` and why."""
+    try:
+        if command in ("evaluate", "generate"):
+            return configured(command, [word]).data_root
+        if command == "baselines":
+            return configured(command, [word], is_run=True).data.root
+        if command == "search":
+            word = search.plan([with_home(word), "optimizer.lr=1,2"])[2][0]
+        words, is_sweep = ["seed=0,1", word], command == "sweep"
+        return planned(*words[not is_sweep :], is_sweep=is_sweep)[-1].settings["data"]["root"]
+    except UserError as error:
+        return f"refused: {error}"
+
+
+def test_loggers_may_be_left_away_and_no_other_setting_or_group(composer):
+    keys = sorted({*composer.base(()), *flatten(plain(composer.base(())))} - {"hydra", "logger"})
+    assert not composer.job(["~logger"]).wrong
+    for key in (key for key in keys if "." not in key or re.match(r"(pca|data)\.[^_]", key)):
+        assert f"{key} must be there" in composer.job([f"~{key}"]).wrong
 
 
 def test_a_gpu_that_is_named_must_be_there(composer, monkeypatch):
@@ -332,6 +397,12 @@ def test_other_commands_have_the_same_door():
         ("generate", False, "seed=-1", "seed must be 0 or more"),
         ("generate", False, "temperature=hot", "temperature must be a number"),
         ("bench", False, "repeats=0", "repeats must be 1 or more"),
+        ("search", False, "sampler_seed=4294967296", "sampler_seed must be at most 1,000,000"),  # numpy's, of 32 bits
+        ("search", False, "trials=-1", "trials must be 0 or more"),
+        ("judge", True, "judge.learning_rate=1e9", "judge.learning_rate must be at most 1,000,000"),
+        ("judge", True, "judge.width=100000", "judge.width must be at most 1,000"),
+        ("baselines", True, "pca.n_components=5000", "pca.n_components must be in 1..3072"),
+        ("export", False, "onnx=3", "onnx must be true or false"),
     ):
         with pytest.raises(UserError) as refused:
             configured(name, [word], is_run=is_run)

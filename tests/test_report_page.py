@@ -40,6 +40,7 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert self.open == []
+        assert not re.search(r"(?<![\d.,])1 (runs|seeds|images|epochs|settings|trials)\b", text)
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)

@@ -56,14 +56,16 @@ def test_with_ema_what_is_kept_is_the_average_of_the_weights(tmp_path, monkeypat
 
     monkeypatch.setattr(LitVAE, "training_step", noted)
     train(tmp_path, "trainer.max_epochs=2", "ema=0.7")
-    average = seen[0]
+    averages = seen[:1]
     for weights in seen[1:]:
-        average = {name: 0.7 * average[name] + 0.3 * weights[name] for name in average}
-    kept = read_checkpoint(RunFolder(tmp_path).last_checkpoint)["state_dict"]
+        averages.append({name: 0.7 * value + 0.3 * weights[name] for name, value in averages[-1].items()})
     assert len(seen) == 6
-    for name, value in average.items():
-        torch.testing.assert_close(kept[name], value)
-        assert not torch.equal(kept[name], seen[-1][name])
+    for path in (RunFolder(tmp_path).last_checkpoint, RunFolder(tmp_path).best_checkpoint):
+        kept = read_checkpoint(path)
+        step = kept["global_step"] - 1
+        for name, value in averages[step].items():
+            torch.testing.assert_close(kept["state_dict"][name], value)
+            assert not torch.equal(kept["state_dict"][name], seen[step][name])
 
 
 def test_a_training_with_ema_continues_to_the_same_end(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """src/runs.py lists what is there, and src/clean.py deletes what failed or is named, once it is told so."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def test_runs_are_listed(outputs, monkeypatch, capsys):
     assert "5 runs" in lines["demo/"]
     assert "best 3.250" in lines["demo/"]
     assert "3.250" in lines["done"]
+    shutil.copytree(outputs / "done", outputs.with_name("single") / "done")
+    called(monkeypatch, studies.runs)
+    assert " 1 run │" in capsys.readouterr().out
 
 
 def test_nothing_is_deleted_without_a_word(outputs, monkeypatch, capsys):

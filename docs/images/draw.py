@@ -1,7 +1,7 @@
 """Draws the pictures of the README: python docs/images/draw.py [outputs/demo]
 
 ranking.png: the README's own table, test bits/dim against the Frechet distance of samples.
-samples.png, where a study of synthetic data is named: data, reconstructions and samples of its best run.
+samples.png, where a study of synthetic data is named: data and pictures of its run of experiment=digits.
 """
 
 import json
@@ -15,7 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-SHOWN = {"data": "data", "reconstructions": "images, and below each its reconstruction", "samples": "samples"}
+SHOWN = {
+    "data": "data",
+    "reconstructions": "images, and below each its reconstruction",
+    "samples": "samples",
+    "digits": "an image, and its style in all digits",
+}
 REAL_IMAGES = 4.1  # Frechet distance of real validation images, as the README says
 FOLDER = Path(__file__).parent
 README = FOLDER.parents[1] / "README.md"
@@ -25,7 +30,7 @@ BLUE, GREY = "#0072b2", "#767676"
 def main() -> None:
     draw_ranking(rows(README.read_text(encoding="utf-8"))).savefig(FOLDER / "ranking.png", dpi=120)
     if len(sys.argv) > 1:
-        draw_samples(best_run(Path(sys.argv[1])) / "figures").savefig(FOLDER / "samples.png", dpi=100)
+        draw_samples(run_of_digits(Path(sys.argv[1])) / "figures").savefig(FOLDER / "samples.png", dpi=100)
 
 
 class Row(NamedTuple):
@@ -46,7 +51,7 @@ def rows(readme: str) -> list[Row]:
 def shortened(name: str) -> str:
     """Without what a picture has no room for: the budget, the seeds, the version, what is in brackets."""
     left_out = r"\(.*|least-squares |, one scale.*|, full cov.*|, \d+ seeds.*| at a quarter.*|`|experiment="
-    return " ".join(re.sub(r"\S*(trainer|grid)\S*", "", re.sub(left_out, "", name)).split())
+    return " ".join(re.sub(r"\S*(trainer|grid|model|prior)\S*", "", re.sub(left_out, "", name)).split())
 
 
 def draw_ranking(found: list[Row]) -> Figure:
@@ -78,23 +83,29 @@ def label_dots(axes: Axes, seen: list[Row], low: float) -> None:
     for row in sorted(seen, key=lambda row: -(row.frechet or low)):
         free = min(free - height, (row.frechet or low) + height)
         arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6}
-        side, align = (-0.15, "right") if row.bits > sum(axes.get_xlim()) / 2 else (0.15, "left")
+        right = [other for other in seen if 0.3 < other.bits - row.bits < 1]
+        hides = any(abs((other.frechet or low) - (row.frechet or low)) < height for other in right)
+        side, align = (-0.15, "right") if hides or row.bits > sum(axes.get_xlim()) / 2 else (0.15, "left")
         axes.annotate(row.name, (row.bits, row.frechet or low), (row.bits + side, free), va="center", ha=align,
                       fontsize="small", arrowprops=arrow, bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
 
 
-def best_run(study: Path) -> Path:
+def run_of_digits(study: Path) -> Path:
     results = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in study.glob("*/result.json")}
-    if not results or any(result["data"]["name"] != "synthetic" for result in results.values()):
-        sys.exit(f"{study} must hold finished runs of data=synthetic: no photograph is part of this repository")
-    return min(results, key=lambda folder: results[folder]["metrics"]["test/bits_per_dim"])
+    if any(result["data"]["name"] != "synthetic" for result in results.values()):
+        sys.exit(f"{study} must hold runs of data=synthetic: no photograph is part of this repository")
+    found = [folder for folder in results if (folder / "figures" / "digits.png").exists()]
+    return found[0] if found else sys.exit(f"{study} must hold a finished run of experiment=digits")
 
 
 def draw_samples(figures: Path) -> Figure:
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    """Squares of ten rows and columns, the last of each picture: what is above and the caption below are left out."""
+    figure = Figure(figsize=(12, 3.3), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
         picture = np.asarray(Image.open(figures / f"{name}.png"))
-        axes.imshow(picture[: picture.shape[1]])  # square: without the caption below
+        size = picture.shape[1] // (11 if name == "digits" else 10)
+        top = 10 * size + 12 if name == "digits" else 0
+        axes.imshow(picture[top : top + 10 * size])
         axes.set_title(title, fontsize="medium")
         axes.set_axis_off()
     return figure

@@ -1,8 +1,11 @@
 """What a person types: `svhn-vae COMMAND ...`, or `python src/COMMAND.py ...` in a checkout."""
 
+import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
 
 COMMANDS = {  # name, which is its function's -> its module, what it does
     "train": ("train", "trains VAEs, one run or a sweep, scores them and compares them"),
@@ -31,16 +34,17 @@ def run(name: str) -> None:
     on_ctrl_c(signal.default_int_handler)
     code = run_command(command)
     on_ctrl_c(leave)
+    gc.freeze()  # else Python looks through all objects of the libraries once more: a second, also after Ctrl-C
     sys.exit(code)
 
 
-def on_ctrl_c(act: object) -> None:
+def on_ctrl_c(act: Callable[[int, FrameType | None], object]) -> None:
     """But where whoever started the process has switched it off."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, act)
 
 
-def leave(signum: int, frame: object) -> None:
+def leave(signum: int, frame: FrameType | None) -> None:
     """At once, with a line: there is nothing to be put in order."""
     try:
         os.write(2, b"interrupted\n")

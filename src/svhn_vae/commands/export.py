@@ -168,10 +168,11 @@ def over_images(run: FinishedRun, folder: RunFolder) -> Estimate:
 
 
 def over_seeds(folder: RunFolder) -> dict[str, Estimate]:
-    """Of the runs of its study that differ from it in their seed alone."""
+    """Of the runs of its study that differ from it in their seed alone; empty where it is the only one."""
     groups = variants(read_runs(folder.path.resolve().parent))
     own = [group for group in groups if folder.path.resolve().name in [run.name for run in group.runs]]
-    return {name: estimate(list(own[0].scores(name).values()) if own else []) for name in (METRIC, FRECHET)}
+    scores = {name: list(own[0].scores(name).values()) if own else [] for name in (METRIC, FRECHET)}
+    return {name: estimate(found if len(found) > 1 else []) for name, found in scores.items()}
 
 
 def number(value: float | None, digits: int) -> str:
@@ -182,8 +183,8 @@ def with_interval(found: Estimate, digits: int) -> str:
     """Empty where there is nothing to be said."""
     if not math.isfinite(found.mean):
         return ""
-    reach = f" ± {found.high - found.mean:.{digits}f}" if found.num > 1 else ""
-    return f"{found.mean:.{digits}f}{reach} ({found.num:,})"
+    reach = f" ± {found.high - found.mean:.{digits}f} ({found.num:,})" if found.num > 1 else ""
+    return f"{found.mean:.{digits}f}{reach}"
 
 
 def command(folder: RunFolder) -> str:

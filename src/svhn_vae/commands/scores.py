@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, concatenate, digest
-from svhn_vae.errors import DataError, UserError
+from svhn_vae.errors import DataError, UserError, counted
 from svhn_vae.evaluation.baselines import CausalCode, bits_of_code, fitted, score
 from svhn_vae.evaluation.judge import judge_once, why_no_judge
 from svhn_vae.evaluation.samples import sample_scores
@@ -61,7 +61,8 @@ def evaluate() -> None:
     score = score_run(vae, splits, split=cfg.split, iw_samples=iw_samples)
     console = wide_console()
     others = "" if is_its_own else f" that are not the run's: {dataset.name} data {dataset.digest}"
-    name = f"{folder.path.resolve().name}, {len(score.per_image['elbo']):,} {cfg.split} images{others}"
+    images = counted(len(score.per_image["elbo"]), f"{cfg.split} image")
+    name = f"{folder.path.resolve().name}, {images}{others}"
     console.print(score_table(name, score, result["baselines"] if cfg.split == "test" and is_its_own else {}))
     if score.details.get("iw_curve"):
         console.print(curve_table(score))

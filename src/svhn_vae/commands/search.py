@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.configuration import quiet, register_resolvers
-from svhn_vae.experiment.preflight import configured, jobs_of
+from svhn_vae.experiment.preflight import configured, jobs_of, unreadable, with_home
 from svhn_vae.experiment.sweep import Sweep
 from svhn_vae.runs.files import locked, write_json
 from svhn_vae.runs.installation import CONF, as_typed, parser_of
@@ -38,7 +38,7 @@ def search() -> int:
     """Runs trials until there are as many as asked for; returns the exit code."""
     parser = parser_of(__doc__)
     parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE", help="settings, as for train.py")
-    words = parser.parse_args().overrides
+    words = [with_home(word) for word in parser.parse_args().overrides]
     register_resolvers()
     quiet()
     try:
@@ -67,7 +67,9 @@ def plan(words: list[str]) -> tuple[Any, dict[str, Any], list[str], Path]:
                 searched[override.get_key_element()] = distribution(override)
             elif word.split("=")[0] not in OWN:
                 fixed.append(word)
-        except (HydraException, ValueError) as error:  # Hydra's, and Optuna's of an interval without numbers
+        except HydraException as error:
+            raise UserError(unreadable(word, error)) from None
+        except ValueError as error:  # Optuna's of an interval without numbers
             raise UserError(f"{word}: {error}") from None
     return settings, searched, fixed, check(searched, fixed)
 

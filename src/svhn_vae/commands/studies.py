@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from svhn_vae.errors import Busy, UserError
+from svhn_vae.errors import Busy, UserError, counted
 from svhn_vae.report.claims import NOTE, gather, markdown, reasons, table
 from svhn_vae.report.collect import METRIC, read_runs
 from svhn_vae.report.page import write_report
@@ -68,7 +68,7 @@ def runs() -> None:
     for study in sorted(path for path in outputs.iterdir() if path.is_dir()):
         if found := read_runs(study):
             best = min((run.number("metrics", METRIC) for run in found if run.result), default=math.nan)
-            rows.append((f"{study.name}/", f"{len(found)} runs", "", f"best {best:.3f}", megabytes(study)))
+            rows.append((f"{study.name}/", counted(len(found), "run"), "", f"best {best:.3f}", megabytes(study)))
         for run in found:
             figure, place = run.number("metrics", METRIC), study / run.name
             rows.append((run.name, run.status, age(RunFolder(place)), f"{figure:.3f}", megabytes(place)))

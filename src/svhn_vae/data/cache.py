@@ -53,7 +53,7 @@ def _read(path: Path, kind: type[Content]) -> Content | None:
     """None if there is no such file, with a notice if it is damaged or may not be read."""
     try:
         return kind(**load_tensors(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (Damaged, TypeError) as error:  # TypeError: it has other names
         print(f"  {path} is damaged ({error}): made anew", flush=True)

@@ -69,7 +69,7 @@ class Images(Source):
     def image_shape(self) -> tuple[int, int, int]:
         place, _ = self._place("train")
         if place.suffix in ARRAYS:
-            shape = tuple(read_array(place).images.shape[1:])
+            shape = tuple(read_array(place, self.size, self.channels, count=1).images.shape[1:])
         else:
             with errors_of(first := pictures_in(place)[0]):
                 shape = open_picture(first, self.size, self.channels).shape
@@ -81,7 +81,7 @@ class Images(Source):
     def read(self, split: str) -> LabelledImages:
         place, is_whole = self._place(split)
         if place.suffix in ARRAYS:
-            found = read_array(place)
+            found = read_array(place, self.size, self.channels)
         else:
             training, _ = self._place("train")
             names = sorted({_label_of(path, training) for path in pictures_in(training)})
@@ -141,19 +141,25 @@ def _label_of(path: Path, folder: Path) -> str:
 def open_picture(path: Path, size: int | None, channels: int | None) -> np.ndarray:
     """A picture as (C, H, W) uint8, turned as its camera was held."""
     with warnings.catch_warnings(action="error"), Image.open(path) as image:  # warned of: too large to be meant
-        is_deep, is_grey = image.mode.startswith(DEEP), image.mode in GREY
+        is_deep = image.mode.startswith(DEEP)
         require(not is_deep, f"expected 8 bits per channel, got Pillow's mode {image.mode}: convert it")
-        coloured = "it has colours, and the first picture or data.channels has none"
-        require(is_grey or channels != 1, f"{coloured}: set data.channels=3")
-        channels = channels or (1 if is_grey else 3)
-        image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-        if size is not None:
-            image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-        return np.array(image).reshape(*image.size[::-1], channels).transpose(2, 0, 1)
+        return as_asked(ImageOps.exif_transpose(image), size, channels)
 
 
-def read_array(path: Path) -> LabelledImages:
-    """The images of a .npy, or the `images` and `labels` of a .npz file."""
+def as_asked(image: Image.Image, size: int | None, channels: int | None) -> np.ndarray:
+    """Of 8 bits -> (C, H, W) uint8; None: as it is."""
+    is_grey = image.mode in GREY
+    coloured = "it has colours, and the first picture or data.channels has none"
+    require(is_grey or channels != 1, f"{coloured}: set data.channels=3")
+    channels = channels or (1 if is_grey else 3)
+    image = image.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return np.array(image).reshape(*image.size[::-1], channels).transpose(2, 0, 1)
+
+
+def read_array(path: Path, size: int | None, channels: int | None, count: int | None = None) -> LabelledImages:
+    """The first `count` or all images of a .npy, or the `images` and `labels` of a .npz file."""
     with errors_of(path), path.open("rb") as file:
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -162,7 +168,13 @@ def read_array(path: Path) -> LabelledImages:
         require("images" in loaded, f"expected an array `images`, and perhaps `labels`, got {names}")
         images = _with_channels_first(np.asarray(loaded["images"]))
         labels = np.asarray(loaded["labels"]) if "labels" in loaded else np.zeros(len(images), np.uint8)
-        return labelled(images, labels, MAX_LABELS)
+        found = take(labelled(images, labels, MAX_LABELS), slice(count))
+        if size is None and channels is None:
+            return found
+        rows = found.images.permute(0, 2, 3, 1).numpy()
+        pictures = (Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each) for each in rows)
+        resized = np.stack([as_asked(picture, size, channels) for picture in pictures])
+        return found._replace(images=torch.from_numpy(resized))
 
 
 def _with_channels_first(images: np.ndarray) -> np.ndarray:

@@ -142,10 +142,13 @@ class Source(ABC):
 
     def _count(self, total: int) -> int:
         """How many of `total` training images the limit leaves."""
+        splits, num = list(self.splits), "1 training image" if total == 1 else f"{total} training images"
+        few = f"{splits} leaves {num} beside the validation images of data.held_out={self.held_out}"
+        require(total >= 2, f"{few}, expected at least 2: use more images")  # a variance needs two
         count = round(self.limit * total) if isinstance(self.limit, float) else self.limit or total
-        left = f"data.limit={self.limit} leaves {count} of {total} training images of {list(self.splits)}, expected "
+        left = f"data.limit={self.limit} leaves {count} of {total} training images of {splits}, expected "
         advice = "choose another fraction or count, or a smaller data.held_out"
-        require(2 <= count <= total, f"{left}at least 2 and at most all: {advice}")  # a variance needs two
+        require(2 <= count <= total, f"{left}at least 2 and at most all: {advice}")
         return count
 
 

@@ -3,7 +3,9 @@
 Shapes: N images, (C, H, W) = run.image_shape, Z = run.latent_dim. Units: x in [0, 1]; nats or bits per dimension.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -20,14 +22,15 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.seeds import Stream, derive_seed
 
 Images = np.ndarray | Tensor | Image.Image | Sequence[np.ndarray | Tensor | Image.Image]
+TYPES = ("uint8", "float32", "float64")  # of images: 16 bits cannot tell levels / 255 from points between them
 
 
 class FinishedRun:
     """A trained VAE, what its run noted, and the usual questions to them.
 
-    Images are (N, C, H, W) or (N, H, W, C), or one of them without N: arrays or tensors of uint8 levels, or of floating
-    point x in [0, 1]; or PIL images; or a list of such single images. Floating point that is levels / 255 throughout,
-    as torchvision makes it, is read as these levels. Raises UserError for anything else.
+    Images are (N, C, H, W) or (N, H, W, C), or one of them without N: arrays or tensors of uint8 levels, or of float32
+    or float64 x in [0, 1]; or PIL images; or a list of such single images. Floating point that is levels / 255
+    throughout, as torchvision makes it, is read as these levels. Raises UserError for anything else.
 
     The same arguments give the same results, and the caller's random generators are left alone.
     """
@@ -44,18 +47,20 @@ class FinishedRun:
 
     def decode(self, z: Tensor | np.ndarray) -> Tensor:
         """Latents z (N, Z) -> the decoder's mean images x (N, C, H, W) in [0, 1]."""
-        z = torch.as_tensor(z)
-        if z.ndim != 2 or z.shape[1] != self.latent_dim or not z.is_floating_point():
-            raise UserError(
-                f"expected latents z (N, {self.latent_dim}) of floating point, got {tuple(z.shape)} {z.dtype}"
-            )
+        array = z if isinstance(z, Tensor) else np.asarray(z)
+        is_floating = str(array.dtype).removeprefix("torch.").startswith(("float", "bfloat"))
+        if array.ndim != 2 or array.shape[1] != self.latent_dim or not len(array) or not is_floating:
+            expected = f"expected latents z (N, {self.latent_dim}) of floating point"
+            raise UserError(f"{expected}, got {tuple(array.shape)} {array.dtype}")
+        z = torch.as_tensor(array)
         return self._by_chunk(lambda part: self.vae.decode_mean(part).clamp(0, 1), z.float())
 
     def sample(self, n: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """The decoder's mean images x (n, C, H, W) in [0, 1] of n draws of the run's prior; 100 of them with seed 0 are
         those of figures/samples.png. temperature: multiplies the noise that the draws are made of."""
-        if n < 1 or not 0 <= temperature < torch.inf:
-            raise UserError(f"expected n of 1 or more and a temperature of 0 or more, got n={n}, {temperature}")
+        require_number("n", n, Integral, 1)
+        require_number("seed", seed, Integral, 0)
+        require_number("temperature", temperature, Real, 0)
         generator = torch.Generator().manual_seed(derive_seed(Stream.PICTURES, seed, 0))
         with torch.no_grad():
             return self.decode(self.vae.prior.sample(n, generator, temperature))
@@ -70,8 +75,7 @@ class FinishedRun:
         Of a density of x, or of a probability of the levels, as the run's head has it. Of the test images, in their
         order, the mean is the result's test/iw_elbo with k = test/iw_k.
         """
-        if k < 1:
-            raise UserError(f"expected k of 1 or more samples per image, got {k}")
+        require_number("k", k, Integral, 1)
         return self._scores(images, lambda features, index: importance_weighted(self.vae, features, k, index)[k].log_px)
 
     def bits_per_dim(self, images: Images) -> Tensor:
@@ -115,15 +119,15 @@ def pixels(images: Images, shape: tuple[int, ...]) -> Tensor:
 
 
 def array_of(image: Any, shape: tuple[int, ...]) -> Tensor:
-    if isinstance(image, Tensor):
-        return image.detach().cpu()
     mode = "L" if shape[0] == 1 else "RGB"
     if isinstance(image, Image.Image) and image.mode != mode:
         raise UserError(f"expected PIL images of mode {mode}, got {image.mode}: use image.convert({mode!r})")
-    array = np.array(image)
-    if array.dtype.kind not in "uif":
-        raise UserError(f"expected images as arrays, tensors or PIL images, got {type(image).__name__} ({array.dtype})")
-    return torch.from_numpy(array)
+    array = image if isinstance(image, Tensor) else np.array(image)
+    name = str(array.dtype).removeprefix("torch.")
+    if name not in TYPES:
+        expected = f"expected arrays or tensors of {', '.join(TYPES)}, or PIL images"
+        raise UserError(f"{expected}, got {type(image).__name__} of {name}: convert them")
+    return torch.as_tensor(array).detach().cpu()
 
 
 def in_order(array: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -148,8 +152,16 @@ def in_levels(array: Tensor) -> Tensor:
     if array.dtype == torch.uint8:
         return array
     x = array.float()
-    if not array.is_floating_point() or not 0 <= x.min() <= x.max() <= 1:
+    if not 0 <= x.min() <= x.max() <= 1:
         found = f"{array.dtype} of {x.min():g} to {x.max():g}"
         raise UserError(f"expected images of uint8, or of floating point in [0, 1], got {found}: convert them")
     levels = (255 * x).round()
     return levels.to(torch.uint8) if (255 * x - levels).abs().max() < 1e-3 else x
+
+
+def require_number(name: str, value: Any, kind: type[Integral] | type[Real], minimum: int) -> None:
+    """Raises UserError for what is no finite number of its kind; numpy's are."""
+    if not isinstance(value, kind) or isinstance(value, bool) or not minimum <= value < math.inf:  # pyright: ignore
+        number = "a whole number" if kind is Integral else "a number"
+        given = " ".join(repr(value).split())
+        raise UserError(f"expected {name} to be {number} of {minimum} or more, got {given:.80}")

@@ -312,7 +312,7 @@ def checkpoints(folder: RunFolder, cfg: DictConfig) -> list[Callback]:
         dirpath=folder.checkpoints,
         filename="best",
         monitor=cfg.monitor,
-        save_weights_only=True,
+        save_weights_only=cfg.ema is None,  # else Lightning keeps the weights themselves, not their average
         save_on_train_epoch_end=is_of_training(cfg.monitor),
         enable_version_counter=False,
     )

@@ -101,7 +101,11 @@ def recognised(cfg: DictConfig) -> Recognised:
     shipped = shipped_files(name, words, tuple(cfg.hydra.searchpath))
     settings, defaults = plain(cfg), expected(cfg, shipped)
     default_choices = extended_choices(shipped_files(name, (), ()))
-    return Recognised(settings, defaults, run_name(settings, chosen, defaults, default_choices))
+    try:
+        name = run_name(settings, chosen, defaults, default_choices)
+    except KeyError:  # of a setting that is left away, which is refused elsewhere
+        name = ""
+    return Recognised(settings, defaults, name)
 
 
 def extended_choices(cfg: DictConfig) -> dict[str, str]:

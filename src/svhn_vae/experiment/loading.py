@@ -54,10 +54,15 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> FinishedRu
     """The finished run in a folder, wherever it was moved, or what `export` made of one: its best weights, on a device.
 
     Raises FileNotFoundError if the folder holds no run with a best checkpoint, UserError if its configuration names
-    anything but this framework's own classes, or if a file is damaged. Nothing is unpickled: safetensors, and a
-    checkpoint read with weights_only.
+    anything but this framework's own classes, if a file is damaged, or if there is no such device. Nothing is
+    unpickled: safetensors, and a checkpoint read with weights_only.
     """
     folder = RunFolder(Path(path))
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # of six kinds
+        why = str(error).partition("\n")[0]
+        raise UserError(f"expected a device that is there, such as cpu, got {device!r}: {why}") from error
     stored = folder.exported if folder.exported.is_file() else folder.representation
     for needed in (folder.config, stored, *([] if stored == folder.exported else [folder.best_checkpoint])):
         if not needed.is_file():

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -77,7 +78,7 @@ def configured(config_name: str, words: list[str], *, is_run: bool = False) -> D
     """
     with composing():
         composer = Composer(config_name)
-        [words] = composer.overrides_of_jobs([with_home(word) for word in words], is_sweep=False)
+        [words] = composer.overrides_of_jobs(words, is_sweep=False)
         if is_run:
             job = composer.job(words)
             if fault := job.wrong or job.impossible:
@@ -89,9 +90,22 @@ def configured(config_name: str, words: list[str], *, is_run: bool = False) -> D
 
 
 def with_home(word: str) -> str:
-    """KEY=~/path as a shell would give KEY=/home/me/path; Hydra's grammar has no ~."""
-    key, sep, value = word.partition("=")
-    return f"{key}={os.path.expanduser(value)}" if sep and re.match(r"~(/|$)", value) else word
+    """KEY=~/path as a shell would give KEY=/home/me/path, in quotes and lists, too; Hydra's grammar has no ~."""
+    return re.sub(r"""(?<=[=,\[])(['"]?)~(?=[/,\]'"]|$)""", lambda found: found[1] + os.path.expanduser("~"), word)
+
+
+def unreadable(word: str, error: Exception) -> str:
+    """What to type instead of a word that is outside of Hydra's grammar."""
+    if "=" not in word:
+        return f"{word} cannot be read, expected KEY=VALUE, or GROUP=CHOICE: {one_line_of(error)[:300]}"
+    return f"{word} cannot be read as Hydra's grammar has it: as a text it is typed {quoted(word)}"
+
+
+def quoted(word: str) -> str:
+    """KEY=VALUE so that a shell and then Hydra read VALUE as a text."""
+    key, _, value = word.partition("=")
+    value = value.strip("'\"").replace('"', '\\"')
+    return shlex.quote(f'{key}="{value}"')
 
 
 class Composer:
@@ -107,6 +121,7 @@ class Composer:
 
     def overrides_of_jobs(self, words: list[str], *, is_sweep: bool) -> list[list[str]]:
         """The overrides of each job, those of the experiment's own sweep included. Raises UserError."""
+        words = [with_home(word) for word in words]
         parsed = [self.parsed(word) for word in words]
         if not is_sweep:
             for override in parsed:
@@ -178,6 +193,8 @@ class Composer:
 
     def _no_setting(self, key: str, chosen: tuple[str, ...]) -> str:
         known = plain(self.base(chosen), resolve=False)
+        if key in flatten(known):  # it is null, which Hydra deletes as little
+            return f"{key} must be there: it cannot be left away"
         near = did_you_mean(key, [*flatten(known), *known, *self.loader.list_groups("")])
         every = f"; {CONF / self.config_name}.yaml has all"
         if "variance" in known:  # of a run
@@ -188,8 +205,7 @@ class Composer:
         try:
             return self.parser.parse_overrides([word])[0]
         except Exception as error:  # Hydra's, which says what it expected
-            why = one_line_of(error)[:300]
-            raise UserError(f"{word} cannot be read, expected KEY=VALUE, or 'KEY=\"ANY TEXT\"': {why}") from None
+            raise UserError(unreadable(word, error)) from None
 
     def _is_value(self, override: Override) -> bool:
         """Whether it does no more than give a new value to a setting that there is."""

@@ -15,7 +15,7 @@ import torch
 
 from svhn_vae.data.batches import EvaluationBatches, every_nth
 from svhn_vae.data.sources import Dataset
-from svhn_vae.errors import Damaged, Diverged, Interrupted, UserError
+from svhn_vae.errors import Damaged, Diverged, Interrupted, UserError, counted
 from svhn_vae.evaluation import calibration
 from svhn_vae.evaluation.baselines import baselines, gaussian_post_loss
 from svhn_vae.evaluation.bound import split_metrics
@@ -128,7 +128,7 @@ def fit(job: Job, resume: Path | None) -> None:
     if profile := trainer.profiler.summary():  # Lightning prints it where we keep it quiet  # pyright: ignore[reportAttributeAccessIssue]
         print(profile, flush=True)
     if epochs := callback(trainer, Last).interrupted_after:
-        raise Interrupted(INTERRUPTION.signum or signal.SIGTERM, f"after {epochs} epochs")
+        raise Interrupted(INTERRUPTION.signum or signal.SIGTERM, f"after {counted(epochs, 'epoch')}")
     if not trainer.is_global_zero:
         return
     if not folder.best_checkpoint.is_file():

@@ -3,7 +3,6 @@
 Every command's settings come through here; what only a class knows of its settings, its constructor checks.
 """
 
-import math
 import re
 from pathlib import PurePath
 from typing import Any
@@ -55,21 +54,22 @@ ANY_SIGN = re.compile(r".*\.min_delta")
 PAIR = re.compile(r".*_range|optimizer\.betas")
 AT_MOST = {  # patterns -> what no run of this framework needs, and some machine would try for hours
     r"optimizer\.(momentum|alpha)": 1,  # torch asks for no range
-    r"model\.(num_|.*depth).*|network_scale": 1000,
+    r"model\.(num_|.*depth).*|network_scale|judge\.width": 1000,
     r".*\.num_bands|variance\.(rank|num_mixtures)|.*times_per_doubling": 3072,
-    r"iw_samples|updates_per_step|data\.drawing_seed|(model|variance|prior)\..*": 1_000_000,
-    r"data\.num_(train|test)": 10_000_000,
-    r".*": 2**53,  # where floating-point numbers stop telling whole ones apart
+    r"iw_samples|updates_per_step|data\.drawing_seed|sampler_seed|(model|variance|prior)\..*": 1_000_000,
+    r"data\.(num_train|num_test|limit)": 10_000_000,
+    r".*gradient.*": 2**53,  # a threshold that nothing reaches is one, too
 }
 
 
 def check_keys(cfg: DictConfig, known: DictConfig) -> None:
-    """Raises UserError for settings at the root that nothing reads, which a file may add, and for those left away."""
+    """Raises UserError for settings at the root that nothing reads, which a file may add, and for those left away;
+    loggers may be."""
     for key in cfg:
         if key not in known:
             raise UserError(f"{key} is no setting{did_you_mean(str(key), map(str, known))}")
     for key in known:
-        if key not in cfg:
+        if key not in cfg and key != "logger":
             raise UserError(f"{key} must be there: it cannot be left away")
 
 
@@ -131,15 +131,17 @@ def check_size(key: str, number: Any, default: Any) -> None:
         return
     numbers = default if isinstance(default, list) else [default]
     has_negative = any(isinstance(each, int | float) and each < 0 for each in numbers) or ANY_SIGN.fullmatch(key)
-    least = 1 if ONE_OR_MORE.fullmatch(key) else -math.inf if has_negative else 0
-    most = next(most for pattern, most in AT_MOST.items() if re.fullmatch(pattern, key))
+    # Whole numbers are told apart up to 2**53; what is measured, weighed or learnt with needs no more than a million.
+    otherwise = 1_000_000 if isinstance(number, float) or _kind(key, default) is float else 2**53
+    most = next((most for pattern, most in AT_MOST.items() if re.fullmatch(pattern, key)), otherwise)
+    least = 1 if ONE_OR_MORE.fullmatch(key) else -most if has_negative else 0
     if not abs(number) <= float(np.finfo(np.float32).max):
         raise UserError(f"{key} must be a number that float32 can hold, got {number}")
     if number < least:
-        raise UserError(f"{key} must be {least} or more, got {number}")
+        raise UserError(f"{key} must be {least:,} or more, got {number}")
     if not number and ABOVE_0.fullmatch(key):
         raise UserError(f"{key} must be above 0, got {number}")
-    if number > most and (isinstance(number, int) or most < 2**53):
+    if number > most:
         raise UserError(f"{key} must be at most {most:,}, got {number}")
 
 
@@ -187,6 +189,6 @@ def _is_in_deleted_entry(settings: Config, key: str) -> bool:
     group, _, rest = key.partition(".")
     return (
         group in ("callbacks", "logger", "sizes", "variants")
-        and isinstance(settings.get(group), dict)
-        and rest.split(".")[0] not in settings[group]
+        and isinstance(settings.get(group, {}), dict)
+        and rest.split(".")[0] not in settings.get(group, {})
     )

@@ -16,7 +16,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from svhn_vae.errors import TRACEBACKS, Busy, Interrupted, UserError, one_line, printable, root_of
+from svhn_vae.errors import TRACEBACKS, Busy, Interrupted, UserError, counted, one_line, printable, root_of
 from svhn_vae.experiment.attempt import Outcome, fit_along, run_job
 from svhn_vae.experiment.build import Request
 from svhn_vae.experiment.configuration import OUTPUTS, choices, quiet
@@ -190,7 +190,7 @@ class Sweep:
         self.command = Command([job.path.absolute() for job in self.jobs if not job.impossible])
         if self.launcher.startswith("submitit"):
             logs = self.jobs[0].path.with_name(".submitit")
-            print(f"{len(self.jobs)} jobs with {self.launcher}, which print to {logs}", flush=True)
+            print(f"{counted(len(self.jobs), 'job')} with {self.launcher}, which print to {logs}", flush=True)
         for table in self.tables.values():
             table.begin()
         try:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from svhn_vae.errors import UserError
+from svhn_vae.errors import UserError, counted
 from svhn_vae.report.collect import TRAIN_IMAGES, Run, text_of
 from svhn_vae.report.statistics import Estimate, contrast, difference_of_shares, estimate, share
 
@@ -83,12 +83,13 @@ class Verdict(NamedTuple):
         names |= {run.train_images: run.result["data"].get("name", "") for run in runs if run.result}
         data = " and ".join(f"{name} ({digest[:8]})" if digest else name for digest, name in names.items())
         ranges = {
-            "{} images": _range([run.result["data"].get("num_train") for run in runs if run.result], 1, ","),
-            "{} epochs": _range([run.cost.get("epochs") for run in runs], 1, ","),
+            "{} image{s}": _range([run.result["data"].get("num_train") for run in runs if run.result], 1, ","),
+            "{} epoch{s}": _range([run.cost.get("epochs") for run in runs], 1, ","),
             "batch {}": _range([run.config.get("batch_size") for run in runs], 1, ","),
             "{} M weights": _range([run.cost.get("num_parameters") for run in runs], 1e6, ".2g"),
         }
-        return ", ".join(filter(None, [data, *(form.format(given) for form, given in ranges.items() if given)]))
+        said = (form.format(given, s="" if given == "1" else "s") for form, given in ranges.items() if given)
+        return ", ".join(filter(None, [data, *said]))
 
     @property
     def effect_text(self) -> str:
@@ -316,7 +317,7 @@ def _why_undecided(hypothesis: Hypothesis, found: Compared, effect: Estimate | N
         if all(point.value is None for point in side):
             return f"no run of {name} has the metric" if side else f"no run has {name}"
     if found.num_both:
-        return f"{found.num_both} runs on both sides: favours and over must tell them apart"
+        return f"{counted(found.num_both, 'run')} on both sides: favours and over must tell them apart"
     if effect is None:
         return f"no run has a counterpart of the same {', '.join(['seed', *found.keys])}"
     if len(found.by_seed) < MIN_SEEDS:

@@ -18,6 +18,7 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
+from svhn_vae.errors import counted
 from svhn_vae.report import plots
 from svhn_vae.report.collect import Run, Variant, by_test_images, differing, read_runs, variants
 from svhn_vae.report.hypotheses import verdict_of
@@ -261,7 +262,7 @@ def templates() -> jinja2.Environment:
         "moment": lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)),
         "hours": lambda seconds: str(timedelta(seconds=round(seconds))),
     }
-    environment.globals |= {"interval": interval_text, "gap": gap_text}
+    environment.globals |= {"interval": interval_text, "gap": gap_text, "counted": counted}
     return environment
 
 

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from svhn_vae.errors import counted
 from svhn_vae.report.collect import FRECHET, METRIC, Variant
 from svhn_vae.report.hypotheses import Verdict
 from svhn_vae.report.ranking import Ranking, front
@@ -275,7 +276,8 @@ def search_drawing(study: Path) -> list[Drawing]:
     if not trials:
         return []
     values, keys = [one["value"] for one in trials], list(trials[0]["params"])
-    alt = f"{len(trials)} trials; the best, {min(values):.1f} nats, has {trials[int(np.argmin(values))]['params']}"
+    best = trials[int(np.argmin(values))]["params"]
+    alt = f"{counted(len(trials), 'trial')}; the best, {min(values):.1f} nats, has {best}"
     dots: dict[str, Any] = {"c": range(len(values)), "cmap": "Blues", "vmin": -len(values), "s": 9}
     with drawing(shown, "search", SEARCH, alt, (min(2 * (1 + len(keys)), 10), 2.2)) as figure:
         axes = figure.subplots(1, 1 + len(keys), sharey=True, squeeze=False)[0]

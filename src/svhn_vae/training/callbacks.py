@@ -15,6 +15,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
+from svhn_vae.errors import counted
 from svhn_vae.evaluation import order_of_learning
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.gallery import Subject, draw
@@ -112,7 +113,7 @@ class Progress(ProgressBar):
         each = self._seconds + left if self.seconds_per_job is None else self.seconds_per_job
         end = time.localtime(time.time() + left + self.num_jobs_left * each)
         is_today = end[:3] == time.localtime()[:3]
-        jobs = "1 job" if self.num_jobs_left == 1 else f"{self.num_jobs_left} jobs"
+        jobs = counted(self.num_jobs_left, "job")
         return f"then {jobs} until {time.strftime('%H:%M' if is_today else '%d %b %H:%M', end)}"
 
 
