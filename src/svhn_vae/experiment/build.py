@@ -325,7 +325,8 @@ def cache_folder(cfg: DictConfig) -> Path:
     """Where images, bases and judges are kept. Raises UserError where the user's home folder is not known."""
     folder = os.path.expanduser(cfg.cache or str(pooch.os_cache("svhn-vae")))
     if folder.startswith("~"):
-        raise UserError(f"the home folder of {folder} is not known: set HOME, or cache=FOLDER and data.root=FOLDER")
+        also = "" if "data_root" in cfg else " and data.root=FOLDER"  # evaluate has the first
+        raise UserError(f"the home folder of {folder} is not known: set HOME, or cache=FOLDER{also}")
     return Path(folder)
 
 
