@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -285,6 +286,15 @@ def test_the_card_has_both_sides_and_what_made_them_and_no_path(exported, colour
     for path in exported.rglob("*"):  # a place on this machine is nobody's business
         if path.suffix in (".md", ".json", ".yaml"):
             assert str(colour.path.parent) not in path.read_text(encoding="utf-8"), path
+
+
+def test_the_cards_command_is_what_was_typed_but_for_places(tmp_path):
+    path = tmp_path / ".hydra" / "overrides.yaml"
+    path.parent.mkdir()
+    typed = ["~callbacks.pictures", "+a=b", "data.root='/my data'", "question='a b=c'"]
+    path.write_text(json.dumps(typed), encoding="utf-8")
+    due = ["python", "src/train.py", *typed[:2], "data.root=FOLDER", typed[3]]
+    assert shlex.split(exporting.command(RunFolder(tmp_path))) == due
 
 
 def test_what_cannot_be_exported_says_so_and_leaves_no_folder(colour, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -99,6 +100,8 @@ def test_a_commands_help_is_typed_as_it_was(monkeypatch):
     text = "python src/train.py -m seed=0,1 and python src/report.py outputs/demo"
     monkeypatch.setattr(sys, "argv", ["src/train.py", "a=b c"])
     assert (as_typed(text), command_line()) == (text, "python src/train.py 'a=b c'")
+    monkeypatch.setattr(sys, "argv", [str(REPO / "src" / "report.py")])  # from another folder
+    assert as_typed("python src/train.py") == shlex.join(["python", str(REPO / "src" / "train.py")])
     monkeypatch.setattr(sys, "argv", [str(installation.COMMANDS / "train.py"), "a=b c"])
     assert as_typed(text) == "svhn-vae train -m seed=0,1 and svhn-vae report outputs/demo"
     assert command_line() == "svhn-vae train 'a=b c'"

@@ -20,7 +20,6 @@ from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.errors import DataError, UserError
 from svhn_vae.evaluation import bound
 from svhn_vae.evaluation.score import score_run
-from svhn_vae.experiment import loading
 from svhn_vae.experiment.build import build_vae
 from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.loading import BASES, load_dataset, load_run, registered, shipped, trusted
@@ -153,16 +152,37 @@ def test_loading_what_is_no_run_says_so(tmp_path):
         load_run(tmp_path)
 
 
-def test_advice_names_the_setting_that_the_command_has(run, monkeypatch):
-    """train has data.root, and evaluate and generate have data_root."""
+MISSING = {  # a run's data, and what is in the folder beside
+    "no folder": (["data.root=gone"], {}),
+    "no file": (["data.root=there", "data.verify=none"], {}),
+    "no download": (["data.root=there", "data.url=http://127.0.0.1:9"], {}),
+    "damaged": (["data.root=there", "data.verify=none"], {"train_32x32.mat": b"damaged"}),
+    "not official": (["data.root=there"], {"train_32x32.mat": b"damaged"}),
+    "no pictures": (["data=images", "data.root=there"], {}),
+    "unlike pictures": (["data=images", "data.root=there"], {"train.npy": b"damaged"}),
+    "no archive": (["data=cifar10", "data.root=there", "data.verify=none"], {}),
+    "no values": (["data=mnist", "data.root=there", "data.verify=none"], {}),
+    "no originals": (["data=svhn_full", "data.root=there"], {"train/digitStruct.mat": b"damaged"}),
+}
 
-    def fail(source):
-        raise DataError("data.root=/gone: expected a folder, there is none: set data.root")
 
-    write_json(run / "result.json", {"data": {"digest": "abc"}})
-    monkeypatch.setattr(loading, "load_once", fail)
-    with pytest.raises(DataError, match=r"^data_root=/gone: .*: set data_root$"):
-        loading.load_dataset(run, None, other_images=False)
+@pytest.mark.parametrize("what", MISSING)
+def test_advice_names_the_setting_that_the_command_has(tmp_path, monkeypatch, what):
+    """train has data.root, data.verify and data.channels, and evaluate and generate have data_root."""
+    words, files = MISSING[what]
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"there/a": b"", **{f"there/{name}": content for name, content in files.items()}}.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content)
+    write_json(tmp_path / "run" / "result.json", {"data": {"digest": "abc"}})
+    config = tmp_path / "run" / ".hydra" / "config.yaml"
+    config.parent.mkdir()
+    OmegaConf.save({"data": composed(*words).data}, config)
+    with pytest.raises(DataError) as error:
+        load_dataset("run", None, other_images=False)
+    what, _, advice = str(error.value).rpartition(": ")
+    assert advice == "set data_root=FOLDER to where its files lie"
+    assert "data.root" not in what
 
 
 def test_the_callers_random_numbers_are_left_alone(run):

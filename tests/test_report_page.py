@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from conftest import REPO
 from svhn_vae.evaluation.samples import posterior_predictive
 from svhn_vae.report import plots
 from svhn_vae.report.collect import read_runs, run_of
@@ -358,11 +360,13 @@ def test_csv_holds_the_numbers(swept):
     assert due.items() <= rows[names[3]].items()
 
 
-def test_a_printed_command_is_what_was_typed(tmp_path):
+def test_a_printed_command_is_what_was_typed(tmp_path, monkeypatch):
     typed = ["variance=logvar", "data.root='/a b/jörg (1)=x'", "data.splits=[train,extra]", "seed=3"]
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(typed, allow_unicode=True), encoding="utf-8")
     assert shlex.split(command_of(tmp_path)) == ["python", "src/train.py", *typed]
+    monkeypatch.setattr(sys, "argv", [str(REPO / "src" / "report.py")])  # from another folder
+    assert shlex.split(command_of(tmp_path)) == ["python", str(REPO / "src" / "train.py"), *typed]
     (tmp_path / ".hydra" / "overrides.yaml").write_text("[", encoding="utf-8")
     assert command_of(tmp_path) == command_of(tmp_path / "none") == ""
 

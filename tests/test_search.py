@@ -3,12 +3,13 @@
 import json
 import math
 import re
+import shlex
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from stress.forked import TINY, command, without_pictures
+from stress.forked import SRC, TINY, command, without_pictures
 from svhn_vae.commands import search
 from svhn_vae.commands.search import run_trials
 from svhn_vae.errors import UserError
@@ -55,17 +56,19 @@ def test_a_diverged_trial_is_the_worst_and_a_failed_one_none(study, monkeypatch,
 
 def test_a_search_end_to_end(tmp_path):
     """Two runs, then a third that the first command did not draw, and the page with a picture of all three."""
-    words = (*TINY, "study=tuned", "optimizer.lr=tag(log,interval(1e-4,1e-2))",
+    words = (*TINY, "study='best of'", "optimizer.lr=tag(log,interval(1e-4,1e-2))",
              "pca.n_components=range(10,31,10)", "variance=logvar,shared")  # fmt: skip
     for num in (2, 3):
         done = command("search", tmp_path, *words, f"trials={num}", prepare=without_pictures)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "trial 3 of 3" in done.stdout
     assert "trial 2" not in done.stdout
-    folder = tmp_path / "outputs" / "tuned"
+    folder = tmp_path / "outputs" / "best of"
     trials = json.loads((folder / "search.json").read_text(encoding="utf-8"))["trials"]
     assert len({json.dumps(one["params"]) for one in trials}) == len(list(folder.glob("dense-*"))) == 3
-    assert command("report", tmp_path, str(folder)).returncode == 0
+    printed = shlex.split(done.stdout.splitlines()[-1].partition(": ")[2])
+    assert printed[:2] == ["python", str(SRC / "report.py")]
+    assert command("report", tmp_path, *printed[2:]).returncode == 0
     assert 'id="search"' in (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert (folder / "report" / "figures" / "search.svg").is_file()
 

@@ -191,5 +191,5 @@ def command(folder: RunFolder) -> str:
     """As it was typed, but for places of the machine; the commit in the card has the defaults."""
     path = folder.path / ".hydra" / "overrides.yaml"
     words = [str(word).partition("=") for word in OmegaConf.load(path)] if path.is_file() else []
-    typed = (f"{key}={'FOLDER' if value.strip(QUOTES).startswith(PLACES) else value}" for key, _, value in words)
+    typed = (key + sep + ("FOLDER" if value.strip(QUOTES).startswith(PLACES) else value) for key, sep, value in words)
     return f"python src/train.py {shlex.join(typed)}"

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from svhn_vae.data.cache import cached_moments
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset, concatenate, digest
-from svhn_vae.errors import UserError, counted
+from svhn_vae.errors import DataError, UserError, counted
 from svhn_vae.evaluation.baselines import CausalCode, bits_of_code, fitted, score
 from svhn_vae.evaluation.judge import judge_once, why_no_judge
 from svhn_vae.evaluation.samples import sample_scores
@@ -132,7 +132,10 @@ def load_choice(name: str) -> Dataset:
     choice, *settings = name.split()
     with composing():
         cfg = compose("train", [f"data={choice}", *settings])
-    return load_data(cfg)
+    try:
+        return load_data(cfg)
+    except DataError as error:
+        raise DataError(f"outliers=['{name}']: {error}") from None
 
 
 def generate() -> None:

@@ -7,6 +7,7 @@ study's folder keeps the trials: the same command goes on with a search that was
 
 import itertools
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def run_trials(study: Any, searched: dict[str, Any], fixed: list[str], num_trial
         note(study, folder)
     if study.get_trials(states=[TrialState.COMPLETE]):
         print(f"\nbest: {study.best_value:.1f} nats with {' '.join(words_of(study.best_params))}")
-        print(f"the study's table and page: {as_typed('python src/report.py')} {folder}")
+        print(f"the study's table and page: {as_typed('python src/report.py')} {shlex.quote(str(folder))}")
     return int(num_failed > 0)
 
 

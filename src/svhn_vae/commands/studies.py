@@ -13,7 +13,7 @@ from svhn_vae.report.page import write_report
 from svhn_vae.report.table import Fitted, print_study, wide_console
 from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.installation import CONF, parser_of
+from svhn_vae.runs.installation import CONF, as_typed, parser_of
 
 EXPERIMENTS = CONF / "experiment" / "claims"
 
@@ -100,7 +100,8 @@ def clean() -> None:
     named = [Path(word) for word in asked.words if word not in ("yes=true", "yes=false")]
     for path in named:
         if path.is_symlink() or not RunFolder(path).facts:
-            raise UserError(f"{path}: expected a run's folder, such as outputs/demo/NAME: svhn-vae runs lists them")
+            listing = as_typed("python src/runs.py")
+            raise UserError(f"{path}: expected a run's folder, such as outputs/demo/NAME: {listing} lists them")
     failed = [path for path in sorted(asked.outputs.glob("*/*")) if RunFolder(path).facts.get("status") == "failed"]
     chosen = list(dict.fromkeys([*failed, *named]))
     for path in chosen:

@@ -202,9 +202,12 @@ def note_end(folder: RunFolder, status: str, reason: str, step: int | None = Non
 
 
 def note_configuration(request: Request) -> None:
-    """What Hydra itself writes into .hydra/, but only once the run begins."""
+    """What Hydra itself writes into .hydra/, but only once the run begins; with --config-dir among the overrides."""
     hydra_cfg: Any = HydraConfig.instance().cfg
-    contents = {"config": request.cfg, "hydra": hydra_cfg, "overrides": hydra_cfg.hydra.overrides.task}
+    sources = hydra_cfg.hydra.runtime.config_sources
+    places = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    typed = OmegaConf.create([*places, *hydra_cfg.hydra.overrides.task])
+    contents = {"config": request.cfg, "hydra": hydra_cfg, "overrides": typed}
     for name, content in contents.items():
         with replacing(request.folder.path / ".hydra" / f"{name}.yaml") as beside:
             beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")

@@ -178,10 +178,12 @@ def load_dataset(path: str | Path, data_root: str | None, *, other_images: bool)
         with damaged_otherwise(folder.config):
             source = make("data", cfg)
         dataset, expected = load_once(source), folder.result["data"]["digest"]
-    except DataError as error:  # which says what train takes
-        raise DataError(str(error).replace("data.root", "data_root")) from None
+    except DataError as error:  # whose advice is in train's settings
+        problem = str(error).rpartition(": ")[0].replace("data.root", "data_root")
+        raise DataError(f"{problem}: set data_root=FOLDER to where its files lie") from None
     if dataset.digest != expected and not other_images:
-        raise UserError(f"{path} ran on other images (data {expected}, found {dataset.digest}): set data_root=FOLDER")
+        advice = "set data_root=FOLDER" if "root" in cfg else f"use the code of {folder.result.get('commit')}"
+        raise UserError(f"{path} ran on other images (data {expected}, found {dataset.digest}): {advice}")
     return dataset
 
 

@@ -27,7 +27,7 @@ from svhn_vae.experiment.build import check_memory, try_build
 from svhn_vae.experiment.configuration import OUTPUTS, composing, plain, quiet, recognised, without_hydras
 from svhn_vae.experiment.settings import check, check_keys, check_values
 from svhn_vae.runs.identity import Config, flatten
-from svhn_vae.runs.installation import parser_of
+from svhn_vae.runs.installation import CONF, as_typed, parser_of
 
 MAX_JOBS = 10_000  # of a command; all are composed before the first begins
 LAUNCHER = "hydra/launcher"
@@ -196,7 +196,10 @@ class Composer:
         if key in flatten(known):  # it is null, which Hydra deletes as little
             return f"{key} must be there: it cannot be left away"
         near = did_you_mean(key, [*flatten(known), *known, *self.loader.list_groups("")])
-        return f"{key} is no setting{near or ', with these choices; --cfg job prints all'}"
+        every = f"; {CONF / self.config_name}.yaml has all"
+        if "variance" in known:  # of a run
+            every = f", with these choices; {as_typed('python src/train.py')} --cfg job prints all"
+        return f"{key} is no setting{near or every}"
 
     def _parsed(self, word: str) -> Override:
         try:

@@ -33,6 +33,7 @@ from svhn_vae.report.ranking import (
 )
 from svhn_vae.report.table import gap_text, ranked_table
 from svhn_vae.runs.files import read_json, replacing
+from svhn_vae.runs.installation import as_typed
 
 BREAKS = re.compile(r"(?<=[=_])|(?<=[.-])(?=[a-z])")  # where a long word may be broken
 # Of the columns of results.csv.
@@ -189,7 +190,7 @@ def command_of(folder: Path) -> str:
         words = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return ""
-    return f"python src/train.py {shlex.join(map(str, words))}" if isinstance(words, list) else ""
+    return f"{as_typed('python src/train.py')} {shlex.join(map(str, words))}" if isinstance(words, list) else ""
 
 
 # --- the runs' pictures ---------------------------------------------------------------------------------------------

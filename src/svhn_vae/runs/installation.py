@@ -46,8 +46,16 @@ def command_line() -> str:
 
 
 def as_typed(text: str) -> str:
-    """A text whose commands are typed as this process's was: `python src/train.py`, or `svhn-vae train`."""
-    return re.sub(r"python src/(\w+)\.py", r"svhn-vae \1", text) if _is_installed_command() else text
+    """A text whose commands are typed as this process's was: `python src/train.py`, or from another folder
+    `python PATH/src/train.py`, or `svhn-vae train`."""
+
+    def typed(command: re.Match[str]) -> str:
+        if _is_installed_command():
+            return f"svhn-vae {command[1]}"
+        path = Path(sys.argv[0]).with_name(f"{command[1]}.py")
+        return shlex.join(["python", str(path)]) if path.resolve().parent == PACKAGE.parent else command[0]
+
+    return re.sub(r"python src/(\w+)\.py", typed, text)
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
