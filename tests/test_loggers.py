@@ -12,14 +12,22 @@ import torch
 import wandb
 from lightning.pytorch.trainer.states import TrainerFn
 from mlflow import MlflowClient
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams import backend_context, list_session_groups
+from tensorboard.plugins.hparams.api_pb2 import ListSessionGroupsRequest
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from conftest import composed, rows_of
 from svhn_vae.errors import UserError
 from svhn_vae.experiment.build import check_loggers
+from svhn_vae.experiment.run import of_one_type
+from svhn_vae.experiment.settings import NULLABLE
 from svhn_vae.training import loggers
 from svhn_vae.training.loggers import History, TensorBoard
 from test_checkpoints import train
@@ -248,3 +256,19 @@ def test_a_logger_without_its_library_says_what_to_install(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=rf"logger={name} needs .*svhn-vae\[{name}\]"):
         check_loggers(composed(f"logger={name}"))
+
+
+@pytest.mark.parametrize("key", sorted(NULLABLE))
+def test_tensorboards_table_can_be_sorted_by_a_setting_that_is_null_in_some_runs(key, tmp_path):
+    for number, value in enumerate((None, 5, 0.5, None)):
+        logger = TensorBoard(tmp_path / f"run{number}", name="", version="tensorboard", default_hp_metric=False)
+        logger.announce({key: of_one_type(key, value)}, 10)
+        logger.experiment.flush()
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    runs.Reload()
+    provider = MultiplexerDataProvider(runs, str(tmp_path))
+    context = backend_context.Context(TBContext(data_provider=provider, multiplexer=runs, logdir=str(tmp_path)))
+    request = ListSessionGroupsRequest(slice_size=9, allowed_statuses=[0, 1, 2, 3])
+    request.col_params.add(hparam=key, order=1)
+    groups = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
+    assert [group.hparams[key].string_value for group in groups] == ["0.5", "5", "null", "null"]

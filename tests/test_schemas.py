@@ -1,5 +1,6 @@
 """docs/schemas/*.json, for editors, are those that docs/schemas.py makes now, and the shipped files keep to them."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -17,6 +18,12 @@ def test_schemas_are_fresh():
     written = {path.stem: path.read_text(encoding="utf-8") for path in (REPO / "docs" / "schemas").glob("*.json")}
     assert written == SCHEMAS, "python docs/schemas.py writes them anew"
     assert {"data", "pca", "model", "variance", "prior", "optimizer", "trainer"} <= set(written)
+
+
+def test_the_documented_setting_of_an_editor_has_them_all():
+    page = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8")
+    setting = json.loads(page.split("```json")[1].split("```")[0])
+    assert setting["yaml.schemas"] == {f"docs/schemas/{group}.json": f"conf/{group}/*.yaml" for group in SCHEMAS}
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -131,9 +131,11 @@ def check_together(cfg: DictConfig, vae: VAE) -> None:
     """Raises UserError for settings of which each is right, and that do not go together."""
     if cfg.batch_size == 1 and any(isinstance(part, nn.BatchNorm1d) for part in vae.modules()):
         raise UserError("batch_size must be 2 or more with batch normalisation, got 1: or use model.normalisation=none")
-    if not vae.variance.is_density and cfg.monitor.endswith("bits_per_dim"):
-        name = type(vae.variance).__name__
-        raise UserError(f"monitor={cfg.monitor} needs a density of pixels, and variance={name} is none: use post_loss")
+    stopping = "callbacks.early_stopping.monitor"
+    for key, monitor in (("monitor", cfg.monitor), (stopping, OmegaConf.select(cfg, stopping))):
+        if not vae.variance.is_density and str(monitor).endswith("bits_per_dim"):
+            name = type(vae.variance).__name__
+            raise UserError(f"{key}={monitor} needs a density of pixels, and variance={name} is none: use post_loss")
     if cfg.ema is not None and cfg.trainer.strategy == "ddp":
         raise UserError("ema must be null with trainer.strategy=ddp: it would begin before the basis is shared")
     compilers = [os.environ.get("CXX"), "g++", "clang++", "c++"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import json
 import math
 import platform
 import signal
@@ -24,6 +25,7 @@ from svhn_vae.evaluation.samples import sample_scores
 from svhn_vae.evaluation.score import Score, score_run
 from svhn_vae.experiment.build import Job, load_judge
 from svhn_vae.experiment.processes import PROCESSES
+from svhn_vae.experiment.settings import NULLABLE
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures import gallery
 from svhn_vae.pictures.gallery import Subject
@@ -148,12 +150,17 @@ def callback(trainer: L.Trainer, kind: type) -> Any:
 def announce_hyperparameters(job: Job) -> None:
     """To TensorBoard what tells the runs of a sweep apart, so that its table opens with this; to other loggers all."""
     choices, settings = job.request.choices, flatten(job.config) | job.request.choices
-    shown = {key: settings.get(key, "deleted") for key in job.request.shown}
+    shown = {key: of_one_type(key, settings.get(key, "deleted")) for key in job.request.shown}
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoard):
             logger.announce(shown, job.trainer.max_epochs or -1)
         else:
             logger.log_hyperparams(identity(job.config) | choices)  # pyright: ignore[reportArgumentType]
+
+
+def of_one_type(key: str, value: Any) -> Any:
+    """A setting that is null in other runs as text: TensorBoard's table sorts no column of numbers and texts."""
+    return value if key not in NULLABLE or isinstance(value, str) else json.dumps(value)
 
 
 def log(job: Job, metrics: Mapping[str, float]) -> None:

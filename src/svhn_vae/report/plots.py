@@ -289,6 +289,8 @@ def search_drawing(study: Path) -> list[Drawing]:
             is_numeric = all(isinstance(place, (int, float)) for place in places)
             if is_numeric and min(places) > 0 and max(places) > 20 * min(places):
                 axis.set_xscale("log")
+            elif is_numeric:
+                axis.locator_params(axis="x", nbins=3)  # room for 0.00075 beside 0.00050
             axis.scatter(places if is_numeric else [str(place) for place in places], values, **dots)
             axis.set_xlabel(key)
     return shown
