@@ -9,13 +9,15 @@ DataError.
 
 import hashlib
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import scipy.io
@@ -27,6 +29,11 @@ from svhn_vae.data.images import open_picture
 from svhn_vae.data.sources import LabelledImages, Source, errors_of, files_fingerprint, of_split, require
 from svhn_vae.errors import DataError
 
+MATRIX, COMPRESSED = 14, 15  # types of elements of a .mat file
+NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}  # types of values
+TAGS = {"flags": {6}, "shape": {5}, "name": {1}, "values": NUMBERS}  # of an array, in order -> types they can have
+NUMERIC, LAST_CLASS, COMPLEX_FLAG = range(6, 16), 17, 0x0800
+HEADER_BYTES = 1024  # more than the shape and the name of an array need
 FIELDS = ("left", "top", "width", "height", "label")
 FORMAT = 1  # of files of crops in the cache: to be raised with any change of how they are cut
 MAX_SIZE = 64  # pixels a side: as data=images, because eigenvectors of more values take hours
@@ -60,11 +67,44 @@ def read_mat(path: Path) -> LabelledImages:
     """
     official = SVHN.files.get(path.name, ("", None))[1]
     with errors_of(path, official), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+        check_tags(file)
+        file.seek(0)
         arrays = scipy.io.loadmat(file, variable_names=("X", "y"))
         are_there = {"X", "y"} <= arrays.keys()
         require(are_there, "expected arrays X and y of MATLAB v5 to v7: save both (save -v7), or get the file again")
         images = _to_images(arrays["X"])
         return LabelledImages(images, to_digits(arrays["y"], len(images)))
+
+
+def check_tags(file: BinaryIO) -> None:
+    """Raises DataError if an array's tags are not sound: scipy (1.17) looks its class and types up without a check of
+    their range, and crashes the interpreter (scipy PR 25829)."""
+    got = "damaged or interrupted, or not of MATLAB v5 to v7, little-endian: get it again, or save it as v7 (save -v7)"
+    require(file.read(128)[124:] == b"\x00\x01IM", got)
+    while tag := file.read(8):
+        kind, num_bytes = struct.unpack("<II", tag)
+        place = file.tell()
+        content = file.read(min(num_bytes, HEADER_BYTES))
+        if kind == COMPRESSED:
+            content = zlib.decompressobj().decompress(content, HEADER_BYTES)[8:]  # without the matrix's own tag
+        require(kind in (MATRIX, COMPRESSED), f"damaged: at byte {place:,} no array begins: get it again")
+        check_array(content)
+        file.seek(place + num_bytes)
+
+
+def check_array(content: bytes) -> None:
+    """The tags at the start of an array."""
+    [flags] = struct.unpack_from("<I", content, 8)
+    require(1 <= flags & 0xFF <= LAST_CLASS, f"damaged: there is no class {flags & 0xFF}: get it again")
+    require(not flags & COMPLEX_FLAG, "expected real numbers, got complex ones: save them anew")
+    start = 0
+    for name, types in TAGS.items():
+        kind, num_bytes = struct.unpack_from("<II", content, start)
+        is_small = kind >> 16  # up to 4 bytes fit into the tag itself, whose first half then holds size and type
+        kind = kind & 0xFFFF if is_small else kind
+        start += 8 if is_small else 8 + num_bytes + -num_bytes % 8
+        is_free = name == "values" and flags & 0xFF not in NUMERIC
+        require(is_free or kind in types, f"damaged: its {name} have type {kind}: get it again")
 
 
 def _to_images(pixels: np.ndarray) -> torch.Tensor:
