@@ -165,10 +165,12 @@ def labels(*settings: dict) -> list[str]:
         ([{"choices": {"variance": "logvar"}, "variance": LOGVAR}, {}], ["variance=logvar", "variance=relu_eps"]),
         ([{"choices": {"experiment": "small"}, **setting("pca", whiten=True)}, {}],
          ["experiment=small", "experiment=none"]),
+        ([{"choices": {"experiment": "small"}}, setting("pca", whiten=True), {}],
+         ["experiment=small", "pca.whiten=true", "pca.whiten=false"]),
         ([{"study": "b", **setting("data", root="/b"), **setting("pca", whiten=True)}, {"seed": 1}],
          ["pca.whiten=true", "pca.whiten=false"]),
     ],
-    ids=["numbers", "list", "choice", "one without the choice", "nothing that does not change a result"],
+    ids=["numbers", "list", "choice", "one without the choice", "a preset", "nothing that does not change a result"],
 )  # fmt: skip
 def test_label_is_what_differs(settings, expected):
     assert labels(*settings) == expected

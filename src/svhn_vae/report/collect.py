@@ -138,7 +138,8 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
     chosen = list(dict.fromkeys(group for run in firsts for group in run.choices))
     labels = {}
     for run, told in zip(firsts, telling([settings[run.name] for run in firsts], chosen), strict=True):
-        text = " ".join(f"{key}={text}" for key, text in told.items())
+        short = {key: text for key, text in told.items() if key not in PRESETS or text != "none"} or told
+        text = " ".join(f"{key}={text}" for key, text in short.items())
         labels[run.name] = text or run.name.rpartition("-seed")[0] or run.name
     return [
         Variant(
