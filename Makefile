@@ -17,7 +17,7 @@ test: $(VENV)/installed # everything but stress
 	$(BIN)/basedpyright
 	$(PYTEST)
 
-check: $(VENV)/installed # what takes two minutes: the tests that start no process
+check: $(VENV)/installed # what takes 2 1/2 minutes: the tests that start no process
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
