@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from svhn_vae.pictures.gallery import BLOCK_GAP, COLUMNS
+
 SHOWN = {
     "data": "data",
     "reconstructions": "images, and below each its reconstruction",
@@ -99,13 +101,13 @@ def run_of_digits(study: Path) -> Path:
 
 
 def draw_samples(figures: Path) -> Figure:
-    """Squares of ten rows and columns, the last of each picture: what is above and the caption below are left out."""
+    """The last square of rows of each picture: what is above and the caption below are left out."""
     figure = Figure(figsize=(12, 3.3), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
         picture = np.asarray(Image.open(figures / f"{name}.png"))
-        size = picture.shape[1] // (11 if name == "digits" else 10)
-        top = 10 * size + 12 if name == "digits" else 0
-        axes.imshow(picture[top : top + 10 * size])
+        size = picture.shape[1] // (COLUMNS + 1 if name == "digits" else COLUMNS)
+        top = COLUMNS * size + BLOCK_GAP if name == "digits" else 0
+        axes.imshow(picture[top : top + COLUMNS * size])
         axes.set_title(title, fontsize="medium")
         axes.set_axis_off()
     return figure

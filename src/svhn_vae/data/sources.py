@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from svhn_vae.errors import Damaged, DataError
+from svhn_vae.errors import Damaged, DataError, counted
 from svhn_vae.model.coordinates import UNKNOWN
 from svhn_vae.runs.files import replacing
 
@@ -142,7 +142,7 @@ class Source(ABC):
 
     def _count(self, total: int) -> int:
         """How many of `total` training images the limit leaves."""
-        splits, num = list(self.splits), "1 training image" if total == 1 else f"{total} training images"
+        splits, num = list(self.splits), counted(total, "training image")
         few = f"{splits} leaves {num} beside the validation images of data.held_out={self.held_out}"
         require(total >= 2, f"{few}, expected at least 2: use more images")  # a variance needs two
         count = round(self.limit * total) if isinstance(self.limit, float) else self.limit or total

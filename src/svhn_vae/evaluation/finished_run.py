@@ -48,7 +48,7 @@ class FinishedRun:
     def decode(self, z: Tensor | np.ndarray) -> Tensor:
         """Latents z (N, Z) -> the decoder's mean images x (N, C, H, W) in [0, 1]."""
         array = z if isinstance(z, Tensor) else np.asarray(z)
-        is_floating = str(array.dtype).removeprefix("torch.").startswith(("float", "bfloat"))
+        is_floating = type_of(array).startswith(("float", "bfloat"))
         if array.ndim != 2 or array.shape[1] != self.latent_dim or not len(array) or not is_floating:
             expected = f"expected latents z (N, {self.latent_dim}) of floating point"
             raise UserError(f"{expected}, got {tuple(array.shape)} {array.dtype}")
@@ -123,11 +123,14 @@ def array_of(image: Any, shape: tuple[int, ...]) -> Tensor:
     if isinstance(image, Image.Image) and image.mode != mode:
         raise UserError(f"expected PIL images of mode {mode}, got {image.mode}: use image.convert({mode!r})")
     array = image if isinstance(image, Tensor) else np.array(image)
-    name = str(array.dtype).removeprefix("torch.")
-    if name not in TYPES:
+    if type_of(array) not in TYPES:
         expected = f"expected arrays or tensors of {', '.join(TYPES)}, or PIL images"
-        raise UserError(f"{expected}, got {type(image).__name__} of {name}: convert them")
+        raise UserError(f"{expected}, got {type(image).__name__} of {type_of(array)}: convert them")
     return torch.as_tensor(array).detach().cpu()
+
+
+def type_of(array: np.ndarray | Tensor) -> str:
+    return str(array.dtype).removeprefix("torch.")
 
 
 def in_order(array: Tensor, shape: tuple[int, ...]) -> Tensor:

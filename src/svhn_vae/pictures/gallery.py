@@ -127,12 +127,11 @@ def traversals(subject: Subject) -> Picture:
     deviations to both sides of the prior's mean, where all others stay those of the image."""
     vae = subject.vae
     x = pixels(subject.dataset.val.images, MAX_TRAVERSED).to(vae.device)
-    inferred = [infer(vae, chunk) for chunk in x.split(BATCH)]
-    spread = torch.cat([part.mean for part in inferred]).std(0, correction=0)
+    spread = torch.cat([infer(vae, chunk).mean for chunk in x.split(BATCH)]).std(0, correction=0)
     values, widest = spread.topk(min(10, len(spread)))
     centre, unit = vae.prior.moments()
     rows = torch.arange(len(widest))
-    z = inferred[0].z[0].repeat(len(widest), NUM_STEPS, 1)
+    z = infer(vae, x[:1]).z.repeat(len(widest), NUM_STEPS, 1)
     z[rows, :, widest] = centre[widest, None] + unit[widest, None] * torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
     decoded = vae.decode_mean(z.flatten(0, 1)).unflatten(0, z.shape[:2])
     shown = torch.cat([x[:1].expand(len(widest), 1, -1, -1, -1), decoded], dim=1)

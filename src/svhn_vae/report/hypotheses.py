@@ -341,8 +341,8 @@ def _how(hypothesis: Hypothesis, found: Compared, how: str) -> list[str]:
     for name, side, kept in zip(hypothesis.side_names, found.sides, found.kept, strict=True):
         used = {point.run.name for point in kept}
         reasons = Counter(one.missing or "without a counterpart" for one in side if one.run.name not in used)
-        counted = ", ".join(f"{count} {why}" for why, count in reasons.items())
-        said += [f"left out of {name}: {counted}"] if counted else []
+        told = ", ".join(f"{count} {why}" for why, count in reasons.items())
+        said += [f"left out of {name}: {told}"] if told else []
     return said
 
 

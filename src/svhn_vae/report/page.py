@@ -142,7 +142,7 @@ def state(runs: Sequence[Run]) -> str:
     """How many runs there are and what became of them, for instance `4 runs: 3 finished, 1 diverged.`"""
     of_status = Counter(run.status for run in runs)
     parts = [f"{num} {STATES.get(status, status)}" for status, num in of_status.most_common()]
-    return f"{len(runs)} run{'s' * (len(runs) != 1)}: {', '.join(parts)}."
+    return f"{counted(len(runs), 'run')}: {', '.join(parts)}."
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:

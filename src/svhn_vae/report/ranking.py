@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from svhn_vae.errors import counted
 from svhn_vae.report.collect import FRECHET, METRIC, Run, Variant, telling
 from svhn_vae.report.statistics import NOTHING, Gap, gaps, image_errors, in_blocks, seed_errors
 
@@ -200,8 +201,7 @@ def _best(ranking: Ranking, name: str, form: str) -> str:
     if not num_others:
         return f"{text}; no other variant has a rank."
     if not math.isfinite(first.reach):
-        others = f"{num_others} other{'s' * (num_others != 1)}"
-        return f"{text}, before {others}; with one seed each, other seeds may differ."
+        return f"{text}, before {counted(num_others, 'other')}; with one seed each, other seeds may differ."
     worse = num_others - len(ranking.alike)
     told = f"; not told apart from it: {_named(ranking.alike)}" if ranking.alike else ""
     return f"{text}; {worse} of {num_others} others {'is' if worse == 1 else 'are'} worse{told}."
