@@ -3,6 +3,7 @@
 That several processes may download a file at once, and that Ctrl-C and a full disk leave nothing, is pooch's to test.
 """
 
+import gc
 import hashlib
 import os
 import stat
@@ -19,7 +20,7 @@ from svhn_vae.data.download import Official
 from svhn_vae.errors import DataError
 from svhn_vae.runs.files import umask
 
-# pooch leaves the connection of an answer that is an error to the garbage collector.
+# pooch leaves the connection of an answer that is an error to the garbage collector: `server` collects it in this module.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 CONTENT = os.urandom(200_000)
 NAME = "train_32x32.mat"
@@ -65,6 +66,7 @@ def server(monkeypatch):
         yield server
         server.shutdown()
         thread.join()
+    gc.collect()
 
 
 @pytest.fixture
