@@ -15,7 +15,7 @@ FOLDERS = {  # folder, or file at the top of the package -> what it may import o
     "errors": "",
     "seeds": "",
     "model": "errors seeds",
-    "runs": "errors seeds model",
+    "runs": "errors",
     "data": "errors seeds model runs",
     "pictures": "errors seeds model runs data",
     "evaluation": "errors seeds model runs data pictures",

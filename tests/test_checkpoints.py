@@ -16,9 +16,8 @@ from svhn_vae.experiment import run as job
 from svhn_vae.experiment.build import Job, Request, build_job, load_data
 from svhn_vae.experiment.configuration import choices, quiet
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import read_checkpoint
 from svhn_vae.training import checkpoints
-from svhn_vae.training.checkpoints import WholeCheckpoints, continuation, not_finite
+from svhn_vae.training.checkpoints import WholeCheckpoints, continuation, not_finite, read_checkpoint
 from svhn_vae.training.interruption import INTERRUPTION
 from svhn_vae.training.module import LitVAE
 

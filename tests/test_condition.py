@@ -20,7 +20,7 @@ from svhn_vae.model.residual import Spectrum
 from svhn_vae.model.variance import Fixed
 from svhn_vae.pictures.gallery import Subject, draw, possible
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import save_representation, stored_shapes
+from svhn_vae.training.checkpoints import save_representation, stored_shapes
 from svhn_vae.training.objective import Objective
 from test_prior import QUICK
 

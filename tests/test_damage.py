@@ -27,8 +27,8 @@ from svhn_vae.report.page import write_report
 from svhn_vae.report.table import print_study, wide_console
 from svhn_vae.runs.files import read_json
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import load_tensors, read_checkpoint
-from svhn_vae.training.checkpoints import continuation, tensors
+from svhn_vae.runs.tensors import load_tensors
+from svhn_vae.training.checkpoints import continuation, read_checkpoint, tensors
 from svhn_vae.training.module import LitVAE
 
 RUN = ("variance=relu_eps", *TINY, "trainer.max_epochs=2")

@@ -14,7 +14,7 @@ from svhn_vae.errors import Diverged
 from svhn_vae.experiment import run as job
 from svhn_vae.model.coordinates import Features
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import read_checkpoint
+from svhn_vae.training.checkpoints import read_checkpoint
 from svhn_vae.training.module import head_state
 from svhn_vae.training.update import Record, Skips, Update
 from test_checkpoints import tiny_job

@@ -20,7 +20,7 @@ from svhn_vae.data.download import Official
 from svhn_vae.errors import DataError
 from svhn_vae.runs.files import umask
 
-# pooch leaves the connection of an answer that is an error to the garbage collector: `server` collects it in this module.
+# pooch leaves the connection of an answer that is an error to the garbage collector, which `server` calls.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 CONTENT = os.urandom(200_000)
 NAME = "train_32x32.mat"

@@ -34,7 +34,7 @@ from svhn_vae.experiment.loading import load_dataset
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.pictures.sheet import grid
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import load_tensors
+from svhn_vae.runs.tensors import load_tensors
 from test_lit import fitted
 
 SMALL = ("data=images", "trainer=demo", "trainer.max_epochs=1", "network_scale=0.1", "batch_size=50", "iw_samples=4",

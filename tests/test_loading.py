@@ -25,7 +25,7 @@ from svhn_vae.experiment.configuration import register_resolvers
 from svhn_vae.experiment.loading import BASES, load_dataset, load_run, registered, shipped, trusted
 from svhn_vae.report.page import write_report
 from svhn_vae.runs.files import write_json
-from svhn_vae.runs.weights import load_weights
+from svhn_vae.training.checkpoints import load_weights
 
 OLD = Path(__file__).parent / "data" / "run_0010f91"  # its classes lay elsewhere, and its name was another
 

@@ -19,7 +19,7 @@ from svhn_vae.model.coordinates import Features
 from svhn_vae.model.elbo import kl_to_standard_normal
 from svhn_vae.model.prior import FittedPrior, Prior
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import load_prior, save_prior
+from svhn_vae.training.checkpoints import load_prior, save_prior
 from test_lit import features, fitted
 
 QUICK = {

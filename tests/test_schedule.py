@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import read_checkpoint
+from svhn_vae.training.checkpoints import read_checkpoint
 from svhn_vae.training.module import LitVAE
 from svhn_vae.training.update import Schedule
 from test_checkpoints import assert_same, left, train, train_until, undisturbed  # noqa: F401  a fixture of all tests

@@ -1,4 +1,4 @@
-"""src/runs.py lists what is there, and src/clean.py deletes what failed or is named, once it is told so."""
+"""`svhn-vae runs` lists what is there, and `svhn-vae clean` deletes what failed or is named, once it is told so."""
 
 import json
 import shutil

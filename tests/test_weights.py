@@ -14,13 +14,8 @@ from svhn_vae.errors import Damaged
 from svhn_vae.experiment.build import build_vae
 from svhn_vae.model.vae import VAE
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import (
-    load_representation,
-    load_tensors,
-    read_checkpoint,
-    save_representation,
-    save_tensors,
-)
+from svhn_vae.runs.tensors import load_tensors, save_tensors
+from svhn_vae.training.checkpoints import load_representation, read_checkpoint, save_representation
 
 TENSORS = {"a": torch.arange(12.0).view(3, 4), "b": torch.ones(2, dtype=torch.int64)}
 

@@ -24,7 +24,8 @@ from stress.disk import Disk, failing
 from stress.fingerprint import fingerprints, of_history
 from stress.forked import TINY, Done, Prepare, train, warm_up, without_pictures
 from svhn_vae.data.digits import draw_digits
-from svhn_vae.runs.weights import load_tensors, read_checkpoint
+from svhn_vae.runs.tensors import load_tensors
+from svhn_vae.training.checkpoints import read_checkpoint
 
 SHORT = (*TINY, "trainer.max_epochs=2")
 STUDY = Path("outputs") / "default"

@@ -30,7 +30,8 @@ from svhn_vae.report.statistics import Estimate, error_of_mean, estimate, in_blo
 from svhn_vae.runs.files import PARTIAL, write_json
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import is_decisive
-from svhn_vae.runs.weights import load_tensors, save_model
+from svhn_vae.runs.tensors import load_tensors
+from svhn_vae.training.checkpoints import save_model
 
 SHOWN = ("samples", "reconstructions")
 TOLERANCE = 1e-4  # of a graph's images, which lie in [0, 1]

@@ -13,7 +13,7 @@ from svhn_vae.report.page import write_report
 from svhn_vae.report.table import Fitted, print_study, wide_console
 from svhn_vae.runs.files import locked, replacing
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.installation import CONF, as_typed, parser_of
+from svhn_vae.runs.installation import CONF, parser_of
 
 EXPERIMENTS = CONF / "experiment" / "claims"
 
@@ -58,7 +58,7 @@ def claims() -> None:
 
 
 def runs() -> None:
-    """Lists all studies and their runs: status, age, bits per dimension, size on the disk: python src/runs.py"""
+    """Lists all studies and their runs: status, age, bits per dimension, size on the disk: svhn-vae runs"""
     parser = parser_of(runs.__doc__)
     parser.add_argument("outputs", type=Path, nargs="?", default=Path("outputs"), help="the folder of the studies")
     outputs = parser.parse_args().outputs
@@ -89,7 +89,7 @@ def megabytes(folder: Path) -> str:
 
 
 def clean() -> None:
-    """Says which run folders it would delete: those that failed, and those that are named. python src/clean.py yes=true
+    """Says which run folders it would delete: those that failed, and those that are named. svhn-vae clean yes=true
     deletes them. A finished, diverged or interrupted run goes only where it is named."""
     parser = parser_of(clean.__doc__)
     parser.add_argument(
@@ -100,8 +100,7 @@ def clean() -> None:
     named = [Path(word) for word in asked.words if word not in ("yes=true", "yes=false")]
     for path in named:
         if path.is_symlink() or not RunFolder(path).facts:
-            listing = as_typed("python src/runs.py")
-            raise UserError(f"{path}: expected a run's folder, such as outputs/demo/NAME: {listing} lists them")
+            raise UserError(f"{path}: expected a run's folder, such as outputs/demo/NAME: svhn-vae runs lists them")
     failed = [path for path in sorted(asked.outputs.glob("*/*")) if RunFolder(path).facts.get("status") == "failed"]
     chosen = list(dict.fromkeys([*failed, *named]))
     for path in chosen:

@@ -16,7 +16,7 @@ from torch import Tensor
 from svhn_vae.data.batches import dequantised_chunks, every_nth
 from svhn_vae.errors import Damaged
 from svhn_vae.model.covariance import FITS, Moments
-from svhn_vae.runs.weights import load_tensors, save_tensors
+from svhn_vae.runs.tensors import load_tensors, save_tensors
 from svhn_vae.seeds import Stream
 
 MOMENTS_FORMAT = 5  # to be raised with any change of what is fitted, so that older files are not read

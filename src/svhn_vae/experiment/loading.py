@@ -30,7 +30,8 @@ from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.head import VarianceHead
 from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
-from svhn_vae.runs.weights import load_model, load_parts, load_tensors, save_tensors, stored_shapes
+from svhn_vae.runs.tensors import load_tensors, save_tensors
+from svhn_vae.training.checkpoints import load_model, load_parts, stored_shapes
 
 BASES = {
     "data": Source,

@@ -34,10 +34,10 @@ from svhn_vae.runs.files import write_json
 from svhn_vae.runs.folder import RunFolder
 from svhn_vae.runs.identity import Config, flatten, identity
 from svhn_vae.runs.installation import commit
-from svhn_vae.runs.weights import load_weights, save_prior, save_representation, save_tensors
+from svhn_vae.runs.tensors import save_tensors
 from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
-from svhn_vae.training.checkpoints import Last, continuation
+from svhn_vae.training.checkpoints import Last, continuation, load_weights, save_prior, save_representation
 from svhn_vae.training.interruption import INTERRUPTION
 from svhn_vae.training.loggers import History, TensorBoard, Wandb
 

@@ -20,7 +20,7 @@ from svhn_vae.evaluation import order_of_learning
 from svhn_vae.model.vae import VAE
 from svhn_vae.pictures.gallery import Subject, draw
 from svhn_vae.pictures.sheet import write_png
-from svhn_vae.runs.weights import save_tensors
+from svhn_vae.runs.tensors import save_tensors
 from svhn_vae.training.loggers import TensorBoard
 from svhn_vae.training.module import LitVAE, updates_per_epoch
 
