@@ -123,21 +123,23 @@ def interpolations(subject: Subject) -> Picture:
 
 
 def traversals(subject: Subject) -> Picture:
-    """What one latent changes of an image: the ten whose means vary most, each through three of the prior's standard
-    deviations to both sides of the prior's mean, where all others stay those of the image."""
+    """What one latent changes of the image with the most contrast, on which changes are seen best: the ten whose means
+    vary most, each through three of the prior's standard deviations to both sides of the prior's mean, where all others
+    stay those of the image."""
     vae = subject.vae
     x = pixels(subject.dataset.val.images, MAX_TRAVERSED).to(vae.device)
+    start = x[x.flatten(1).std(1).argmax()][None]
     spread = torch.cat([infer(vae, chunk).mean for chunk in x.split(BATCH)]).std(0, correction=0)
     values, widest = spread.topk(min(10, len(spread)))
     centre, unit = vae.prior.moments()
     rows = torch.arange(len(widest))
-    z = infer(vae, x[:1]).z.repeat(len(widest), NUM_STEPS, 1)
+    z = infer(vae, start).z.repeat(len(widest), NUM_STEPS, 1)
     z[rows, :, widest] = centre[widest, None] + unit[widest, None] * torch.linspace(-3, 3, NUM_STEPS, device=vae.device)
     decoded = vae.decode_mean(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-    shown = torch.cat([x[:1].expand(len(widest), 1, -1, -1, -1), decoded], dim=1)
+    shown = torch.cat([start.expand(len(widest), 1, -1, -1, -1), decoded], dim=1)
     what = (
-        f"a validation image (left); below each other the {len(widest)} latents whose means vary most (sd "
-        f"{values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3 standard deviations of the prior"
+        f"the validation image of most contrast (left); below each other the {len(widest)} latents whose means vary "
+        f"most (sd {values[0]:.2f} to {values[-1]:.2f}), each from -3 to 3 standard deviations of the prior"
     )
     return grid(shown.flatten(0, 1), 1 + NUM_STEPS), what
 
