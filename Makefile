@@ -11,33 +11,38 @@ demo: $(VENV)/installed # the 2 x 2 ablation of the README on synthetic digits
 	$(BIN)/python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo trainer.max_epochs=15 study=demo
 	$(BIN)/python src/train.py experiment=digits data=synthetic trainer.max_epochs=20 study=demo
 
-test: $(VENV)/installed # everything but stress
+test: $(VENV)/tests # everything but stress
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(PYTEST)
 
-check: $(VENV)/installed # what takes 2 1/2 minutes: the tests that start no process
+check: $(VENV)/tests # what takes 2 1/2 minutes: the tests that start no process
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(PYTEST) -m 'not process'
 
-stress: $(VENV)/installed # the long proofs: killed, interrupted, out of disk, fuzzed
+stress: $(VENV)/tests # the long proofs: killed, interrupted, out of disk, fuzzed
 	$(BIN)/python tests/stress/full_size.py
 	set -e; for proof in kill faults fuzz; do OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/stress/$$proof.py; done
 
 docs: $(VENV)/documentation # site/index.html
 	$(BIN)/mkdocs build --strict
 
-format: $(VENV)/installed
+format: $(VENV)/tests
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
+
+$(VENV)/tests: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $(VENV)/installed $@
 
 $(VENV)/documentation: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
