@@ -18,6 +18,7 @@ from svhn_vae.model.covariance import (
     mahalanobis,
     robust_moments,
     sample_moments,
+    shrunk,
     student_t_log_prob,
 )
 
@@ -73,6 +74,36 @@ def test_no_variance_beyond_the_number_of_images(num_images):
     assert fitted.eigenvalues[num_images - 2] > 1e-12 > fitted.eigenvalues[num_images - 1]
     beyond = (x - x.mean(axis=0)) @ fitted.components[num_images:].double().numpy().T
     np.testing.assert_allclose(beyond, 0, atol=1e-6)
+
+
+def divergence(found: np.ndarray, true: np.ndarray) -> float:
+    """Of Gaussians with these variances, the mean over directions: what a code for images pays for wrong variances."""
+    return (true / found - np.log(true / found) - 1).mean() / 2
+
+
+@pytest.mark.parametrize("num_images", [50, 100, 150, 250, 400, 1000])
+def test_shrunk_variances_are_nearer_to_those_of_other_images(num_images):
+    """The oracle is the true covariance, along the axes that were found: of 200 pixels, more than images and fewer."""
+    rng, true = np.random.default_rng(0), np.geomspace(1, 1e-3, 200)
+    sample = sample_moments(in_batches(rng.standard_normal((num_images, 200)) * np.sqrt(true)))
+    found, expected = shrunk(sample, num_images), sample.components.double().numpy() ** 2 @ true
+    rank, eigenvalues = min(200, num_images - 1), found.eigenvalues.numpy()
+    assert (found.eigenvalues.diff() <= 0).all()
+    torch.testing.assert_close(found.variances, found.eigenvalues)
+    before = divergence(sample.eigenvalues.numpy()[:rank], expected[:rank])
+    assert divergence(eigenvalues[:rank], expected[:rank]) < 0.2 * before
+    np.testing.assert_allclose(eigenvalues[rank:].sum(), expected[rank:].sum(), rtol=0.1)
+
+
+def test_equal_variances_are_found_equal_and_two_images_say_nothing():
+    x = np.random.default_rng(0).standard_normal((300, 100))
+    sample = sample_moments(in_batches(x))
+    assert sample.eigenvalues.max() / sample.eigenvalues.min() > 10
+    found = shrunk(sample, 300).eigenvalues
+    np.testing.assert_allclose(found, 1, atol=0.3)
+    assert found.std() < 0.1
+    few = sample_moments(in_batches(x[:2]))
+    assert shrunk(few, 2) is few
 
 
 def scatter_of(fitted) -> np.ndarray:

@@ -1,7 +1,11 @@
-"""Draws the pictures of the README: python docs/images/draw.py [outputs/demo]
+"""Draws the pictures of the README and of docs/results.md: python docs/images/draw.py [outputs/front]
 
-ranking.png: the README's own table, test bits/dim against the Frechet distance of samples.
-samples.png, where a study of synthetic data is named: data and pictures of its run of experiment=digits.
+ranking.png: the README's own table, test bits/dim against the Frechet distance of samples. Where a study is named, of
+
+    python src/train.py experiment=pictures data=synthetic study=front
+    python src/train.py experiment=digits data=synthetic trainer.max_epochs=20 study=front
+
+also samples.png: data, samples, and styles carried through all digits; and post.png: the post's figures 3 and 4.
 """
 
 import json
@@ -17,11 +21,16 @@ from PIL import Image
 
 from svhn_vae.pictures.gallery import BLOCK_GAP, COLUMNS
 
-SHOWN = {
-    "data": "data",
-    "reconstructions": "images, and below each its reconstruction",
-    "samples": "samples",
-    "digits": "an image, and its style in all digits",
+SHOWN = {  # experiment and picture -> title, images in a row, rows
+    "samples.png": {
+        ("pictures", "data"): ("training images", 8, 8),
+        ("pictures", "samples"): ("samples", 8, 8),
+        ("digits", "digits"): ("an image, and its style in all digits", 11, 10),
+    },
+    "post.png": {
+        ("pictures", "samples"): ("100 samples of the prior (the post's figure 3)", 10, 10),
+        ("pictures", "analogies"): ("an image of each digit, and 9 noisy passes (figure 4)", 10, 10),
+    },
 }
 REAL_IMAGES = 4.1  # Frechet distance of real validation images, as the README says
 FOLDER = Path(__file__).parent
@@ -31,8 +40,8 @@ BLUE, GREY = "#0072b2", "#767676"
 
 def main() -> None:
     draw_ranking(rows(README.read_text(encoding="utf-8"))).savefig(FOLDER / "ranking.png", dpi=120)
-    if len(sys.argv) > 1:
-        draw_samples(run_of_digits(Path(sys.argv[1])) / "figures").savefig(FOLDER / "samples.png", dpi=100)
+    for name, shown in SHOWN.items() if len(sys.argv) > 1 else ():
+        draw_sheets(Path(sys.argv[1]), shown).savefig(FOLDER / name, dpi=100)
 
 
 class Row(NamedTuple):
@@ -92,22 +101,27 @@ def label_dots(axes: Axes, seen: list[Row], low: float) -> None:
                       fontsize="small", arrowprops=arrow, bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
 
 
-def run_of_digits(study: Path) -> Path:
-    results = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in study.glob("*/result.json")}
-    if any(result["data"]["name"] != "synthetic" for result in results.values()):
-        sys.exit(f"{study} must hold runs of data=synthetic: no photograph is part of this repository")
-    found = [folder for folder in results if (folder / "figures" / "digits.png").exists()]
-    return found[0] if found else sys.exit(f"{study} must hold a finished run of experiment=digits")
+def run_of(study: Path, experiment: str) -> Path:
+    for path in study.glob("*/result.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["choices"].get("experiment") == experiment:
+            if result["data"]["name"] != "synthetic":
+                sys.exit(f"{study} must hold runs of data=synthetic: no photograph is part of this repository")
+            return path.parent
+    return sys.exit(f"{study} must hold a finished run of experiment={experiment}")
 
 
-def draw_samples(figures: Path) -> Figure:
-    """The last square of rows of each picture: what is above and the caption below are left out."""
-    figure = Figure(figsize=(12, 3.3), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
-        picture = np.asarray(Image.open(figures / f"{name}.png"))
-        size = picture.shape[1] // (COLUMNS + 1 if name == "digits" else COLUMNS)
+def draw_sheets(study: Path, shown: dict[tuple[str, str], tuple[str, int, int]]) -> Figure:
+    """The first rows and columns of each picture; of digits.png, of its second block."""
+    figure = Figure(figsize=(12, 11.5 / len(shown) + 0.4), layout="constrained")
+    for axes, ((experiment, name), (title, columns, rows)) in zip(
+        figure.subplots(1, len(shown)), shown.items(), strict=True
+    ):
+        picture = np.asarray(Image.open(run_of(study, experiment) / "figures" / f"{name}.png"))
+        in_row = COLUMNS + 1 if name == "digits" else COLUMNS
+        size = picture.shape[1] // in_row
         top = COLUMNS * size + BLOCK_GAP if name == "digits" else 0
-        axes.imshow(picture[top : top + COLUMNS * size])
+        axes.imshow(picture[top : top + rows * size, : columns * size])
         axes.set_title(title, fontsize="medium")
         axes.set_axis_off()
     return figure

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from svhn_vae.data.batches import dequantised_chunks, every_nth
 from svhn_vae.errors import Damaged
-from svhn_vae.model.covariance import FITS, Moments
+from svhn_vae.model.covariance import FITS, Moments, shrunk
 from svhn_vae.runs.tensors import load_tensors, save_tensors
 from svhn_vae.seeds import Stream
 
@@ -73,11 +73,14 @@ def _write(content: Any, path: Path) -> None:
 def cached_moments(images: Tensor, digest: str, scatter: str, cache: Path, device: torch.device = CPU) -> Moments:
     """The moments of images (N, C, H, W) uint8 named by `digest`; from `cache`, or fitted and put there.
 
-    scatter: one of covariance.FITS, `sample` or `robust`.
+    scatter: one of covariance.SCATTERS: `sample`, what is `shrunk` of it, or `robust`.
 
     At most MAX_IMAGES evenly spaced images are fitted on, their covariance on the device. The dequantisation noise is
     the same in every run. The whole spectrum is kept: every number of components, whitened or not, is a slice of it.
     """
+    if scatter == "shrunk":
+        sample = cached_moments(images, digest, "sample", cache, device)
+        return shrunk(sample, len(every_nth(images, MAX_IMAGES["sample"])))
     path = cache / f"moments-{MOMENTS_FORMAT}-{scatter}-{digest}.safetensors"
     return cached(path, Moments, functools.partial(fitted_moments, images, scatter, device))
 

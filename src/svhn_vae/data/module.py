@@ -65,7 +65,7 @@ class DataModule(L.LightningDataModule):
         self.evaluation = EvaluationSplits(self.dataset, self.representation, self.labels)
 
     def moments(self, scatter: str) -> Moments:
-        """The training images' moments, `sample` or `robust`; from the cache, or fitted."""
+        """The training images' moments, one of covariance.SCATTERS; from the cache, or fitted."""
         return cached_moments(
             self.dataset.train.images, self.dataset.train_digest, scatter, self.cache, self.fit_device
         )

@@ -21,7 +21,7 @@ from svhn_vae.data.cache import MAX_IMAGES
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset
 from svhn_vae.model.coordinates import cosine_basis
-from svhn_vae.model.covariance import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored, student_t_log_prob
+from svhn_vae.model.covariance import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored, shrunk, student_t_log_prob
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.logistic import log_mass_of_level
@@ -29,7 +29,7 @@ from svhn_vae.model.variance.neighbours import HALF_A_LEVEL, ORDER, Predictor
 from svhn_vae.runs.files import read_json, write_json
 from svhn_vae.seeds import Stream
 
-FORMAT = 5  # to be raised with any change of what is scored, so that older files are not read
+FORMAT = 6  # to be raised with any change of what is scored, so that older files are not read
 MAX_IMAGES_AT_ONCE = 10_000  # for what is fitted on the images themselves, not on their moments
 REACH = 3  # of the causal code: rows above, and pixels to either side
 MAX_CODED = 5_000  # images that it is fitted on
@@ -94,10 +94,13 @@ def fitted(images: Tensor, moments: Callable[[str], Moments], num_components: in
     """Every baseline, fitted on training images (N, C, H, W) uint8 and their moments."""
     sample, robust = moments("sample"), moments("robust")
     x = torch.cat(list(dequantised_chunks(every_nth(images, MAX_IMAGES_AT_ONCE), Stream.BASIS_NOISE)))
-    degrees = robust.degrees_of_freedom.item()
+    degrees, num_images = robust.degrees_of_freedom.item(), len(every_nth(images, MAX_IMAGES["sample"]))
     return {
         **gaussians(sample, num_components),
-        "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), len(every_nth(images, MAX_IMAGES["sample"]))),
+        "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), num_images),
+        "full covariance, shrunk": Elliptical(
+            sample.mean, sample.components, floored(shrunk(sample, num_images).eigenvalues)
+        ),
         "Student-t, full covariance": Elliptical(robust.mean, robust.components, robust.eigenvalues, degrees),
         "cosine transform, one scale per image": cosine_student_t(robust, x),
     }

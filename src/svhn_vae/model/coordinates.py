@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from svhn_vae.errors import UserError, at_least, one_of
-from svhn_vae.model.covariance import FITS, NUM_LEVELS, Moments, floored
+from svhn_vae.model.covariance import NUM_LEVELS, SCATTERS, Moments, floored
 from svhn_vae.model.residual import RESIDUALS, Residual, Spectrum
 
 UNKNOWN = -1  # the label of an image of which none is known
@@ -44,7 +44,7 @@ class Representation(nn.Module, ABC):
     mean: Tensor  # of x
     scale: Tensor  # what x - mean, or its scores, are divided by
     residual: Residual  # the law of what is cut off
-    scatter: str  # of which moments it is fitted on: one of FITS
+    scatter: str  # of which moments it is fitted on: one of SCATTERS
     has_fitted_axes = False  # its first components are directions of the training images: it needs as many of these
     is_projection: bool  # dear to compute and smaller than the image: worth keeping for a whole data set
 
@@ -154,7 +154,7 @@ class Projection(Representation):
         if not 1 <= n_components <= num_pixels:
             raise UserError(f"pca.n_components must be in 1..{num_pixels}, the pixels of an image, got {n_components}")
         one_of("pca", RESIDUALS, residual=residual)
-        one_of("pca", FITS, scatter=scatter)
+        one_of("pca", SCATTERS, scatter=scatter)
         one_of("pca", (NUM_LEVELS - 1, NUM_LEVELS), pixel_levels=pixel_levels)
         at_least("pca", 1, num_bands=num_bands)
         self.image_shape = torch.Size(image_shape)

@@ -18,6 +18,8 @@ from torch import Tensor
 NUM_LEVELS = 256
 DEQUANTISATION_VARIANCE = 1 / (12 * NUM_LEVELS**2)  # of u / 256, u uniform in [0, 1): no variance is below it
 MAX_STEPS = 20  # of EM: it takes 5 to 8
+FAR = 1e3  # widths of a kernel: beyond, its Hilbert transform is that of a point, to a millionth
+ROWS_AT_ONCE = 500  # of the square of all pairs of eigenvalues: bounds memory
 TOLERANCE = 1e-3  # nats per pixel that a further step of EM must gain
 
 
@@ -126,6 +128,49 @@ def student_t(x: list[np.ndarray], num_pixels: int) -> tuple[Tensor, Tensor, Ten
 
 
 FITS = {"sample": sample_moments, "robust": robust_moments}
+SCATTERS = (*FITS, "shrunk")
+
+
+def shrunk(sample: Moments, num_images: int) -> Moments:
+    """The same axes with the variances that they are to have in other images, where a sample's spread too far: the
+    small ones too small, and those beyond the number of images 0.
+
+    Ledoit and Wolf's analytical nonlinear shrinkage (2020), from the density of the sample's own eigenvalues; then made
+    to fall. It supposes independent images. Of fewer than 12 it can say nothing, and they stay as they are.
+    """
+    num_pixels, num = len(sample.mean), num_images - 1  # the mean is estimated, too
+    if num <= 11:
+        return sample
+    width, ratio, known = num ** (-1 / 3), num_pixels / num, sample.eigenvalues[: min(num_pixels, num)].numpy()
+    density, hilbert = spectral_density(known, width)
+    if num_pixels <= num:
+        size = (np.pi * ratio * known * density) ** 2 + (1 - ratio - np.pi * ratio * known * hilbert) ** 2
+        found = known / size
+    else:
+        reach = np.sqrt(5) * width
+        at_null = 1.5 / reach**2 + 0.75 / reach * (1 - 1 / reach**2) * np.log((1 + reach) / (1 - reach))
+        of_null = num / (num_pixels - num) / (at_null * (1 / known).mean())
+        found = np.full(num_pixels, of_null)
+        found[:num] = 1 / (np.pi**2 * known * (density**2 + hilbert**2))
+    eigenvalues = torch.from_numpy(np.array(scipy.optimize.isotonic_regression(found, increasing=False).x))
+    return sample._replace(eigenvalues=eigenvalues, total_variance=eigenvalues.sum())
+
+
+def spectral_density(eigenvalues: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of eigenvalues (R,), at each of them, and its Hilbert transform: by Epanechnikov's kernel, of a width that is
+    relative to the eigenvalue."""
+    found = []
+    for part in np.array_split(eigenvalues, -(-len(eigenvalues) // ROWS_AT_ONCE)):
+        x = (part[:, None] - eigenvalues) / (width * eigenvalues)
+        bounded = np.where(np.abs(np.abs(x) - np.sqrt(5)) < 1e-9, 2.0, np.clip(x, -FAR, FAR))  # the logarithm is finite
+        parabola = 3 / (4 * np.sqrt(5)) * (1 - bounded**2 / 5)
+        logarithm = np.log(np.abs((np.sqrt(5) - bounded) / (np.sqrt(5) + bounded)))
+        near = -3 / (10 * np.pi) * x + parabola / np.pi * logarithm
+        far = -1 / (np.pi * np.where(np.abs(x) > FAR, x, FAR))  # where the difference would be rounding
+        transform = np.where(np.abs(x) > FAR, far, near)
+        found.append([(each / (width * eigenvalues)).mean(1) for each in (parabola.clip(min=0), transform)])
+    density, hilbert = zip(*found, strict=True)
+    return np.concatenate(density), np.concatenate(hilbert)
 
 
 def weighted_moments(x: list[np.ndarray], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
