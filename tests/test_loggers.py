@@ -222,8 +222,9 @@ def test_compared_curves_leave_out_what_would_decide_their_axis(num_epochs, show
 # --- other loggers ----------------------------------------------------------------------------------------------------
 
 
-def test_several_loggers_at_once(tmp_path):
+def test_several_loggers_at_once(tmp_path, monkeypatch):
     """What each of them keeps of one run, read back."""
+    monkeypatch.chdir(tmp_path)  # MLflow makes mlruns/ there
     folder = finished(tmp_path, 1, "logger=[csv,mlflow,wandb]", f"logger.mlflow.tracking_uri=sqlite:///{tmp_path}/ml.db",
                       "study=mine")  # fmt: skip
     due = folder.result["metrics"]["test/bits_per_dim"]
@@ -239,6 +240,8 @@ def test_several_loggers_at_once(tmp_path):
     assert run.data.params["variance"] == "relu_eps"
     assert run.info.run_name == "run"
     [point] = client.get_metric_history(run.info.run_id, "val/bits_per_dim")
+    pictures = {path.name for path in folder.figures.glob("*.png")} - {"calibration.png", "order_of_learning.png"}
+    assert {each.path for each in client.list_artifacts(run.info.run_id)} == pictures >= {"samples.png", "data.png"}
     again = loggers.MLflow(folder.path, experiment_name="mine", tracking_uri=f"sqlite:///{tmp_path}/ml.db")
     assert again.run_id == run.info.run_id  # of a run that is continued, from an earlier step on
     for step in (point.step, point.step + 1):
@@ -247,6 +250,7 @@ def test_several_loggers_at_once(tmp_path):
 
     [kept] = folder.path.glob("wandb/offline-run-*/*.wandb")
     assert b"test/bits_per_dim" in kept.read_bytes()
+    assert {path.name.split("_")[0] for path in kept.parent.rglob("*.png")} == {name[:-4] for name in pictures}
     assert wandb.run is None  # it has ended: the next run of this process is another
     assert not (folder.path / "tensorboard").exists()
 

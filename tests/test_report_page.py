@@ -283,6 +283,13 @@ def test_columns_without_a_value_are_left_out_and_names_of_settings_are_text(stu
     assert not {"PSNR, dB", "# precision"} & {*titles}
 
 
+def test_settings_that_only_change_together_have_one_effect(study, undrawn):
+    for number in (1, 2, 3):
+        write_run(study, f"run{number}", batch_size=number, **setting("pca", n_components=number))
+    text = "".join(page_of(study).text)
+    assert "The ranking is the effect of batch_size, pca.n_components, which were varied together." in text
+
+
 def test_what_differs_and_nothing_else(swept):
     table = next(table for table in swept.page.tables if table[0][0] == "variant")
     assert table[0] == ["variant", "pca.n_components", "pca.whiten"]

@@ -69,7 +69,9 @@ def test_a_search_end_to_end(tmp_path):
     printed = shlex.split(done.stdout.splitlines()[-1].partition(": ")[2])
     assert printed[:2] == ["python", str(SRC / "report.py")]
     assert command("report", tmp_path, *printed[2:]).returncode == 0
-    assert 'id="search"' in (folder / "report" / "index.html").read_text(encoding="utf-8")
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert 'id="search"' in page
+    assert 'href="#search"' in page
     assert (folder / "report" / "figures" / "search.svg").is_file()
 
 

@@ -39,7 +39,7 @@ from svhn_vae.seeds import Stream, derive_seed
 from svhn_vae.training.callbacks import OrderOfLearning, Progress
 from svhn_vae.training.checkpoints import Last, continuation, load_weights, save_prior, save_representation
 from svhn_vae.training.interruption import INTERRUPTION
-from svhn_vae.training.loggers import History, TensorBoard, Wandb
+from svhn_vae.training.loggers import History, MLflow, TensorBoard, Wandb
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "numpy", "scikit-learn", "scipy")
 MAX_FITTED = 50_000  # images that a prior is fitted on: more would not change it
@@ -232,11 +232,15 @@ def draw_calibration(job: Job, score: Score) -> None:
 
 
 def draw(job: Job) -> None:
-    """The cheaper pictures of training and validation images; src/generate.py draws them all."""
+    """The cheaper pictures of training and validation images, for loggers, too; src/generate.py draws them all."""
     name = job.folder.path.name
     subject = Subject(job.module.vae.eval(), job.data.dataset, name, seed=0, temperature=1.0)
     for drawn in (name for name in DRAWN if name in gallery.possible(subject.vae)):
-        write_png(gallery.draw(subject, drawn), job.folder.figures / f"{drawn}.png")
+        picture = gallery.draw(subject, drawn)
+        write_png(picture, job.folder.figures / f"{drawn}.png")
+        for logger in job.trainer.loggers:
+            if isinstance(logger, TensorBoard | MLflow | Wandb):  # a table has no pictures
+                logger.log_picture(drawn, picture, job.folder.facts["cost"]["steps"])
 
 
 def leave_partial_result(job: Job) -> None:

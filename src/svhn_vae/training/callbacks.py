@@ -145,7 +145,7 @@ class Pictures(Callback):
         vae, board, step = pl_module.vae, logger.experiment, trainer.global_step - 1
         subject = Subject(vae, trainer.datamodule.dataset, f"epoch {trainer.current_epoch + 1}", 0, 1.0)  # pyright: ignore[reportAttributeAccessIssue]
         for name in ("samples", "reconstructions"):
-            logger.attempt(board.add_image, name, draw(subject, name), step, dataformats="HWC")
+            logger.log_picture(name, draw(subject, name), step)
         with torch.random.fork_rng():
             likelihood = vae(next(iter(trainer.datamodule.val_dataloader()))).likelihood  # pyright: ignore[reportAttributeAccessIssue]
         log_sigma = likelihood.stddev.clamp(min=torch.finfo(torch.float32).tiny).log10().flatten()[:100_000]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812  its usual name
+import numpy as np
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
@@ -110,6 +111,11 @@ class TensorBoard(TensorBoardLogger):
             return {}
         return {f"{LATER}/{name}": value for name, value in metrics.items() if name in named}
 
+    @rank_zero_only
+    def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """picture: (H, W, 3), uint8."""
+        self.attempt(self.experiment.add_image, name, picture, step, dataformats="HWC")
+
     def save(self) -> None:
         """Writes no hparams.yaml beside the events: .hydra/config.yaml has it all, and is whole or not there."""
 
@@ -149,6 +155,11 @@ class MLflow(MLFlowLogger):
             self._last[name] = max((point.step for point in points), default=-1)
         super().log_metrics({name: value for name, value in metrics.items() if step > self._last[name]}, step)
 
+    @rank_zero_only
+    def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """picture: (H, W, 3), uint8."""
+        self.experiment.log_image(str(self.run_id), picture, f"{name}.png")
+
 
 class Wandb(WandbLogger):
     """Lightning's, of one run of W&B per run folder: a continued run goes on with it. `end` says that it is over."""
@@ -157,6 +168,11 @@ class Wandb(WandbLogger):
         name, settings = save_dir.name, {"silent": True}
         super().__init__(name, save_dir, project=project, group=group, offline=offline, id=f"{group}-{name}",
                          resume="allow", settings=settings)  # fmt: skip
+
+    @rank_zero_only
+    def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """picture: (H, W, 3), uint8."""
+        self.log_image(name, [picture], step)
 
     @rank_zero_only
     def end(self) -> None:
