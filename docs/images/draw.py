@@ -113,7 +113,7 @@ def run_of(study: Path, experiment: str) -> Path:
 
 def draw_sheets(study: Path, shown: dict[tuple[str, str], tuple[str, int, int]]) -> Figure:
     """The first rows and columns of each picture; of digits.png, of its second block."""
-    figure = Figure(figsize=(12, 11.5 / len(shown) + 0.4), layout="constrained")
+    figure = Figure(figsize=(12, 11.5 / len(shown) + 0.6), layout="constrained")
     for axes, ((experiment, name), (title, columns, rows)) in zip(
         figure.subplots(1, len(shown)), shown.items(), strict=True
     ):
