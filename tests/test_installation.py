@@ -85,14 +85,18 @@ def test_without_a_command_they_are_listed(monkeypatch, capsys):
         commands.main()
     assert not left.value.code
     printed = capsys.readouterr().out
-    scripts = {path.stem for path in (REPO / "src").glob("*.py")}
-    assert set(re.findall(r"^  (\w+) ", printed, re.MULTILINE)) == scripts == set(commands.COMMANDS)
+    assert set(re.findall(r"^  (\w+) ", printed, re.MULTILINE)) == set(commands.COMMANDS)
 
 
-@pytest.mark.parametrize("name", sorted(commands.COMMANDS))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (REPO / "src").glob("*.py")))
 def test_each_script_is_its_command(name):
     """`python src/train.py` and `svhn-vae train` are the same function."""
     assert f'    run("{name}")\n' in (REPO / "src" / f"{name}.py").read_text(encoding="utf-8")
+    assert name in commands.COMMANDS
+
+
+@pytest.mark.parametrize("name", sorted(commands.COMMANDS))
+def test_each_command_is_a_function_of_its_module(name):
     assert callable(getattr(importlib.import_module(f"svhn_vae.commands.{commands.COMMANDS[name][0]}"), name))
 
 

@@ -166,8 +166,13 @@ def of_one_type(key: str, value: Any) -> Any:
 def log(job: Job, metrics: Mapping[str, float]) -> None:
     """To all loggers, at the end of training."""
     for logger in job.trainer.loggers:
-        logger.log_metrics(dict(metrics), job.folder.facts["cost"]["steps"])
+        logger.log_metrics(dict(metrics), num_steps(job))
         logger.save()
+
+
+def num_steps(job: Job) -> int:
+    """Of the training, by this process or by an earlier one."""
+    return job.folder.facts.get("cost", {}).get("steps", job.trainer.global_step)
 
 
 def end_loggers(job: Job, status: str) -> None:
@@ -240,7 +245,7 @@ def draw(job: Job) -> None:
         write_png(picture, job.folder.figures / f"{drawn}.png")
         for logger in job.trainer.loggers:
             if isinstance(logger, TensorBoard | MLflow | Wandb):  # a table has no pictures
-                logger.log_picture(drawn, picture, job.folder.facts["cost"]["steps"])
+                logger.log_picture(drawn, picture, num_steps(job))
 
 
 def leave_partial_result(job: Job) -> None:
