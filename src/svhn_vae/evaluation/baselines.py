@@ -58,20 +58,26 @@ class Elliptical:
 def baselines(
     dataset: Dataset, moments: Callable[[str], Moments], num_components: int | None, cache: Path
 ) -> dict[str, float]:
-    """Test bits per dimension of each baseline, PPCA at K if one is given; kept in `cache` for later runs.
+    """Test bits per dimension of each baseline, PPCA at K if one is given; kept in `cache`, each K's apart.
 
     moments: gives the training images' moments, `sample` or `robust`; not called where the scores are kept.
     """
-    path = cache / f"baselines-{FORMAT}-{dataset.digest}-{num_components}.json"
-    kept = {}
-    with contextlib.suppress(OSError):  # another user's: the run can do without; the moments beside it have said so
-        kept = read_json(path)
-    if kept and kept.get("sha256") == checksum(kept.get("scores")):
-        return kept["scores"]
-    scores = score(dataset.test.images, fitted(dataset.train.images, moments, num_components))
-    with contextlib.suppress(OSError):
-        write_json(path, {"scores": scores, "sha256": checksum(scores)})
-    return scores
+
+    def kept(name: str, densities: Callable[[], dict[str, Elliptical]]) -> dict[str, float]:
+        path, found = cache / f"baselines-{FORMAT}-{dataset.digest}{name}.json", {}
+        with contextlib.suppress(OSError):  # another user's: the run can do without; the moments beside it have said so
+            found = read_json(path)
+        if found and found.get("sha256") == checksum(found.get("scores")):
+            return found["scores"]
+        scores = score(dataset.test.images, densities())
+        with contextlib.suppress(OSError):
+            write_json(path, {"scores": scores, "sha256": checksum(scores)})
+        return scores
+
+    scores = kept("", lambda: fitted(dataset.train.images, moments, None))
+    if num_components is None:
+        return scores
+    return scores | kept(f"-{num_components}", lambda: ppca(moments("sample"), num_components))
 
 
 def checksum(scores: dict[str, float] | None) -> str:
@@ -114,13 +120,17 @@ def gaussians(moments: Moments, num_components: int | None) -> dict[str, Ellipti
         "independent Gaussian": Elliptical(mean, torch.eye(len(mean)), floored(pixel_variance))
     }
     if num_components is not None:
-        kept, dropped = floored(eigenvalues).tensor_split([num_components])
-        ppca = torch.cat([kept, dropped.mean().expand(len(dropped))])
-        densities[f"PPCA, K = {num_components}"] = Elliptical(mean, components, ppca)
+        densities |= ppca(moments, num_components)
     if eigenvalues.min() > 0:  # with no more images than pixels it has no density
         densities["full covariance"] = Elliptical(mean, components, eigenvalues)
     densities["full covariance, floored"] = Elliptical(mean, components, floored(eigenvalues))
     return densities
+
+
+def ppca(moments: Moments, num_components: int) -> dict[str, Elliptical]:
+    kept, dropped = floored(moments.eigenvalues).tensor_split([num_components])
+    variances = torch.cat([kept, dropped.mean().expand(len(dropped))])
+    return {f"PPCA, K = {num_components}": Elliptical(moments.mean, moments.components, variances)}
 
 
 def ledoit_wolf(moments: Moments, x: Tensor, num_images: int) -> Elliptical:
