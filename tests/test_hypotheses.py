@@ -104,7 +104,7 @@ def test_a_hypothesis_and_its_defaults():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"margn": 1}, "'A claim.': .*unexpected keyword argument 'margn': expected claim, source, metric"),
+        ({"margn": 1}, "'A claim.': .*unexpected keyword argument 'margn'.*: expected claim, source, metric"),
         ({"claim": ""}, "claim must be a sentence, got ''"),
         ({"metric": "bits"}, "metric must be split/quantity, diverged, .*, got 'bits'"),
         ({"metric": "test/"}, "metric must be"),
