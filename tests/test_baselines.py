@@ -29,7 +29,7 @@ from svhn_vae.evaluation.baselines import (
     ledoit_wolf,
     score,
 )
-from svhn_vae.model.covariance import FITS, Moments, robust_moments, sample_moments
+from svhn_vae.model.covariance import FITS, Moments, robust_moments, sample_moments, shrunk
 from svhn_vae.seeds import Stream
 from test_lit import fitted as fitted_vae
 
@@ -64,7 +64,8 @@ def bits(log_density: np.ndarray) -> float:
 
 def moments_of_x(x: np.ndarray):
     """What the data module gives the baselines: scatter -> moments."""
-    return functools.cache(lambda scatter: FITS[scatter](in_batches(x)))
+    fits = FITS | {"shrunk": lambda batches: shrunk(sample_moments(batches), len(x))}
+    return functools.cache(lambda scatter: fits[scatter](in_batches(x)))
 
 
 TRAINING_MOMENTS = moments_of_x(X_TRAIN)
@@ -233,8 +234,9 @@ REAL_BITS = {
 @pytest.fixture(scope="module")
 def real_densities():
     images = read_mat(REAL / "train_32x32.mat").images
-    steps = {"sample": 1, "robust": 5}
-    return fitted(images, functools.cache(lambda scatter: fitted_moments(images[:: steps[scatter]], scatter)), 500)
+    found = {"sample": fitted_moments(images, "sample"), "robust": fitted_moments(images[::5], "robust")}
+    found["shrunk"] = shrunk(found["sample"], len(images))
+    return fitted(images, found.__getitem__, 500)
 
 
 @pytest.mark.skipif(not (REAL / "extra_32x32.mat").is_file(), reason="real images not at hand")

@@ -21,7 +21,7 @@ from svhn_vae.data.cache import MAX_IMAGES
 from svhn_vae.data.module import EvaluationSplits
 from svhn_vae.data.sources import Dataset
 from svhn_vae.model.coordinates import cosine_basis
-from svhn_vae.model.covariance import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored, shrunk, student_t_log_prob
+from svhn_vae.model.covariance import NUM_LEVELS, Moments, fit_degrees_of_freedom, floored, student_t_log_prob
 from svhn_vae.model.elbo import bits_per_dim
 from svhn_vae.model.vae import VAE
 from svhn_vae.model.variance.logistic import log_mass_of_level
@@ -60,7 +60,7 @@ def baselines(
 ) -> dict[str, float]:
     """Test bits per dimension of each baseline, PPCA at K if one is given; kept in `cache`, each K's apart.
 
-    moments: gives the training images' moments, `sample` or `robust`; not called where the scores are kept.
+    moments: gives the training images' moments, each of covariance.SCATTERS; not called where the scores are kept.
     """
 
     def kept(name: str, densities: Callable[[], dict[str, Elliptical]]) -> dict[str, float]:
@@ -98,15 +98,13 @@ def score(images: Tensor, densities: dict[str, Elliptical]) -> dict[str, float]:
 
 def fitted(images: Tensor, moments: Callable[[str], Moments], num_components: int | None) -> dict[str, Elliptical]:
     """Every baseline, fitted on training images (N, C, H, W) uint8 and their moments."""
-    sample, robust = moments("sample"), moments("robust")
+    sample, shrunk, robust = moments("sample"), moments("shrunk"), moments("robust")
     x = torch.cat(list(dequantised_chunks(every_nth(images, MAX_IMAGES_AT_ONCE), Stream.BASIS_NOISE)))
-    degrees, num_images = robust.degrees_of_freedom.item(), len(every_nth(images, MAX_IMAGES["sample"]))
+    degrees = robust.degrees_of_freedom.item()
     return {
         **gaussians(sample, num_components),
-        "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), num_images),
-        "full covariance, shrunk": Elliptical(
-            sample.mean, sample.components, floored(shrunk(sample, num_images).eigenvalues)
-        ),
+        "full covariance, Ledoit-Wolf": ledoit_wolf(sample, x.flatten(1), len(every_nth(images, MAX_IMAGES["sample"]))),
+        "full covariance, shrunk": Elliptical(shrunk.mean, shrunk.components, floored(shrunk.eigenvalues)),
         "Student-t, full covariance": Elliptical(robust.mean, robust.components, robust.eigenvalues, degrees),
         "cosine transform, one scale per image": cosine_student_t(robust, x),
     }
