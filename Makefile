@@ -8,8 +8,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 .PHONY: demo test check stress docs format clean
 
 demo: $(VENV)/installed # the 2 x 2 ablation of the README on synthetic digits
-	$(BIN)/python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo trainer.max_epochs=12 study=demo
-	$(BIN)/python src/train.py experiment=digits data=synthetic trainer.max_epochs=20 study=demo
+	$(BIN)/python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo trainer.max_epochs=10 study=demo
+	$(BIN)/python src/train.py experiment=digits data=synthetic trainer.max_epochs=15 study=demo
 
 test: $(VENV)/tests # everything but stress
 	$(BIN)/ruff check .
@@ -36,12 +36,12 @@ format: $(VENV)/tests
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable .
 	touch $@
 
 $(VENV)/tests: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[test]'
 	touch $(VENV)/installed $@
 
 $(VENV)/documentation: pyproject.toml
