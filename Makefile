@@ -8,8 +8,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 .PHONY: demo test check stress docs format clean
 
 demo: $(VENV)/installed # the 2 x 2 ablation of the README on synthetic digits
-	$(BIN)/python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo trainer.max_epochs=10 study=demo
-	$(BIN)/python src/train.py experiment=digits data=synthetic trainer.max_epochs=15 study=demo
+	$(BIN)/python src/train.py -m variance=relu_eps,logvar pca.whiten=false,true data=synthetic trainer=demo trainer.max_epochs=8 study=demo
+	$(BIN)/python src/train.py experiment=digits data=synthetic optimizer.lr=4e-3 trainer.max_epochs=12 study=demo
 
 test: $(VENV)/tests # everything but stress
 	$(BIN)/ruff check .
