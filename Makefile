@@ -34,14 +34,19 @@ format: $(VENV)/tests
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/installed: pyproject.toml
+# Compiled on all cores, which pip does on one; of some libraries' files, which are templates, it fails.
+define install
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable $(1)
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+endef
+
+$(VENV)/installed: pyproject.toml
+	$(call install,.)
 	touch $@
 
 $(VENV)/tests: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[test]'
+	$(call install,'.[test]')
 	touch $(VENV)/installed $@
 
 $(VENV)/documentation: pyproject.toml

@@ -20,7 +20,8 @@ class Small:
     """A small VAE under an optimiser, and updates of it."""
 
     def __init__(self, module, **settings) -> None:
-        self.module, self.batch = module, features(module)
+        batch = features(module)
+        self.module, self.batch = module, batch._replace(y=batch.y.contiguous())  # as `update` gives it: same rounding
         self.optimizer, self.factor = module.configure_optimizers(), 1.0
         ways = {"backward": self.backward, "step": self.optimizer.step, "mean": lambda values: values}
         whole = {"max_gradient_norm": None, "clip": None, "compile_mode": None, **settings}
@@ -78,7 +79,7 @@ def test_an_update_is_the_optimisers_step_by_the_losss_gradient():
     pairs = list(zip(small.module.vae.parameters(), other.vae.parameters(), strict=True))
     steps = torch.cat([(1e-3 * its.grad).flatten() for _, its in pairs if its.grad is not None])
     errors = torch.cat([(its - 1e-3 * its.grad - ours).flatten() for ours, its in pairs if its.grad is not None])
-    assert errors.norm() < 1e-4 * steps.norm()  # of single weights float32 loses more: their gradients are sums
+    assert errors.norm() < 1e-6 * steps.norm()
     assert all((ours == its).all() for ours, its in pairs if its.grad is None)
 
 

@@ -29,7 +29,7 @@ from svhn_vae.errors import UserError, above_zero, at_least, fraction
 FORMAT = 4  # to be raised with any change of the network or its training, so that older files are not read
 NUM_DIGITS = 10
 MAX_IMAGES = 2_000  # for the scales of channels and features
-CHUNK = 500  # images in the network at a time, when it does not learn: bounds memory
+CHUNK = 100  # images in the network at a time, when it does not learn: more are slower on a CPU
 CONFIDENT = 0.9  # probability of a digit from which an image counts as legible
 MIN_SIDE = 4  # pixels, which are halved twice
 MIN_IMAGES = 4  # of each part of a data set, for recall among three neighbours
