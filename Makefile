@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules are compiled when they are first imported, and kept: pip would compile all of them, which takes most of its time.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 # One thread a process, two processes; a file stays in one, because its tests share runs.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
@@ -34,24 +37,19 @@ format: $(VENV)/tests
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Compiled on all cores, which pip does on one; of some libraries' files, which are templates, it fails.
-define install
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable $(1)
-	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
-endef
-
 $(VENV)/installed: pyproject.toml
-	$(call install,.)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
 	touch $@
 
 $(VENV)/tests: pyproject.toml
-	$(call install,'.[test]')
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[test]'
 	touch $(VENV)/installed $@
 
 $(VENV)/documentation: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs>=1.6'
+	$(PIP) 'mkdocs>=1.6'
 	touch $@
 
 clean:
