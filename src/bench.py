@@ -1,4 +1,4 @@
-"""Measures the framework on the machine at hand: python src/bench.py device=cuda parts=[updates,start]"""
+"""Measures the framework on the machine at hand: python src/bench.py device=cuda"""
 
 from svhn_vae.commands import run
 

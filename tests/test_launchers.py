@@ -129,7 +129,7 @@ def said(folder: Path, text: str) -> bool:
 @pytest.mark.parametrize(
     ("launcher", "line"),
     [
-        ("joblib", "hydra/launcher=joblib needs a plugin: pip install 'svhn-vae[joblib]'"),
+        ("joblib", "hydra/launcher=joblib needs a plugin: pip install '.[joblib]' in the checkout"),
         ("basik", "hydra/launcher=basik is no choice: did you mean basic?"),
     ],
 )

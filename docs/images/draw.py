@@ -61,7 +61,7 @@ def rows(readme: str) -> list[Row]:
 
 def shortened(name: str) -> str:
     """Without what a picture has no room for: the budget, the seeds, the version, what is in brackets."""
-    left_out = r"\(.*|least-squares |, one scale.*|, full cov.*|, \d+ seeds.*| at a quarter.*|`|experiment="
+    left_out = r"\(.*|least-squares prediction |, one scale.*|, full cov.*|, \d+ seeds.*| at a quarter.*|`|experiment="
     return " ".join(re.sub(r"\S*(trainer|grid|model|prior)\S*", "", re.sub(left_out, "", name)).split())
 
 

@@ -24,7 +24,7 @@ COMMANDS = {  # name, which is its function's -> its module, what it does
 
 
 def run(name: str) -> None:
-    """Runs a command and exits. Imports nothing of the others: `svhn-vae report` needs no torch."""
+    """Runs a command and exits. Imports the module of this command alone: `svhn-vae report` needs no torch."""
     on_ctrl_c(leave)
     import importlib  # only now, because Ctrl-C would show where an import stands
 
@@ -39,7 +39,7 @@ def run(name: str) -> None:
 
 
 def on_ctrl_c(act: Callable[[int, FrameType | None], object]) -> None:
-    """But where whoever started the process has switched it off."""
+    """Sets what Ctrl-C does, unless the parent process ignores it."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, act)
 

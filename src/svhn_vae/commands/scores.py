@@ -45,9 +45,9 @@ JUDGED = {"samples": "samples", "noisy_samples": "with the decoder's noise", "va
 def evaluate() -> None:
     """Scores a finished run again: python src/evaluate.py run=outputs/STUDY/RUN [iw_samples=64] [split=val]
 
-    Its figures of test images are those of its result.json, to the last digit on the same device. What that lacks, a
-    bound from more samples or a judge's figures, is added to it, as the command that made the run adds it with the same
-    settings.
+    Its figures of test images are those of its result.json, to the last digit on the same device. If result.json
+    lacks a bound from more samples, or the judge's figures, they are added to it. The training command with the same
+    settings does so, too.
     """
     cfg = from_command_line("evaluate", evaluate.__doc__)
     if cfg.outliers is not None and not isinstance(cfg.outliers, ListConfig):
@@ -170,7 +170,7 @@ def baselines() -> None:
     """Scores models without a network on a data set: python src/baselines.py data.root=FOLDER data.verify=none
 
     Fitted on the training images, as every run's table has them, and on training and validation images together:
-    a baseline has nothing to select, and figures elsewhere are often for whole files. causal=true adds one that
+    baselines need no validation images, and published ones are often fitted on the whole file. causal=true adds one that
     predicts each value from the pixels before it: no density of dequantised pixels, but a probability of the 256
     levels.
     """

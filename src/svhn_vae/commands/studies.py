@@ -111,7 +111,7 @@ def clean() -> None:
 
 
 def delete(path: Path) -> None:
-    """But for a run that a process writes."""
+    """A run folder, unless a process is writing to it."""
     try:
         with locked(path):
             shutil.rmtree(path)

@@ -268,7 +268,7 @@ def check_loggers(cfg: DictConfig) -> None:
     for name, node in loggers_of(cfg).items():
         checked(f"logger.{name}", node)
         if name in EXTRAS and importlib.util.find_spec(name) is None:
-            raise UserError(f"logger={name} needs {name}: pip install 'svhn-vae[{name}]', or logger=tensorboard")
+            raise UserError(f"logger={name} needs {name}: pip install '.[{name}]' in the checkout, or logger=tensorboard")
 
 
 def build_loggers(cfg: DictConfig, folder: RunFolder) -> list[Logger]:

@@ -187,7 +187,7 @@ class Composer:
         word = next((word for word in chosen if word.replace("=", "/", 1) == missing), missing)
         for plugin in PLUGINS:
             if missing.startswith(f"{LAUNCHER}/{plugin}"):
-                return f"{word} needs a plugin: pip install 'svhn-vae[{plugin}]'"
+                return f"{word} needs a plugin: pip install '.[{plugin}]' in the checkout"
         some = f": choose from {', '.join(options)}" if options else ""
         return f"{word} is no choice{did_you_mean(missing.rpartition('/')[2], options) or some}"
 
