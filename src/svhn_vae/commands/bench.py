@@ -1,8 +1,8 @@
 """Measures updates of the weights on this machine: python src/bench.py [device=cuda] [repeats=5]
 
 In turns with a bare float32 loop that makes the same updates of the same model over features in memory, with nothing
-around it. Ratios are medians over rounds in which each way had its turn, because absolute times depend on the other load of
-the machine.
+around it. Ratios are medians over rounds in which each way had its turn, because absolute times depend on the other
+load of the machine.
 """
 
 import copy

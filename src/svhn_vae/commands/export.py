@@ -60,7 +60,8 @@ def exported(cfg: DictConfig) -> None:
         if cfg[name] is None:
             raise UserError(f"{name}=FOLDER is missing: run=outputs/STUDY/RUN to=FOLDER")
     if cfg.onnx and (missing := [name for name in MODULES if importlib.util.find_spec(name) is None]):
-        raise UserError(f"decoder.onnx needs {', '.join(missing)}: pip install '.[export]' in the checkout, or onnx=false")
+        needed = ", ".join(missing)
+        raise UserError(f"decoder.onnx needs {needed}: pip install '.[export]' in the checkout, or onnx=false")
     folder, to = RunFolder(Path(cfg.run)), Path(cfg.to)
     if to.exists():
         raise UserError(f"to={to} is there already: name a new folder")

@@ -170,8 +170,8 @@ def baselines() -> None:
     """Scores models without a network on a data set: python src/baselines.py data.root=FOLDER data.verify=none
 
     Fitted on the training images, as every run's table has them, and on training and validation images together:
-    baselines need no validation images, and published ones are often fitted on the whole file. causal=true adds one that
-    predicts each value from the pixels before it: no density of dequantised pixels, but a probability of the 256
+    baselines need no validation images, and published ones are often fitted on the whole file. causal=true adds one
+    that predicts each value from the pixels before it: no density of dequantised pixels, but a probability of the 256
     levels.
     """
     cfg = from_command_line("baselines", baselines.__doc__, is_run=True)

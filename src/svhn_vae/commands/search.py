@@ -44,7 +44,7 @@ def search() -> int:
     try:
         import optuna
     except ImportError:
-        raise UserError("search needs optuna, which is not installed: pip install '.[search]' in the checkout") from None
+        raise UserError("search needs optuna: pip install '.[search]' in the checkout") from None
     settings, searched, fixed, folder = plan(words)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with locked(folder / "search.db"):

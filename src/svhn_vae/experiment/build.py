@@ -268,7 +268,8 @@ def check_loggers(cfg: DictConfig) -> None:
     for name, node in loggers_of(cfg).items():
         checked(f"logger.{name}", node)
         if name in EXTRAS and importlib.util.find_spec(name) is None:
-            raise UserError(f"logger={name} needs {name}: pip install '.[{name}]' in the checkout, or logger=tensorboard")
+            extra = f"pip install '.[{name}]' in the checkout"
+            raise UserError(f"logger={name} needs {name}: {extra}, or logger=tensorboard")
 
 
 def build_loggers(cfg: DictConfig, folder: RunFolder) -> list[Logger]:
