@@ -81,6 +81,17 @@ def test_a_setting_that_is_newer_than_the_run_is_as_shipped(tmp_path):
     assert trusted(tmp_path / "config.yaml", "prior").prior == {**cfg.prior, "num_draws": shipped}
 
 
+def test_the_mean_of_an_older_causal_run_is_what_its_decoder_emits(tmp_path):
+    cfg = composed("variance=causal")
+    OmegaConf.set_struct(cfg, False)
+    del cfg.variance.centre, cfg.variance.unit
+    OmegaConf.save(OmegaConf.masked_copy(cfg, ["variance", "pca", "seed"]), tmp_path / "config.yaml")
+    stored = trusted(tmp_path / "config.yaml", "variance").variance
+    head = instantiate(stored, (3, 4, 4))
+    params = torch.rand(2, head.params_per_element, 3, 4, 4)
+    assert torch.equal(head(params).mean, params[:, 0])
+
+
 @pytest.fixture
 def run(tmp_path):
     return shutil.copytree(OLD / "conv", tmp_path / "run")

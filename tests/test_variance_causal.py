@@ -24,9 +24,8 @@ def network(reach: int = 2) -> CausalNetwork:
 
 def head(event_shape: tuple[int, int, int], num_levels: int, *, sees_z: bool = True) -> Causal:
     settings = {"num_features": 1, "rows_per_update": 2, "reach": 2, "width": 8, "depth": 1, "num_mixtures": 3}
-    return Causal(
-        event_shape, scale=False, sees_z=sees_z, **settings, num_levels=num_levels, log_scale_range=[-9, 6]
-    ).eval()
+    settings |= {"centre": 0.5, "unit": 0.25, "num_levels": num_levels, "log_scale_range": [-9, 6]}
+    return Causal(event_shape, scale=False, sees_z=sees_z, **settings).eval()
 
 
 @pytest.mark.parametrize("reach", [1, 3])

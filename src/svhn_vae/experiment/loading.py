@@ -46,7 +46,7 @@ BEFORE = {  # of runs older than the group
     "condition": {"_target_": "svhn_vae.model.vae.VAE"},
 }
 # Of runs older than a setting whose shipped default is another.
-BEFORE_SETTING = {"linear_path": 0, "dense_normalisation": "${.normalisation}"}
+BEFORE_SETTING = {"linear_path": 0, "dense_normalisation": "${.normalisation}", "centre": 0.0, "unit": 1.0}
 # What our own files interpolate: a setting by its name, and two functions of ours. No other resolver is called.
 INTERPOLATION = re.compile(r"\$\{([\w.]+|scaled:\d+|is_of_training:\$\{monitor\})\}")
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812  its usual name
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
-from svhn_vae.errors import UserError, at_least
+from svhn_vae.errors import UserError, above_zero, at_least
 from svhn_vae.model.coordinates import Features
 from svhn_vae.model.variance.head import PixelHead, low_high, soft_clip
 from svhn_vae.model.variance.logistic import log_mass_of_level
@@ -41,11 +41,13 @@ Mixture = tuple[Tensor, Tensor, Tensor]  # logits, locations and log scales of l
 class Causal(PixelHead):
     """A mixture of discretised logistics for each colour value, from its causal neighbourhood and the decoder's output.
 
-    The decoder emits per element a mean, which is a picture on its own, and num_features further numbers; all of them
-    are inputs of the network at their pixel, unless `sees_z` is false: then the law is that of the neighbours alone. As
-    a density of dequantised x: log p(x) = log P(levels) + D log L. `mean` is the decoder's picture and `variance` a
+    The decoder emits per element a number for the mean, which is a picture on its own, and num_features more; all are
+    inputs of the network at their pixel, unless `sees_z` is false: then the law is that of the neighbours alone. As a
+    density of dequantised x: log p(x) = log P(levels) + D log L. `mean` is the decoder's picture and `variance` a
     tracked mean square around it: the law itself has no closed moments. A sample is drawn pixel by pixel.
 
+    centre, unit: the mean is centre + unit * its number, so that the decoder learns pixels of about mean 0 and variance
+    1, as it does under other heads.
     rows_per_update: in training, an image's log-likelihood is estimated from that many rows, drawn anew each time, so
     that more images are seen in the same time; what is evaluated is of all rows.
     reach: rows above, and pixels to either side, that a value's prediction sees, and the network again: values, errors
@@ -57,6 +59,8 @@ class Causal(PixelHead):
         event_shape: Sequence[int],
         *,
         scale: bool,
+        centre: float,
+        unit: float,
         sees_z: bool,
         num_features: int,
         rows_per_update: int,
@@ -71,11 +75,12 @@ class Causal(PixelHead):
         at_least("variance", 1, rows_per_update=rows_per_update, reach=reach, width=width, depth=depth)
         at_least("variance", 1, num_mixtures=num_mixtures)
         at_least("variance", 2, num_levels=num_levels)
-        at_least("variance", 0, num_features=num_features)
+        at_least("variance", 0, num_features=num_features, centre=centre)
+        above_zero("variance", unit=unit)
         if rows_per_update < event_shape[1] and event_shape[1] % rows_per_update:
             raise UserError(f"variance.rows_per_update must divide {event_shape[1]} rows, got {rows_per_update}")
         self.params_per_element, self.num_levels = 1 + num_features, num_levels
-        self.rows_per_update = rows_per_update
+        self.rows_per_update, self.centre, self.unit = rows_per_update, centre, unit
         self.log_scale_range = low_high("log_scale_range", log_scale_range)
         num_inputs = 3 * self.params_per_element if sees_z else 0
         self.network = CausalNetwork(event_shape[1:], num_inputs, reach, width, depth, num_mixtures)
@@ -91,7 +96,7 @@ class Causal(PixelHead):
 
     @torch.no_grad()
     def observe(self, params: Tensor, y: Tensor) -> None:
-        self.mean_square.lerp_((y - params[:, 0].float()).square().mean(), 1 - MOMENTUM)
+        self.mean_square.lerp_((y - self(params).mean).square().mean(), 1 - MOMENTUM)
 
     def some_rows(self) -> slice:
         """Those that an update takes, every row as often as any other; all of them outside of training."""
@@ -118,7 +123,7 @@ class CausalLogistics(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.params[:, 0]
+        return self.head.centre + self.head.unit * self.params[:, 0]
 
     @property
     def variance(self) -> Tensor:
