@@ -305,7 +305,7 @@ def test_what_cannot_be_exported_says_so_and_leaves_no_folder(colour, tmp_path, 
             exporting.exported(settings(**given | changed))
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(UserError, match=r"svhn-vae\[export\].*onnx=false"):
+        with pytest.raises(UserError, match=r"pip install .*\[export\].*onnx=false"):
             exporting.exported(settings(**given))
     monkeypatch.setattr(Decoder, "forward", lambda self, z: self.vae.decode_mean(z).clamp(0, 1) * 0.999)
     with pytest.raises(RuntimeError, match="differs from the decoder"):

@@ -258,7 +258,7 @@ def test_several_loggers_at_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
 def test_a_logger_without_its_library_says_what_to_install(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=rf"logger={name} needs .*svhn-vae\[{name}\]"):
+    with pytest.raises(UserError, match=rf"logger={name} needs .*pip install .*\[{name}\]"):
         check_loggers(composed(f"logger={name}"))
 
 
