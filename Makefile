@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported, and kept: pip would compile all of them, which takes most of its time.
+# Modules are compiled when they are first imported, and kept: pip takes half of its time to compile all of them.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 # One thread a process, two processes; a file stays in one, because its tests share runs.

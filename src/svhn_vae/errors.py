@@ -150,6 +150,11 @@ def at_least(group: str, minimum: float, **settings: float) -> None:
             raise UserError(f"{group}.{name} must be at least {minimum}, got {value}")
 
 
+def how_to_install(extra: str) -> str:
+    """Of what pyproject.toml has as an extra: the package is in no registry."""
+    return f"pip install '.[{extra}]' in the checkout"
+
+
 def above_zero(group: str, **settings: float) -> None:
     for name, value in settings.items():
         if not value > 0:

@@ -19,7 +19,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from svhn_vae.errors import UserError
+from svhn_vae.errors import UserError, how_to_install
 from svhn_vae.evaluation.finished_run import FinishedRun
 from svhn_vae.experiment.build import make
 from svhn_vae.experiment.loading import BASES, load_run, trusted
@@ -60,8 +60,7 @@ def exported(cfg: DictConfig) -> None:
         if cfg[name] is None:
             raise UserError(f"{name}=FOLDER is missing: run=outputs/STUDY/RUN to=FOLDER")
     if cfg.onnx and (missing := [name for name in MODULES if importlib.util.find_spec(name) is None]):
-        needed = ", ".join(missing)
-        raise UserError(f"decoder.onnx needs {needed}: pip install '.[export]' in the checkout, or onnx=false")
+        raise UserError(f"decoder.onnx needs {', '.join(missing)}: {how_to_install('export')}, or onnx=false")
     folder, to = RunFolder(Path(cfg.run)), Path(cfg.to)
     if to.exists():
         raise UserError(f"to={to} is there already: name a new folder")

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from svhn_vae.errors import UserError
+from svhn_vae.errors import UserError, how_to_install
 from svhn_vae.experiment.configuration import quiet, register_resolvers
 from svhn_vae.experiment.preflight import configured, jobs_of, unreadable, with_home
 from svhn_vae.experiment.sweep import Sweep
@@ -44,7 +44,7 @@ def search() -> int:
     try:
         import optuna
     except ImportError:
-        raise UserError("search needs optuna: pip install '.[search]' in the checkout") from None
+        raise UserError(f"search needs optuna: {how_to_install('search')}") from None
     settings, searched, fixed, folder = plan(words)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with locked(folder / "search.db"):

@@ -28,7 +28,7 @@ from torch import nn
 from svhn_vae.data.batches import Batching
 from svhn_vae.data.module import DataModule
 from svhn_vae.data.sources import Dataset, Mapped, Source, load_once
-from svhn_vae.errors import UserError, did_you_mean
+from svhn_vae.errors import UserError, did_you_mean, how_to_install
 from svhn_vae.evaluation.judge import Judge, judge_once, why_no_judge
 from svhn_vae.experiment.configuration import CONF, OUTPUTS, is_of_training, plain
 from svhn_vae.experiment.processes import num_processes
@@ -268,8 +268,7 @@ def check_loggers(cfg: DictConfig) -> None:
     for name, node in loggers_of(cfg).items():
         checked(f"logger.{name}", node)
         if name in EXTRAS and importlib.util.find_spec(name) is None:
-            extra = f"pip install '.[{name}]' in the checkout"
-            raise UserError(f"logger={name} needs {name}: {extra}, or logger=tensorboard")
+            raise UserError(f"logger={name} needs {name}: {how_to_install(name)}, or logger=tensorboard")
 
 
 def build_loggers(cfg: DictConfig, folder: RunFolder) -> list[Logger]:

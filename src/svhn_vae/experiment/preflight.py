@@ -22,7 +22,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from svhn_vae.errors import UserError, did_you_mean, one_line, root_of
+from svhn_vae.errors import UserError, did_you_mean, how_to_install, one_line, root_of
 from svhn_vae.experiment.build import check_memory, try_build
 from svhn_vae.experiment.configuration import OUTPUTS, composing, plain, quiet, recognised, without_hydras
 from svhn_vae.experiment.settings import check, check_keys, check_values
@@ -187,7 +187,7 @@ class Composer:
         word = next((word for word in chosen if word.replace("=", "/", 1) == missing), missing)
         for plugin in PLUGINS:
             if missing.startswith(f"{LAUNCHER}/{plugin}"):
-                return f"{word} needs a plugin: pip install '.[{plugin}]' in the checkout"
+                return f"{word} needs a plugin: {how_to_install(plugin)}"
         some = f": choose from {', '.join(options)}" if options else ""
         return f"{word} is no choice{did_you_mean(missing.rpartition('/')[2], options) or some}"
 
